@@ -1,0 +1,254 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// A batch, version 1. Numbers that may be wide are unsigned varints (encoding/binary), each in its
+// shortest form; "bytes" are a varint length and that many bytes.
+//
+//	 byte 0    byte 1
+//	+---------+-------+-------+-------+---------+-----
+//	| version | level | stamp | count | command | ...     count commands, then the end
+//	+---------+-------+-------+-------+---------+-----
+//	   =1        u8     varint  varint
+//
+//	put     | 1 | condition | key bytes | ttl varint | content type bytes | value bytes
+//	delete  | 2 | condition | key bytes
+//	grant   | 3 | start | end | epoch | generation | version bits | limit | table version   all varints
+//	limit   | 4 | limit varint | table version varint
+//	level   | 5 | level u8
+//
+//	condition   | kind u8 | version varint, only where kind is CondVersion |
+//
+// A batch has exactly one encoding, and each accepted input is the encoding of exactly one batch.
+// Fields that a kind does not have can't be written down.
+const batchVersion = 1
+
+var (
+	// ErrCorrupt is returned by DecodeBatch, DecodeCommand and Restore for bytes that no version of
+	// this package wrote: damaged, cut short, continued, or contradicting themselves.
+	ErrCorrupt = errors.New("corrupt")
+	// ErrUnknownVersion is returned by DecodeBatch and Restore for bytes of a format version or
+	// feature level that this build does not know: a newer build may.
+	ErrUnknownVersion = errors.New("unknown version")
+)
+
+// AppendBinary appends the encoding of b to dst. It fails with ErrMalformed, and leaves dst as it
+// was, when a command is malformed. It does not judge b.Level.
+func (b Batch) AppendBinary(dst []byte) ([]byte, error) {
+	out := append(dst, batchVersion, b.Level)
+	out = binary.AppendUvarint(out, b.Stamp)
+	out = binary.AppendUvarint(out, uint64(len(b.Commands)))
+	for i := range b.Commands {
+		var err error
+		if out, err = AppendCommand(out, &b.Commands[i]); err != nil {
+			return dst, fmt.Errorf("command %d: %w", i, err)
+		}
+	}
+	return out, nil
+}
+
+// AppendCommand appends the encoding of one command, as it stands in a batch, to dst. It fails with
+// ErrMalformed, and leaves dst as it was, when c is malformed.
+func AppendCommand(dst []byte, c *Command) ([]byte, error) {
+	if err := c.validate(); err != nil {
+		return dst, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	out := append(dst, byte(c.Kind))
+	switch c.Kind {
+	case KindPut:
+		out = appendCond(out, c.Cond)
+		out = appendBytes(out, c.Key)
+		out = binary.AppendUvarint(out, c.TTL)
+		out = appendBytes(out, c.ContentType)
+		out = appendBytes(out, c.Value)
+	case KindDelete:
+		out = appendCond(out, c.Cond)
+		out = appendBytes(out, c.Key)
+	case KindGrant:
+		g := &c.Grant
+		out = binary.AppendUvarint(out, uint64(g.Range.Start))
+		out = binary.AppendUvarint(out, uint64(g.Range.End))
+		out = binary.AppendUvarint(out, g.Epoch)
+		out = binary.AppendUvarint(out, g.Generation)
+		out = binary.AppendUvarint(out, uint64(g.VersionBits))
+		out = binary.AppendUvarint(out, g.Limit)
+		out = binary.AppendUvarint(out, g.TableVersion)
+	case KindLimit:
+		out = binary.AppendUvarint(out, c.Limit)
+		out = binary.AppendUvarint(out, c.TableVersion)
+	case KindLevel:
+		out = append(out, c.Level)
+	}
+	return out, nil
+}
+
+func appendCond(dst []byte, c Cond) []byte {
+	dst = append(dst, byte(c.Kind))
+	if c.Kind == CondVersion {
+		dst = binary.AppendUvarint(dst, c.Version)
+	}
+	return dst
+}
+
+func appendBytes[B []byte | string](dst []byte, b B) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(b)))
+	return append(dst, b...)
+}
+
+// DecodeBatch decodes what AppendBinary wrote, and nothing else: ErrUnknownVersion when data has
+// another format version or a level above MaxLevel, ErrCorrupt for everything else that is not the
+// encoding of a batch. Keys and values of the result alias data.
+func DecodeBatch(data []byte) (Batch, error) {
+	d := decoder{rest: data}
+	if version := d.byte("format version"); d.err == nil && version != batchVersion {
+		return Batch{}, fmt.Errorf("%w: batch format %d, this build knows %d", ErrUnknownVersion, version, batchVersion)
+	}
+	var b Batch
+	b.Level = d.byte("level")
+	if d.err == nil && b.Level > MaxLevel {
+		return Batch{}, fmt.Errorf("%w: batch of level %d, this build knows %d", ErrUnknownVersion, b.Level, MaxLevel)
+	}
+	b.Stamp = d.uvarint("stamp")
+	count := d.uvarint("count")
+	const shortest = 2 // bytes of the shortest command, so that count can't ask for more than data holds
+	if d.err == nil && count > uint64(len(d.rest))/shortest {
+		d.fail("count %d with %d bytes left", count, len(d.rest))
+	}
+	if d.err == nil && count > 0 {
+		b.Commands = make([]Command, count)
+	}
+	for i := range b.Commands {
+		if d.command(&b.Commands[i]); d.err != nil {
+			return Batch{}, fmt.Errorf("command %d: %w", i, d.err)
+		}
+	}
+	if d.err == nil && len(d.rest) > 0 {
+		d.fail("%d bytes after the last command", len(d.rest))
+	}
+	if d.err != nil {
+		return Batch{}, d.err
+	}
+	return b, nil
+}
+
+// DecodeCommand decodes what AppendCommand wrote at the start of data, and returns what follows it.
+// It fails with ErrCorrupt. Key and value of the result alias data.
+func DecodeCommand(data []byte) (c Command, rest []byte, err error) {
+	d := decoder{rest: data}
+	if d.command(&c); d.err != nil {
+		return Command{}, nil, d.err
+	}
+	return c, d.rest, nil
+}
+
+// decoder takes values off the front of rest. After the first failure, which err keeps, it returns
+// zero values.
+type decoder struct {
+	rest []byte
+	err  error
+}
+
+func (d *decoder) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
+	}
+	d.rest = nil
+}
+
+func (d *decoder) byte(what string) byte {
+	if len(d.rest) == 0 {
+		d.fail("cut short at %s", what)
+		return 0
+	}
+	b := d.rest[0]
+	d.rest = d.rest[1:]
+	return b
+}
+
+func (d *decoder) uvarint(what string) uint64 {
+	v, n := binary.Uvarint(d.rest)
+	switch {
+	case n == 0:
+		d.fail("cut short at %s", what)
+		return 0
+	case n < 0:
+		d.fail("%s does not fit in 64 bits", what)
+		return 0
+	case n > 1 && d.rest[n-1] == 0:
+		d.fail("%s is not in its shortest form", what)
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) uvarint32(what string) uint32 {
+	v := d.uvarint(what)
+	if v > 1<<32-1 {
+		d.fail("%s %d is out of bounds", what, v)
+		return 0
+	}
+	return uint32(v)
+}
+
+// bytes returns nil for a length of 0. The result has no spare capacity, so that appending to it
+// can't write into data.
+func (d *decoder) bytes(what string) []byte {
+	n := d.uvarint(what)
+	if n > uint64(len(d.rest)) {
+		d.fail("%s of %d bytes with %d left", what, n, len(d.rest))
+	}
+	if n == 0 || d.err != nil {
+		return nil
+	}
+	b := d.rest[:n:n]
+	d.rest = d.rest[n:]
+	return b
+}
+
+func (d *decoder) cond() Cond {
+	c := Cond{Kind: CondKind(d.byte("condition"))}
+	if c.Kind == CondVersion {
+		c.Version = d.uvarint("condition's version")
+	}
+	return c
+}
+
+func (d *decoder) command(c *Command) {
+	c.Kind = Kind(d.byte("kind"))
+	switch c.Kind {
+	case KindPut:
+		c.Cond = d.cond()
+		c.Key = d.bytes("key")
+		c.TTL = d.uvarint("ttl")
+		c.ContentType = string(d.bytes("content type"))
+		c.Value = d.bytes("value")
+	case KindDelete:
+		c.Cond = d.cond()
+		c.Key = d.bytes("key")
+	case KindGrant:
+		g := &c.Grant
+		g.Range.Start = d.uvarint32("range start")
+		g.Range.End = d.uvarint32("range end")
+		g.Epoch = d.uvarint("epoch")
+		g.Generation = d.uvarint("generation")
+		g.VersionBits = d.uvarint32("version bits")
+		g.Limit = d.uvarint("limit")
+		g.TableVersion = d.uvarint("table version")
+	case KindLimit:
+		c.Limit = d.uvarint("limit")
+		c.TableVersion = d.uvarint("table version")
+	case KindLevel:
+		c.Level = d.byte("level")
+	}
+	if d.err != nil {
+		return
+	}
+	if err := c.validate(); err != nil {
+		d.fail("%v", err)
+	}
+}

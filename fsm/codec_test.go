@@ -1,0 +1,253 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// goldenCommands holds one command or more of each kind with its bytes in hexadecimal, which must
+// never change: logs on disk hold them.
+var goldenCommands = []struct {
+	name string
+	c    Command
+	hex  string
+}{
+	{"put", Command{Kind: KindPut, Key: []byte("k"), Value: []byte("vv")}, "01 00 01 6b 00 00 02 7676"},
+	{"put, all fields", Command{Kind: KindPut, Key: []byte("key"), Value: []byte{0}, ContentType: "a/b", TTL: 60_000,
+		Cond: Cond{Kind: CondVersion, Version: 1<<44 | 5}},
+		"01 03 85808080808004 03 6b6579 e0d403 03 612f62 01 00"},
+	{"put if absent", Command{Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: CondAbsent}}, "01 01 01 6b 00 00 00"},
+	{"delete", Command{Kind: KindDelete, Key: []byte{0xff}}, "02 00 01 ff"},
+	{"delete if present", Command{Kind: KindDelete, Key: []byte("k"), Cond: Cond{Kind: CondPresent}}, "02 02 01 6b"},
+	{"delete if version", Command{Kind: KindDelete, Key: []byte("k"), Cond: Cond{Kind: CondVersion, Version: 1}}, "02 03 01 01 6b"},
+	{"grant", Command{Kind: KindGrant, Grant: Grant{Range: Range{0, 16384}, Epoch: 7, Generation: 1,
+		VersionBits: 1<<20 - 1, Limit: 1 << 30, TableVersion: 9}},
+		"03 00 808001 07 01 ffff3f 8080808004 09"},
+	{"limit", Command{Kind: KindLimit, Limit: 300, TableVersion: 2}, "04 ac02 02"},
+	{"level", Command{Kind: KindLevel, Level: 1}, "05 01"},
+}
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestGoldenCommands ensures that each kind of command keeps its bytes in format version 1.
+func TestGoldenCommands(t *testing.T) {
+	for _, g := range goldenCommands {
+		t.Run(g.name, func(t *testing.T) {
+			want := unhex(t, g.hex)
+			got, err := AppendCommand(nil, &g.c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("encoded to %x, want %x", got, want)
+			}
+			c, rest, err := DecodeCommand(append(want, "rest"...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(c, g.c) || string(rest) != "rest" {
+				t.Errorf("decoded to %+v and rest %q, want %+v", c, rest, g.c)
+			}
+		})
+	}
+}
+
+// TestGoldenBatch ensures that the frame around the commands keeps its bytes in format version 1.
+func TestGoldenBatch(t *testing.T) {
+	for _, g := range []struct {
+		b   Batch
+		hex string
+	}{
+		{Batch{}, "01 00 00 00"},
+		{Batch{Stamp: 1_700_000_000_000, Level: 1}, "01 01 80d095ffbc31 00"},
+		{Batch{Stamp: 1, Level: 1, Commands: []Command{goldenCommands[3].c, goldenCommands[8].c}}, "01 01 01 02 020001ff 0501"},
+	} {
+		got, err := g.b.AppendBinary([]byte("before"))
+		if want := append([]byte("before"), unhex(t, g.hex)...); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%+v encoded to %x, %v; want %x", g.b, got, err, want)
+		}
+		if b, err := DecodeBatch(unhex(t, g.hex)); err != nil || !reflect.DeepEqual(b, g.b) {
+			t.Errorf("%s decoded to %+v, %v; want %+v", g.hex, b, err, g.b)
+		}
+	}
+}
+
+// TestDecodeRefuses ensures that bytes which AppendBinary never writes are refused with the error that
+// tells damage from a newer format.
+func TestDecodeRefuses(t *testing.T) {
+	long := strings.Repeat("61", MaxKey+1)
+	for _, c := range []struct {
+		name, hex string
+		want      error
+		says      string
+	}{
+		{"nothing", "", ErrCorrupt, "cut short at format version"},
+		{"format 0", "00 01 00 00", ErrUnknownVersion, "format 0"},
+		{"format 2", "02", ErrUnknownVersion, "format 2"},
+		{"level above this build's", "01 02 00 00", ErrUnknownVersion, "level 2"},
+		{"no level", "01", ErrCorrupt, "cut short at level"},
+		{"no stamp", "01 01", ErrCorrupt, "cut short at stamp"},
+		{"stamp cut", "01 01 80", ErrCorrupt, "cut short at stamp"},
+		{"stamp too wide", "01 01 ffffffffffffffffff02 00", ErrCorrupt, "64 bits"},
+		{"stamp padded", "01 01 8000 00", ErrCorrupt, "shortest form"},
+		{"count without commands", "01 01 00 01", ErrCorrupt, "count 1"},
+		{"huge count", "01 01 00 ffffffffffffffffff01 0501", ErrCorrupt, "count"},
+		{"trailing byte", "01 01 00 00 00", ErrCorrupt, "after the last"},
+		{"trailing command", "01 01 00 01 0501 0501", ErrCorrupt, "after the last"},
+		{"kind 0", "01 01 00 01 0000", ErrCorrupt, "unknown kind 0"},
+		{"kind 6", "01 01 00 01 0600", ErrCorrupt, "unknown kind 6"},
+		{"condition 4", "01 01 00 01 02 04 01 61", ErrCorrupt, "unknown condition 4"},
+		{"condition's version padded", "01 01 00 01 02 03 8100 01 61", ErrCorrupt, "shortest form"},
+		{"empty key", "01 01 00 01 02 00 00", ErrCorrupt, "key of 0 bytes"},
+		{"long key", "01 01 00 01 02 00 8108" + long, ErrCorrupt, "key of 1025 bytes"},
+		{"key cut", "01 01 00 01 02 00 02 61", ErrCorrupt, "key of 2 bytes with 1 left"},
+		{"long content type", "01 01 00 01 01 00 01 61 00 8108" + long + "00", ErrCorrupt, "content type of 1025"},
+		{"value cut", "01 01 00 01 01 00 01 61 00 00 02 61", ErrCorrupt, "value of 2 bytes with 1 left"},
+		{"value of 2^64-1", "01 01 00 01 01 00 01 61 00 00 ffffffffffffffffff01", ErrCorrupt, "value of"},
+		{"empty range", "01 01 00 01 03 05 05 01 01 01 01 01", ErrCorrupt, "range [5, 5)"},
+		{"range reversed", "01 01 00 01 03 05 04 01 01 01 01 01", ErrCorrupt, "range [5, 4)"},
+		{"range beyond the slots", "01 01 00 01 03 00 818001 01 01 01 01 01", ErrCorrupt, "range [0, 16385)"},
+		{"range wraps around 32 bits", "01 01 00 01 03 00 8180808010 01 01 01 01 01", ErrCorrupt, "out of bounds"},
+		{"21 version bits", "01 01 00 01 03 00 01 01 01 808040 01 01", ErrCorrupt, "version bits 1048576"},
+		{"grant of table version 0", "01 01 00 01 03 00 01 01 01 01 01 00", ErrCorrupt, "table version"},
+		{"limit of table version 0", "01 01 00 01 04 01 00", ErrCorrupt, "table version"},
+		{"second command cut", "01 01 00 02 0501 05", ErrCorrupt, "count 2"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, err := DecodeBatch(unhex(t, c.hex))
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %+v, %v; want an error that is %v and says %q", b, err, c.want, c.says)
+			}
+			if c.want == ErrCorrupt && errors.Is(err, ErrUnknownVersion) || c.want == ErrUnknownVersion && errors.Is(err, ErrCorrupt) {
+				t.Errorf("%v is both", err)
+			}
+		})
+	}
+}
+
+// malformed commands have no encoding, and Apply refuses them as well.
+var malformed = map[string]Command{
+	"no kind":               {},
+	"unknown kind":          {Kind: 6},
+	"no key":                {Kind: KindPut},
+	"long key":              {Kind: KindDelete, Key: make([]byte, MaxKey+1)},
+	"long content type":     {Kind: KindPut, Key: []byte("k"), ContentType: strings.Repeat("x", MaxContentType+1)},
+	"unknown condition":     {Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: 4}},
+	"version of no use":     {Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: CondPresent, Version: 1}},
+	"delete with value":     {Kind: KindDelete, Key: []byte("k"), Value: []byte("v")},
+	"delete with type":      {Kind: KindDelete, Key: []byte("k"), ContentType: "t"},
+	"delete with ttl":       {Kind: KindDelete, Key: []byte("k"), TTL: 1},
+	"put with grant":        {Kind: KindPut, Key: []byte("k"), Grant: Grant{Epoch: 1}},
+	"put with limit":        {Kind: KindPut, Key: []byte("k"), Limit: 1},
+	"put with level":        {Kind: KindPut, Key: []byte("k"), Level: 1},
+	"limit with key":        {Kind: KindLimit, TableVersion: 1, Key: []byte("k")},
+	"limit with condition":  {Kind: KindLimit, TableVersion: 1, Cond: Cond{Kind: CondAbsent}},
+	"limit without version": {Kind: KindLimit, Limit: 1},
+	"level with version":    {Kind: KindLevel, Level: 1, TableVersion: 1},
+	"empty grant":           {Kind: KindGrant, Grant: Grant{Epoch: 1, TableVersion: 1}},
+	"grant beyond slots":    {Kind: KindGrant, Grant: Grant{Range: Range{1, Slots + 1}, TableVersion: 1}},
+	"grant of 21 bits":      {Kind: KindGrant, Grant: Grant{Range: Range{0, 1}, VersionBits: 1 << 20, TableVersion: 1}},
+	"grant without version": {Kind: KindGrant, Grant: Grant{Range: Range{0, 1}}},
+}
+
+// TestEncodeRefuses ensures that a malformed command is refused before it reaches a log, and that the
+// caller's buffer keeps what it held.
+func TestEncodeRefuses(t *testing.T) {
+	for name, c := range malformed {
+		b := Batch{Commands: []Command{{Kind: KindLevel}, c}}
+		got, err := b.AppendBinary([]byte("before"))
+		if !errors.Is(err, ErrMalformed) || string(got) != "before" {
+			t.Errorf("%s: got %q, %v; want ErrMalformed", name, got, err)
+		}
+	}
+}
+
+// TestDecodedBytesAreFenced ensures that appending to a decoded key or value can't write into the log
+// entry that it aliases.
+func TestDecodedBytesAreFenced(t *testing.T) {
+	data, err := Batch{Commands: []Command{{Kind: KindPut, Key: []byte("k"), Value: []byte("v")}}}.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := slices.Clone(data)
+	b, err := DecodeBatch(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = append(b.Commands[0].Key, 'x')
+	_ = append(b.Commands[0].Value, 'x')
+	if !bytes.Equal(data, before) {
+		t.Errorf("entry became %x, was %x", data, before)
+	}
+}
+
+// FuzzDecodeBatch ensures that decoding never panics, and that what it accepts has exactly the bytes
+// it came from, and decodes to itself again.
+func FuzzDecodeBatch(f *testing.F) {
+	var all Batch
+	for _, g := range goldenCommands {
+		all.Commands = append(all.Commands, g.c)
+		one, err := Batch{Stamp: math.MaxUint64, Level: 1, Commands: []Command{g.c}}.AppendBinary(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(one)
+	}
+	whole, err := all.AppendBinary(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add([]byte{1, 1, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := DecodeBatch(data)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnknownVersion) {
+				t.Fatalf("error %v is neither", err)
+			}
+			return
+		}
+		again, err := b.AppendBinary(nil)
+		if err != nil {
+			t.Fatalf("%+v has no encoding: %v", b, err)
+		}
+		if !bytes.Equal(again, data) {
+			t.Fatalf("%x was decoded and encoded to %x", data, again)
+		}
+		if b2, err := DecodeBatch(again); err != nil || !reflect.DeepEqual(b, b2) {
+			t.Fatalf("decoded again: %+v, %v; want %+v", b2, err, b)
+		}
+	})
+}
+
+func ExampleBatch_AppendBinary() {
+	b := Batch{Stamp: 1000, Level: 1, Commands: []Command{
+		{Kind: KindPut, Key: []byte("greeting"), Value: []byte("hello"), TTL: 60_000},
+	}}
+	data, err := b.AppendBinary(nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	decoded, err := DecodeBatch(data)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%d bytes: %s = %s\n", len(data), decoded.Commands[0].Key, decoded.Commands[0].Value)
+	// Output: 26 bytes: greeting = hello
+}
