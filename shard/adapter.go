@@ -1,0 +1,126 @@
+package shard
+
+import (
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// adapter is the raft.FSM of one Raft instance: a thin bridge to one StateMachine. It is a
+// BatchingFSM so that the library shows it configuration entries too, which keeps the index of a
+// snapshot right after a membership change.
+type adapter struct {
+	shard   ID
+	machine StateMachine
+	applied watermark // last index the machine has seen
+
+	conf       atomic.Uint64 // index of the committed configuration
+	restored   atomic.Uint64 // index of the last snapshot restored
+	persisting atomic.Int32  // snapshots being written now
+	failed     atomic.Pointer[error]
+	started    atomic.Bool   // the instance runs, so a Restore comes from the leader
+	onRestore  func()        // called after such a Restore; must not block
+	written    atomic.Uint64 // bytes of commands applied since the last snapshot began
+	entries    atomic.Uint64 // entries likewise
+}
+
+var _ raft.BatchingFSM = (*adapter)(nil)
+
+func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
+	results := make([]any, len(logs))
+	for i, l := range logs {
+		if l.Type == raft.LogCommand {
+			results[i] = a.machine.Apply(l.Index, l.Data)
+			a.written.Add(uint64(len(l.Data)))
+		}
+		if l.Type == raft.LogConfiguration {
+			a.conf.Store(l.Index)
+		}
+		a.entries.Add(1)
+		a.applied.reach(l.Index)
+	}
+	return results
+}
+
+func (a *adapter) Apply(l *raft.Log) any { return a.ApplyBatch([]*raft.Log{l})[0] }
+
+func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
+	a.written.Store(0)
+	a.entries.Store(0)
+	a.persisting.Add(1)
+	return &adapterSnapshot{a, a.machine.Snapshot()}, nil
+}
+
+// Restore replaces the state by a snapshot. One from the leader that reaches no further than the
+// state does is refused: the library itself would take the state back, below what was acknowledged.
+func (a *adapter) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	meta, err := metaOf(r)
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", a.shard, err)
+	}
+	index := meta.Index
+	if a.started.Load() && index <= a.applied.at() {
+		return fmt.Errorf("shard %d: snapshot at index %d is older than the state", a.shard, index)
+	}
+	if err := a.machine.Restore(r); err != nil {
+		err = fmt.Errorf("shard %d: snapshot at index %d: %w", a.shard, index, err)
+		a.failed.Store(&err)
+		return err
+	}
+	a.applied.reach(index)
+	a.restored.Store(index)
+	a.conf.Store(meta.ConfigurationIndex)
+	if a.started.Load() {
+		a.onRestore()
+	}
+	return nil
+}
+
+// describedSnapshots lets Restore know which snapshot it reads: the library does not say.
+type describedSnapshots struct{ raft.SnapshotStore }
+
+type describedReader struct {
+	io.ReadCloser
+	meta *raft.SnapshotMeta
+}
+
+func (d describedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := d.SnapshotStore.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return meta, describedReader{r, meta}, nil
+}
+
+// metaOf finds the describedReader below what the library wraps around it.
+func metaOf(r io.ReadCloser) (*raft.SnapshotMeta, error) {
+	for {
+		if d, ok := r.(describedReader); ok {
+			return d.meta, nil
+		}
+		w, ok := r.(raft.ReadCloserWrapper)
+		if !ok {
+			return nil, fmt.Errorf("snapshot without a description (%T)", r)
+		}
+		r = w.WrappedReadCloser()
+	}
+}
+
+type adapterSnapshot struct {
+	adapter *adapter
+	state   StateSnapshot
+}
+
+func (s *adapterSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.state.WriteTo(sink); err != nil {
+		_ = sink.Cancel()
+		return err
+	}
+	return sink.Close()
+}
+
+// Release is always called, also where Persist never was.
+func (s *adapterSnapshot) Release() { s.adapter.persisting.Add(-1) }

@@ -1,0 +1,266 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// Cache is a Group whose state machine is an fsm.Machine: one data shard's replica on this node.
+type Cache struct {
+	group   *Group
+	batches *batcher
+	hits    atomic.Uint64
+	misses  atomic.Uint64
+}
+
+// cacheMachine makes an fsm.Machine a StateMachine. A log entry becomes visible to readers whole:
+// Apply holds the lock for all of its commands.
+type cacheMachine struct {
+	shard ID
+	mu    sync.RWMutex // guards machine and all it holds
+	m     *fsm.Machine
+}
+
+func newCacheMachine(shard ID) *cacheMachine { return &cacheMachine{shard: shard, m: fsm.New()} }
+
+// Apply panics where the entry can't be applied: replicas would differ from then on.
+func (c *cacheMachine) Apply(index uint64, data []byte) any {
+	b, err := fsm.DecodeBatch(data)
+	if err != nil {
+		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	results, err := c.m.Apply(index, b)
+	if err != nil {
+		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
+	}
+	return applied{results, c.m.Stats().Epoch}
+}
+
+// applied is what a log entry came to: a result per command, and the epoch after it.
+type applied struct {
+	results []fsm.Result
+	epoch   uint64
+}
+
+func (c *cacheMachine) Snapshot() StateSnapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m.Snapshot()
+}
+
+func (c *cacheMachine) Restore(r io.Reader) error {
+	m, err := fsm.Restore(r)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m = m
+	return nil
+}
+
+// Clock is the log clock.
+func (c *cacheMachine) Clock() uint64 { return c.Stats().Clock }
+
+// Stats is the machine's own account.
+func (c *cacheMachine) Stats() fsm.Stats {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.m.Stats()
+}
+
+// look reads a key, with the place in the log whose state it saw.
+func (c *cacheMachine) look(key []byte) (l fsm.Lookup, index uint64, position uint32) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	l = c.m.Lookup(key)
+	index, position = c.m.Applied()
+	return l, index, position
+}
+
+// Group returns the cache's group.
+func (c *Cache) Group() *Group { return c.group }
+
+// Status is the group's, with the state machine's account.
+func (c *Cache) Status() Status {
+	s := c.group.Status()
+	if i := c.group.instance(); i != nil {
+		st := i.fsm.machine.(*cacheMachine).Stats()
+		s.Cache = &st
+	}
+	s.Hits, s.Misses = c.hits.Load(), c.misses.Load()
+	return s
+}
+
+// Grant proposes the directory's grant (see fsm.Grant); no effect unless it is newer.
+func (c *Cache) Grant(ctx context.Context, g fsm.Grant) error {
+	_, err := c.batches.submit(ctx, &fsm.Command{Kind: fsm.KindGrant, Grant: g})
+	return err
+}
+
+// SetLimit proposes a byte bound; no effect unless tableVersion is newer than the last one's.
+func (c *Cache) SetLimit(ctx context.Context, bytes, tableVersion uint64) error {
+	_, err := c.batches.submit(ctx, &fsm.Command{Kind: fsm.KindLimit, Limit: bytes, TableVersion: tableVersion})
+	return err
+}
+
+// Do performs a request on this replica, which must lead.
+func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
+	if err := req.check(); err != nil {
+		return Response{}, err
+	}
+	if req.Op == OpGet {
+		return c.get(ctx, req.Key)
+	}
+	return c.write(ctx, req)
+}
+
+// errBadRequest refuses what no client of ours sends: the layers above check their input.
+var errBadRequest = errors.New("bad request")
+
+// maxValue bounds values: a log entry that no frame can carry would stop its group for good.
+const maxValue = maxFrame / 2
+
+// check refuses what has no encoding: one such command would spoil the entry of all others in it.
+func (r Request) check() error {
+	switch {
+	case len(r.Key) == 0 || len(r.Key) > fsm.MaxKey:
+		return fmt.Errorf("%w: key of %d bytes", errBadRequest, len(r.Key))
+	case r.Op != OpGet && r.Op != OpPut && r.Op != OpDelete:
+		return fmt.Errorf("%w: operation %d", errBadRequest, r.Op)
+	case len(r.Value) > maxValue:
+		return fmt.Errorf("%w: value of %d bytes", errBadRequest, len(r.Value))
+	case len(r.ContentType) > fsm.MaxContentType:
+		return fmt.Errorf("%w: content type of %d bytes", errBadRequest, len(r.ContentType))
+	case r.Cond.Kind > fsm.CondVersion || r.Cond.Kind != fsm.CondVersion && r.Cond.Version != 0:
+		return fmt.Errorf("%w: condition %d", errBadRequest, r.Cond.Kind)
+	case r.TTL < 0 || r.TTL%time.Millisecond != 0:
+		return fmt.Errorf("%w: ttl %v", errBadRequest, r.TTL)
+	}
+	return nil
+}
+
+func (c *Cache) response(epoch, index uint64, position uint32) Response {
+	return Response{Shard: c.group.id.Shard, Epoch: epoch, Index: index, Position: position, ServedBy: c.group.id.Node}
+}
+
+// write proposes a put or delete. Whether this shard owns the key, and whether the condition holds,
+// is decided when the entry is applied.
+func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
+	cmd := &fsm.Command{Kind: fsm.KindDelete, Key: req.Key, Cond: req.Cond}
+	if req.Op == OpPut {
+		cmd.Kind, cmd.Value, cmd.ContentType = fsm.KindPut, req.Value, req.ContentType
+		cmd.TTL = uint64(req.TTL / time.Millisecond)
+	}
+	o, err := c.batches.submit(ctx, cmd)
+	if err != nil {
+		return Response{}, err
+	}
+	if o.result.Status == fsm.StatusNotOwner {
+		return Response{}, &NotOwnerError{Epoch: o.epoch}
+	}
+	r := c.response(o.epoch, o.index, o.position)
+	r.Status, r.Version, r.Existed = o.result.Status, o.result.Version, o.result.Existed
+	return r, nil
+}
+
+// get is a linearizable read. An entry that is due by the stamp that this leader would use now, but
+// not yet dead by the log clock, waits for a tick: what was seen expired stays expired (R2).
+func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
+	i := c.group.instance()
+	if i == nil {
+		return Response{}, ErrStopped
+	}
+	if err := i.readBarrier(ctx); err != nil {
+		return Response{}, err
+	}
+	stamps := i.stamps.Load()
+	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
+	path := ReadProbe
+	for {
+		l, index, position := m.look(key)
+		if !l.Owned {
+			return Response{}, &NotOwnerError{Epoch: l.Epoch}
+		}
+		now := l.Clock
+		if stamps != nil {
+			now = max(now, stamps.peek())
+		}
+		if l.Found && l.Entry.ExpireAt != 0 && l.Entry.ExpireAt <= now {
+			path = ReadLog
+			if err := c.batches.tick(ctx, l.Entry.ExpireAt); err != nil {
+				return Response{}, readError(err)
+			}
+			if c.group.instance() != i {
+				return Response{}, ErrNoLeader // this machine's clock stands still now
+			}
+			continue
+		}
+		r := c.response(l.Epoch, index, position)
+		r.Status, r.Found, r.Read = fsm.StatusOK, l.Found, path
+		if !l.Found {
+			c.misses.Add(1)
+			return r, nil
+		}
+		c.hits.Add(1)
+		r.Value, r.ContentType, r.Version = l.Entry.Value, l.Entry.ContentType, l.Entry.Version
+		if l.Entry.ExpireAt != 0 {
+			r.HasTTL, r.TTL = true, time.Duration(l.Entry.ExpireAt-now)*time.Millisecond
+		}
+		return r, nil
+	}
+}
+
+// readError turns an unknown outcome into a refusal: a read changes nothing, so it can always be
+// asked again.
+func readError(err error) error {
+	if errors.Is(err, ErrOutcomeUnknown) {
+		return fmt.Errorf("%w: %v", ErrNoLeader, err)
+	}
+	return err
+}
+
+// start begins packing and housekeeping; stop waits for their end, after the group was closed.
+func (c *Cache) start() {
+	c.batches.wg.Go(c.batches.run)
+	c.batches.wg.Go(c.housekeep)
+}
+
+func (c *Cache) stop() { c.batches.wg.Wait() }
+
+// housekeepInterval is how often a leader looks whether its shard needs entries that no client asks
+// for.
+const housekeepInterval = 100 * time.Millisecond
+
+// housekeep makes an idle shard come down to a lowered limit: each log entry evicts a bounded number
+// of entries, so somebody must write them.
+func (c *Cache) housekeep() {
+	t := time.NewTicker(housekeepInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-c.group.ctx.Done():
+			return
+		}
+		i := c.group.instance()
+		if i == nil || i.ready.Load() == 0 {
+			continue
+		}
+		if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
+			ctx, cancel := context.WithTimeout(c.group.ctx, time.Second)
+			_ = c.batches.tick(ctx, math.MaxUint64) // an entry of its own; the next look tries again
+			cancel()
+		}
+	}
+}

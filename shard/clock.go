@@ -1,0 +1,90 @@
+package shard
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// clockWindow is how long a measured clock counts after its node was last heard (R2).
+const clockWindow = 5 * time.Second
+
+// clocks knows how far the wall clocks of other nodes are from this one's, as measured by pings.
+type clocks struct {
+	mu      sync.Mutex
+	offsets map[string]clockOffset
+}
+
+type clockOffset struct {
+	millis int64 // theirs minus ours
+	at     time.Time
+}
+
+func newClocks() *clocks { return &clocks{offsets: map[string]clockOffset{}} }
+
+func (c *clocks) observe(node string, millis int64, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offsets[node] = clockOffset{millis, at}
+}
+
+// median returns the lower median of the wall clocks of self and of those voters that were heard
+// lately, Unix milliseconds. One bad clock out of three moves nothing. known says whether these are
+// a majority: of fewer, one bad clock could be the median, so they must not be used.
+func (c *clocks) median(wall time.Time, self string, voters []string) (millis int64, known bool) {
+	now := time.Now()
+	own := wall.UnixMilli()
+	walls := []int64{own}
+	c.mu.Lock()
+	for _, v := range voters {
+		if o, ok := c.offsets[v]; ok && v != self && now.Sub(o.at) <= clockWindow {
+			walls = append(walls, own+o.millis)
+		}
+	}
+	c.mu.Unlock()
+	slices.Sort(walls)
+	return walls[(len(walls)-1)/2], len(walls) > len(voters)/2
+}
+
+// stamper makes the stamps of a leader's log entries for one term (R2). Where the clocks are behind
+// the log clock, or not known, time goes on at half speed: a TTL at most doubles, and time never
+// stands still.
+type stamper struct {
+	wall func() (millis int64, known bool) // median, Unix milliseconds
+
+	mu   sync.Mutex
+	last uint64    // the log clock once all that was stamped is applied
+	at   time.Time // when last was given (monotonic)
+}
+
+// newStamper begins at the log clock, which the machine has reached when a leader is ready.
+func newStamper(wall func() (int64, bool), logClock uint64) *stamper {
+	return &stamper{wall: wall, last: logClock, at: time.Now()}
+}
+
+func (s *stamper) nowLocked() uint64 {
+	slow := s.last + uint64(max(time.Since(s.at), 0)/2/time.Millisecond)
+	wall, known := s.wall()
+	if !known || wall < 0 || uint64(wall) < slow { // also one that stands still
+		return slow
+	}
+	return uint64(wall)
+}
+
+// peek is the stamp that an entry would get now: what is due is judged by it.
+func (s *stamper) peek() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nowLocked()
+}
+
+// next gives out a stamp.
+func (s *stamper) next() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t := s.nowLocked(); t > s.last {
+		// Keeps at where it is while the slow clock has not reached the next millisecond.
+		s.last, s.at = t, time.Now()
+	}
+	return s.last
+}

@@ -1,0 +1,68 @@
+// Package shard hosts the Raft groups of a node: one group per data shard, whose state machine is an
+// fsm.Machine, and the directory's. It is the only package that knows hashicorp/raft.
+//
+// A [Host] is a node: a data folder with an identity, one link to each other node, and the replicas
+// that it was told to open. A [Group] is one replica; a [Cache] is a Group that holds a shard of the
+// cache. Above them, directory decides which shard lives where, and httpapi speaks to clients.
+//
+// # Writes
+//
+// [Cache.Do] proposes a put or delete; concurrent ones share log entries (batcher). Whether the
+// shard owns the key, and whether a condition holds, is decided when the entry is applied, nowhere
+// else. An error either refuses (nothing was applied, [Refused]) or is [ErrOutcomeUnknown]: what was
+// handed to Raft, or put on a link, and then lost its leader, its link or its time. Only the errors
+// that hashicorp/raft gives before it touches the log refuse; all others are unknown. Nothing is
+// proposed after its own deadline, also where the process was stopped in between: the age of a frame
+// is measured on arrival (transit), and the deadline is looked at again when the log entry is made.
+//
+// # Reads
+//
+// A linearizable read costs a round to a quorum of voters and no disk (see probe.go for the
+// argument). hashicorp/raft's VerifyLeader is not used for it: an answer to a request sent before the
+// read began satisfies it, so a leader that was stopped and resumed reads stale; and a learner's
+// answer counts. A leader serves once a barrier of its own term is applied.
+//
+// # The transport
+//
+// One link per ordered pair of nodes carries all groups. It closes defects of the library rather
+// than working around them above: see transport for the list. A link names cluster, node and
+// incarnation in its handshake, and each frame the replica that it means: no replica answers for
+// another, or for an earlier life of itself.
+//
+// # Identity
+//
+// See identity.go and manifest.go for what a data folder knows, and for what a crash leaves behind at
+// each step. A replica that has spoken and whose data is gone never speaks again.
+//
+// # What a crash does
+//
+//	moment                                       after the restart                     shown by
+//	before a proposal is stored                  not in the log: never applied         TestClusterServes
+//	stored here, not on a quorum                 may be overwritten or committed:      the caller has unknown
+//	stored on a quorum, not applied              committed by the next leader          TestAllCrash
+//	within a snapshot                            the unfinished one is removed         snapshot store tests
+//	snapshot of the leader written, log not yet  repair drops the log it replaces      store tests
+//	vote persisted, answer not sent              the vote stands                       store tests
+//	within the bootstrap of a replica            it starts over: it never spoke        manifest tests
+//
+// # Concurrency
+//
+// All exported methods may be called from anywhere. Each goroutine has an owner that waits for it:
+// the Host for its accept loop, peers and links; a Group for its Raft instance and what watches it; a
+// Cache for its batcher. Raft applies on one goroutine per group; readers share a lock with it.
+//
+// # Caveats
+//
+//   - A data folder put back from a copy is not detected; no copy may ever be restored.
+//   - A failed disk write ends the process and is never retried.
+//   - Followers' heartbeats wait behind their disk: HeartbeatTimeout must exceed its worst stall.
+//   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts
+//     when the process reads it, unless it came from another node.
+//
+// # Why not
+//
+//   - raft.NetworkTransport per group: no identity of the target in a request, four connections and
+//     half a megabyte of buffers per pair and group, and the heartbeat fast path.
+//   - A leader lease by default: it rests on clocks, which stop when a machine is suspended.
+//   - Reads through the log: each would cost a disk write on a majority.
+package shard

@@ -1,0 +1,112 @@
+package shard
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// maxForward bounds the deadline that travels with a request.
+const maxForward = 10 * time.Minute
+
+// Do performs req on the replica that node hosts: here, or forwarded one hop as a frame of its own.
+// It never forwards further: a node that does not lead refuses with NotLeaderError.
+func (h *Host) Do(ctx context.Context, node string, req Request) (Response, error) {
+	if node == h.cfg.Node {
+		c := h.Cache(req.Shard)
+		if c == nil {
+			return Response{}, ErrUnknownShard
+		}
+		return c.Do(ctx, req)
+	}
+	p := h.peer(node)
+	if p == nil {
+		return Response{}, fmt.Errorf("%w: no address for node %q", ErrUnreachable, node)
+	}
+	if err := req.check(); err != nil {
+		return Response{}, err
+	}
+	body := appendDuration(nil, timeLeft(ctx, maxForward))
+	body = appendString(body, "") // the caller's name, once callers have one
+	body = appendRequest(body, req)
+	answer, err := p.call(ctx, frameData, body, false)
+	if err != nil {
+		if req.Op == OpGet && errors.Is(err, ErrOutcomeUnknown) {
+			return Response{}, fmt.Errorf("%w: %v", ErrUnreachable, err)
+		}
+		return Response{}, err
+	}
+	resp, err := decodeResponse(answer)
+	if err != nil { // it was done, but what it did can't be read
+		return Response{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+	return resp, nil
+}
+
+// serveData performs a request that another node forwarded.
+func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([]byte, error) {
+	r := reader{b: body}
+	timeout, _, req := r.duration(), r.string(), r.request()
+	if r.err != nil {
+		return nil, r.err
+	}
+	if timeout <= age {
+		return nil, ErrDeadline
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout-age)
+	defer cancel()
+	c := h.Cache(req.Shard)
+	if c == nil {
+		return nil, ErrUnknownShard
+	}
+	resp, err := c.Do(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return appendResponse(nil, resp), nil
+}
+
+func appendRequest(b []byte, r Request) []byte {
+	b = binary.AppendUvarint(b, uint64(r.Shard))
+	b = append(b, byte(r.Op))
+	b = appendString(b, r.Key)
+	b = appendString(b, r.Value)
+	b = appendString(b, r.ContentType)
+	b = appendDuration(b, r.TTL)
+	b = append(b, byte(r.Cond.Kind))
+	return binary.AppendUvarint(b, r.Cond.Version)
+}
+
+func (r *reader) request() Request {
+	return Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
+		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()}}
+}
+
+func appendResponse(b []byte, r Response) []byte {
+	b = binary.AppendUvarint(b, uint64(r.Shard))
+	b = binary.AppendUvarint(b, r.Epoch)
+	b = binary.AppendUvarint(b, r.Index)
+	b = binary.AppendUvarint(b, uint64(r.Position))
+	b = appendString(b, r.ServedBy)
+	b = append(b, byte(r.Status))
+	b = binary.AppendUvarint(b, r.Version)
+	b = appendBool(b, r.Existed)
+	b = appendBool(b, r.Found)
+	b = appendString(b, r.Value)
+	b = appendString(b, r.ContentType)
+	b = appendBool(b, r.HasTTL)
+	b = appendDuration(b, r.TTL)
+	return appendString(b, r.Read)
+}
+
+func decodeResponse(b []byte) (Response, error) {
+	r := reader{b: b}
+	resp := Response{Shard: ID(r.uint()), Epoch: r.uint(), Index: r.uint(), Position: uint32(r.uint()), ServedBy: r.string(),
+		Status: fsm.Status(r.byte()), Version: r.uint(), Existed: r.bool(), Found: r.bool(), Value: r.bytes(),
+		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string())}
+	return resp, r.err
+}

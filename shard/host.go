@@ -1,0 +1,449 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Member names one replica of a group: server id Shard/Node/R.
+type Member struct {
+	Node string
+	R    uint64
+}
+
+// Spec describes a replica that this node is to host.
+type Spec struct {
+	Shard   ID
+	R       uint64   // this node's own
+	Members []Member // the exact configuration with which a new group bootstraps; includes this node
+	// Campaign asks this replica to hurry the very first election instead of waiting for a timeout.
+	Campaign bool
+}
+
+// Peer is how another node is reached and recognised.
+type Peer struct {
+	Addr        string // Raft address
+	Incarnation string // "" = any
+}
+
+// Handler answers a Call. An error refuses, unless it is ErrOutcomeUnknown.
+type Handler = func(ctx context.Context, from string, payload []byte) ([]byte, error)
+
+// Host hosts the replicas of one node: it owns the data folder, the links to other nodes and the
+// groups. Its goroutines are the accept loop, one session per link that came in, one per peer, and
+// what each group runs; Close waits for all of them.
+type Host struct {
+	cfg     Config
+	log     *slog.Logger
+	net     Network
+	storage storage
+	clocks  *clocks
+	began   time.Time
+
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	listener Listener
+
+	snapshotting chan struct{} // one token per snapshot being written
+	change       chan struct{} // one token: a leadership changed
+	fatalOnce    sync.Once
+
+	opening sync.Mutex // held while a replica is opened, disk writes included, and to close
+
+	mu       sync.RWMutex // guards following
+	peers    map[string]*peer
+	inbounds map[Link]struct{}
+	groups   map[ID]*Group
+	caches   map[ID]*Cache
+	handlers map[string]Handler
+	report   func() []byte
+	receive  func(from string, payload []byte)
+	closed   bool
+}
+
+// NewHost opens the data folder. Handlers and gossip are set before Start.
+func NewHost(cfg Config) (*Host, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	var st storage
+	var err error
+	if cfg.Memory != nil {
+		st, err = cfg.Memory, cfg.Memory.claim(cfg.Node)
+	} else {
+		st, err = openDisk(cfg.Dir, cfg.Node)
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
+		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
+		peers: map[string]*peer{}, inbounds: map[Link]struct{}{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}, nil
+}
+
+// Start listens for links.
+func (h *Host) Start() error {
+	l, err := h.net.Listen(h.cfg.Addr)
+	if err != nil {
+		return fmt.Errorf("peer address: %w", err)
+	}
+	h.mu.Lock()
+	h.listener = l
+	h.mu.Unlock()
+	h.wg.Go(func() {
+		for {
+			link, err := l.Accept()
+			if err != nil {
+				if h.ctx.Err() == nil {
+					h.log.Warn("no more links from peers", "err", err)
+				}
+				return
+			}
+			h.wg.Go(func() { h.serveLink(link) })
+		}
+	})
+	return nil
+}
+
+// Node returns this node's id.
+func (h *Host) Node() string { return h.cfg.Node }
+
+// Identity returns who this node is.
+func (h *Host) Identity() Identity { return h.storage.Identity() }
+
+// Incarnation is the id of this node's data folder.
+func (h *Host) Incarnation() string { return h.storage.Identity().Incarnation }
+
+// Formed returns the cluster id and its founders once this node is a member.
+func (h *Host) Formed() (cluster string, initial []Founder, ok bool) {
+	id := h.storage.Identity()
+	return id.Cluster, id.Initial, id.Cluster != ""
+}
+
+// Form makes this node a member of a cluster for ever (see IdentityFile.Form). Links are made anew:
+// what they carry depends on it.
+func (h *Host) Form(cluster string, initial []Founder) error {
+	before := h.storage.Identity().Cluster
+	if err := h.storage.Form(cluster, initial); err != nil {
+		return err
+	}
+	if before != cluster {
+		h.mu.RLock()
+		peers := slices.Collect(maps.Values(h.peers))
+		links := slices.Collect(maps.Keys(h.inbounds))
+		h.mu.RUnlock()
+		for _, p := range peers {
+			p.drop()
+		}
+		for _, l := range links {
+			l.Close()
+		}
+	}
+	return nil
+}
+
+func (h *Host) hello(target string) hello {
+	id := h.storage.Identity()
+	return hello{min: protocolMin, max: protocolMax, cluster: id.Cluster, node: id.Node, incarnation: id.Incarnation, target: target}
+}
+
+// SetPeers replaces the table of peers (this node is ignored in it). Links to peers that changed
+// are dropped; a peer that is missing from the table is kept until the host closes.
+func (h *Host) SetPeers(peers map[string]Peer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for node, addr := range peers {
+		if node == h.cfg.Node || h.closed {
+			continue
+		}
+		if p := h.peers[node]; p != nil {
+			p.setAddr(addr)
+			continue
+		}
+		p := newPeer(h, node, addr)
+		h.peers[node] = p
+		h.wg.Go(p.run)
+	}
+}
+
+func (h *Host) peer(node string) *peer {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.peers[node]
+}
+
+func (h *Host) peerAddr(node string) Peer {
+	p := h.peer(node)
+	if p == nil {
+		return Peer{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.addr
+}
+
+// OpenCache makes sure that the replica of a data shard exists and runs; it is idempotent.
+func (h *Host) OpenCache(spec Spec) error {
+	h.mu.RLock()
+	open := h.caches[spec.Shard] != nil
+	h.mu.RUnlock()
+	if open {
+		return nil
+	}
+	g, err := h.OpenGroup(spec, func() StateMachine { return newCacheMachine(spec.Shard) })
+	if err != nil {
+		return err
+	}
+	c := &Cache{group: g, batches: newBatcher(g)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.caches[spec.Shard] == nil && !h.closed {
+		h.caches[spec.Shard] = c
+		c.start()
+	}
+	return nil
+}
+
+// OpenGroup is OpenCache for any other state machine (the directory's). newMachine is called for
+// each life of the Raft instance: a recycled instance gets a new machine.
+func (h *Host) OpenGroup(spec Spec, newMachine func() StateMachine) (*Group, error) {
+	h.opening.Lock()
+	defer h.opening.Unlock()
+	if h.isClosed() {
+		return nil, ErrStopped
+	}
+	if g := h.Group(spec.Shard); g != nil {
+		if g.spec.R != spec.R {
+			return nil, fmt.Errorf("shard %d runs here as replica %d, not %d", spec.Shard, g.spec.R, spec.R)
+		}
+		return g, nil
+	}
+	if !slices.Contains(spec.Members, Member{h.cfg.Node, spec.R}) {
+		return nil, fmt.Errorf("shard %d: replica %d of %s is not among its members", spec.Shard, spec.R, h.cfg.Node)
+	}
+	id := ReplicaID{spec.Shard, h.cfg.Node, spec.R}
+	g := newGroup(h, spec, nil, nil, h.storage.spoolDir(id), newMachine)
+	store, snaps, err := h.storage.open(id, newRaftLogger(h.log, spec.Shard), h.fatal, g.bootstrap)
+	if err != nil {
+		g.cancel()
+		return nil, fmt.Errorf("replica %s: %w", id, err)
+	}
+	g.store, g.snaps = store, snaps
+	if err := g.start(); err != nil {
+		g.cancel()
+		store.Close()
+		return nil, err
+	}
+	h.mu.Lock()
+	h.groups[spec.Shard] = g
+	h.mu.Unlock()
+	if last, err := store.LastIndex(); spec.Campaign && err == nil && last <= 1 && store.Term() <= 1 {
+		h.wg.Go(g.hurry)
+	}
+	return g, nil
+}
+
+// bootstrap writes the group's first configuration: the same on all its members, each of which
+// could otherwise vote for anybody.
+func (g *Group) bootstrap(store replicaStore, snaps raft.SnapshotStore) error {
+	var servers []raft.Server
+	for _, m := range g.spec.Members {
+		id := ReplicaID{g.spec.Shard, m.Node, m.R}.String()
+		servers = append(servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
+	}
+	return raft.BootstrapCluster(g.raftConfig(nil), store, store, snaps, newTransport(g), raft.Configuration{Servers: servers})
+}
+
+func (h *Host) isClosed() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.closed
+}
+
+// Group returns the replica of a shard on this node, nil when there is none.
+func (h *Host) Group(id ID) *Group {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.groups[id]
+}
+
+// Cache returns the replica of a data shard on this node, nil when there is none.
+func (h *Host) Cache(id ID) *Cache {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.caches[id]
+}
+
+// Status returns the status of each replica on this node, by shard.
+func (h *Host) Status() []Status {
+	h.mu.RLock()
+	groups := slices.Collect(maps.Values(h.groups))
+	caches := maps.Clone(h.caches)
+	h.mu.RUnlock()
+	all := make([]Status, 0, len(groups))
+	for _, g := range groups {
+		if c := caches[g.id.Shard]; c != nil {
+			all = append(all, c.Status())
+		} else {
+			all = append(all, g.Status())
+		}
+	}
+	slices.SortFunc(all, func(a, b Status) int { return int(int64(a.Shard) - int64(b.Shard)) })
+	return all
+}
+
+// Call sends payload to the handler of method on node and returns its answer. An error that is not
+// ErrOutcomeUnknown means that the handler did not run, or is the handler's own refusal.
+func (h *Host) Call(ctx context.Context, node, method string, payload []byte) ([]byte, error) {
+	body := appendDuration(nil, timeLeft(ctx, maxForward))
+	body = appendString(body, method)
+	body = appendString(body, payload)
+	if node == h.cfg.Node {
+		return h.serveCall(ctx, node, true, 0, body)
+	}
+	p := h.peer(node)
+	if p == nil {
+		return nil, fmt.Errorf("%w: no address for node %q", ErrUnreachable, node)
+	}
+	return p.call(ctx, frameCall, body, false)
+}
+
+// Handle sets the handler of a method; before Start. Methods that begin with "form" are served to
+// nodes that are not members of the cluster yet, and are the only ones that are.
+func (h *Host) Handle(method string, f Handler) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.handlers[method] = f
+}
+
+// Gossip makes every ping (each 500 ms to each peer) carry what report returns, and hands to
+// receive what peers' pings carry. receive must not block.
+func (h *Host) Gossip(report func() []byte, receive func(from string, payload []byte)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.report, h.receive = report, receive
+}
+
+func (h *Host) gossip() []byte {
+	h.mu.RLock()
+	f := h.report
+	h.mu.RUnlock()
+	if f == nil {
+		return nil
+	}
+	return f()
+}
+
+func (h *Host) receiveGossip(from string, payload []byte) {
+	h.mu.RLock()
+	f := h.receive
+	h.mu.RUnlock()
+	if f != nil {
+		f(from, payload)
+	}
+}
+
+// Heard returns when a frame of node last arrived; zero if never.
+func (h *Host) Heard(node string) time.Time {
+	p := h.peer(node)
+	if p == nil {
+		return time.Time{}
+	}
+	if at := p.heard.Load(); at > 0 {
+		return h.began.Add(time.Duration(at))
+	}
+	return time.Time{}
+}
+
+// Changed has a token whenever a replica here began or ceased to lead.
+func (h *Host) Changed() <-chan struct{} { return h.change }
+
+func (h *Host) changed() { notify(h.change) }
+
+// mono is this node's monotonic clock.
+func (h *Host) mono() time.Duration { return time.Since(h.began) }
+
+// now is this node's wall clock.
+func (h *Host) now() time.Time { return h.cfg.Now() }
+
+// fatal reports, once, what this process can't go on with.
+func (h *Host) fatal(err error) {
+	h.fatalOnce.Do(func() {
+		if h.ctx.Err() == nil {
+			h.cfg.Fatal(err)
+		}
+	})
+}
+
+// Handover gives the leadership of each shard that this node leads to a voter that is reachable,
+// so that a planned stop costs no election. It returns when all are handed over or ctx ends.
+func (h *Host) Handover(ctx context.Context) {
+	h.mu.RLock()
+	groups := slices.Collect(maps.Values(h.groups))
+	h.mu.RUnlock()
+	var wg sync.WaitGroup
+	for n, g := range groups {
+		s := g.Status()
+		if s.Role != RoleLeader {
+			continue
+		}
+		wg.Go(func() {
+			for k := range s.Voters { // another first choice for each shard
+				to := s.Voters[(n+k)%len(s.Voters)]
+				if to == h.cfg.Node || time.Since(h.Heard(to)) > 2*pingInterval || ctx.Err() != nil {
+					continue
+				}
+				if err := g.TransferLeadership(ctx, to); err == nil {
+					return
+				} else if !errors.Is(err, context.DeadlineExceeded) {
+					h.log.Info("leadership not handed over", "shard", s.Shard, "to", to, "err", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Close stops all replicas and links and lets go of the data folder. What was in flight ends as
+// unknown.
+func (h *Host) Close() error {
+	h.opening.Lock() // nothing is half open from here on
+	h.mu.Lock()
+	closed := h.closed
+	h.closed = true
+	h.mu.Unlock()
+	h.opening.Unlock()
+	if closed {
+		return nil
+	}
+	h.mu.Lock()
+	groups := slices.Collect(maps.Values(h.groups))
+	caches := slices.Collect(maps.Values(h.caches))
+	l := h.listener
+	h.mu.Unlock()
+	var wg sync.WaitGroup
+	errs := make([]error, len(groups))
+	for n, g := range groups {
+		wg.Go(func() { errs[n] = g.close() })
+	}
+	wg.Wait()
+	for _, c := range caches {
+		c.stop()
+	}
+	h.cancel()
+	if l != nil {
+		l.Close()
+	}
+	h.wg.Wait()
+	return errors.Join(append(errs, h.storage.Close())...)
+}

@@ -1,0 +1,315 @@
+package shard
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+// replicaState is how far the life of a replica on this node has come.
+type replicaState string
+
+const (
+	// replicaCreating: noted before anything of it exists. It has never spoken.
+	replicaCreating replicaState = "creating"
+	// replicaCreated: its store and bootstrap are durable. It may have spoken: its data must be here.
+	replicaCreated replicaState = "created"
+	// replicaDestroyed: its data is gone or going, and it never comes back.
+	replicaDestroyed replicaState = "destroyed"
+)
+
+// replicaNote is a line of the manifest.
+type replicaNote struct {
+	Shard ID           `json:"shard"`
+	R     uint64       `json:"r"`
+	State replicaState `json:"state"`
+}
+
+// errReplicaRetired: the replica, or a later one of its shard, was on this node before.
+var errReplicaRetired = errors.New("replica was here before and is never created again")
+
+// manifest notes every replica that this node ever created, so that none ever speaks without what it
+// knew when it last spoke (R14). Each change is durable before the call returns.
+//
+// The life of replica (shard, r), and what a crash leaves:
+//
+//	step                                  crash before or within     next start
+//	1 begin: note "creating"              not noted, no folder       begin, if still asked for
+//	2 begin: clear and make the folder    creating, no or old folder begin again: starts over
+//	3 open store, mark, bootstrap         creating, part of a store  begin again: starts over
+//	4 created: note "created"             creating, whole store      begin again: starts over; it never spoke
+//	  the replica speaks                  created, folder            check, open, checkMarker, repair
+//	5 destroyed: note "destroyed"         created, folder            as above: still a member
+//	6 destroyed: remove the folder        destroyed, some folder     openManifest removes the rest
+//	  done                                destroyed, no folder       check and begin refuse
+//
+// A note is one atomic replacement of the file: a crash within it leaves the state before it.
+//
+// Caveat: a data folder that is put back from an older copy, or a store from an older copy of the
+// same replica, looks intact. No copy may ever be restored; a node that lost its disk rejoins as new.
+type manifest struct {
+	dir string
+
+	mu    sync.Mutex    // guards notes; held over the write of the file
+	notes []replicaNote // sorted by shard and r
+}
+
+type manifestRecord struct {
+	Format   int           `json:"format"`
+	Replicas []replicaNote `json:"replicas"`
+}
+
+// openManifest reads the manifest of the data folder dir, whose lock is held (OpenIdentity), and
+// removes what is left of destroyed replicas. A manifest that is missing, damaged or does not know a
+// replica whose folder is there is ErrDataLost.
+func openManifest(dir string) (*manifest, error) {
+	notes, err := loadNotes(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: data folder %s has no %s", ErrDataLost, dir, manifestName)
+	} else if err != nil {
+		return nil, err
+	}
+	m := &manifest{dir: dir, notes: notes}
+	entries, err := os.ReadDir(filepath.Join(dir, replicasDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading data folder: %w", err)
+	}
+	for _, e := range entries {
+		var shard ID
+		var r uint64
+		path := filepath.Join(dir, replicasDir, e.Name())
+		if _, err := fmt.Sscanf(e.Name(), "%d-%d", &shard, &r); err != nil || m.folder(shard, r) != path {
+			return nil, fmt.Errorf("%s is no replica's folder", path)
+		}
+		switch i, noted := m.find(shard, r); {
+		case !noted:
+			return nil, fmt.Errorf("%w: %s is not in %s", ErrDataLost, path, manifestName)
+		case m.notes[i].State == replicaDestroyed:
+			if err := removeDir(path); err != nil {
+				return nil, fmt.Errorf("removing a destroyed replica: %w", err)
+			}
+		}
+	}
+	return m, nil
+}
+
+// loadNotes reads replicas.json; fs.ErrNotExist when there is none.
+func loadNotes(dir string) ([]replicaNote, error) {
+	path := filepath.Join(dir, manifestName)
+	var record manifestRecord
+	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDataLost, err)
+	}
+	if record.Format != folderFormat {
+		return nil, fmt.Errorf("%s has format %d, this version reads format %d", path, record.Format, folderFormat)
+	}
+	for i, note := range record.Replicas {
+		switch note.State {
+		case replicaCreating, replicaCreated, replicaDestroyed:
+		default:
+			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has state %q", ErrDataLost, path, note.Shard, note.R, note.State)
+		}
+		if i > 0 && compareNotes(record.Replicas[i-1], note) >= 0 {
+			return nil, fmt.Errorf("%w: %s: shard %d, replica %d is out of order", ErrDataLost, path, note.Shard, note.R)
+		}
+	}
+	return record.Replicas, nil
+}
+
+func saveNotes(dir string, notes []replicaNote) error {
+	return writeJSON(filepath.Join(dir, manifestName), manifestRecord{folderFormat, notes})
+}
+
+func compareNotes(a, b replicaNote) int {
+	return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.R, b.R))
+}
+
+// folder is where a replica's data is: store and snapshots.
+func (m *manifest) folder(shard ID, r uint64) string { return replicaFolder(m.dir, shard, r) }
+
+func replicaFolder(dir string, shard ID, r uint64) string {
+	return filepath.Join(dir, replicasDir, fmt.Sprintf("%d-%d", shard, r))
+}
+
+// find returns the place of a replica in notes; with mu.
+func (m *manifest) find(shard ID, r uint64) (int, bool) {
+	return slices.BinarySearchFunc(m.notes, replicaNote{Shard: shard, R: r}, compareNotes)
+}
+
+// note records state durably; with mu.
+func (m *manifest) note(shard ID, r uint64, state replicaState) error {
+	notes := slices.Clone(m.notes)
+	if i, noted := m.find(shard, r); noted {
+		notes[i].State = state
+	} else {
+		notes = slices.Insert(notes, i, replicaNote{shard, r, state})
+	}
+	if err := saveNotes(m.dir, notes); err != nil {
+		return fmt.Errorf("noting shard %d, replica %d as %s: %w", shard, r, state, err)
+	}
+	m.notes = notes
+	return nil
+}
+
+// check says what is to be done about a replica that this node is asked to host:
+//
+//	"" or replicaCreating   nothing that ever spoke: begin
+//	replicaCreated          its folder and store are here: open them, then checkMarker
+//	errReplicaRetired       it, or a later replica of the shard, was here: refuse
+//	ErrDataLost             it has spoken and its folder or store is gone: refuse
+func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, noted := m.find(shard, r)
+	if !noted {
+		if latest, ok := m.latest(shard); ok && latest.R > r {
+			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, errReplicaRetired, latest.R)
+		}
+		return "", nil
+	}
+	switch m.notes[i].State {
+	case replicaDestroyed:
+		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, errReplicaRetired)
+	case replicaCreating:
+		return replicaCreating, nil
+	}
+	return replicaCreated, m.intact(shard, r)
+}
+
+// intact reports a created replica whose folder, store or snapshot folder is missing or empty.
+func (m *manifest) intact(shard ID, r uint64) error {
+	store := filepath.Join(m.folder(shard, r), storeFile)
+	info, err := os.Stat(store)
+	if err == nil && info.Size() == 0 {
+		err = errors.New("empty")
+	}
+	if err == nil {
+		_, err = os.Stat(filepath.Join(m.folder(shard, r), snapshotFolder))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: shard %d, replica %d: %s: %w", ErrDataLost, shard, r, store, err)
+	}
+	return nil
+}
+
+// latest returns the last note of a shard; with mu.
+func (m *manifest) latest(shard ID) (replicaNote, bool) {
+	i, _ := m.find(shard+1, 0)
+	if i == 0 || m.notes[i-1].Shard != shard {
+		return replicaNote{}, false
+	}
+	return m.notes[i-1], true
+}
+
+// begin notes that a replica is being created, clears what an earlier attempt left, and makes its
+// folder, which it returns. It refuses a replica that may have spoken, one that a later one of the
+// shard has followed, and one whose predecessor on this node was not destroyed.
+func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i, noted := m.find(shard, r); noted && m.notes[i].State != replicaCreating {
+		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, errReplicaRetired)
+	}
+	for _, n := range m.notes {
+		if n.Shard != shard || n.R == r {
+			continue
+		}
+		if n.R > r {
+			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, errReplicaRetired, n.R)
+		}
+		if n.State != replicaDestroyed {
+			return "", fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
+		}
+	}
+	if err := m.note(shard, r, replicaCreating); err != nil {
+		return "", err
+	}
+	folder = m.folder(shard, r)
+	if err := os.RemoveAll(folder); err != nil {
+		return "", fmt.Errorf("starting shard %d, replica %d over: %w", shard, r, err)
+	}
+	if err := makeDir(filepath.Join(folder, snapshotFolder)); err != nil {
+		return "", fmt.Errorf("making the folder of shard %d, replica %d: %w", shard, r, err)
+	}
+	return folder, nil
+}
+
+// created notes that the replica's marker and bootstrap are durable. The replica may speak once it
+// has returned nil. Repeating it is allowed.
+func (m *manifest) created(shard ID, r uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, noted := m.find(shard, r)
+	switch {
+	case !noted:
+		return fmt.Errorf("shard %d, replica %d was not begun", shard, r)
+	case m.notes[i].State == replicaDestroyed:
+		return fmt.Errorf("shard %d, replica %d: %w", shard, r, errReplicaRetired)
+	case m.notes[i].State == replicaCreated:
+		return nil
+	}
+	if err := m.intact(shard, r); err != nil {
+		return err
+	}
+	return m.note(shard, r, replicaCreated)
+}
+
+// destroyed notes that the replica never speaks again, and removes its data; its store is closed. A
+// replica that was never here, or whose data is lost, can be destroyed too. Repeating it is allowed.
+func (m *manifest) destroyed(shard ID, r uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i, noted := m.find(shard, r); !noted || m.notes[i].State != replicaDestroyed {
+		if err := m.note(shard, r, replicaDestroyed); err != nil {
+			return err
+		}
+	}
+	if err := removeDir(m.folder(shard, r)); err != nil {
+		return fmt.Errorf("removing shard %d, replica %d: %w", shard, r, err)
+	}
+	return nil
+}
+
+// removeDir removes a folder, durably when it was there.
+func removeDir(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// keyReplica is where a store says whose it is, so that an empty or foreign store under the right
+// name is found out.
+const keyReplica = "larder/replica"
+
+// mark writes into a new store whose it is, before its bootstrap.
+func mark(s replicaStore, id ReplicaID) error {
+	if err := s.Set([]byte(keyReplica), []byte(id.String())); err != nil {
+		return fmt.Errorf("marking the store of replica %s: %w", id, err)
+	}
+	return nil
+}
+
+// checkMarker fails with ErrDataLost when the store of a created replica is not its own.
+func checkMarker(s interface{ Get([]byte) ([]byte, error) }, id ReplicaID) error {
+	found, ok, err := getKey(s, keyReplica)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return fmt.Errorf("%w: shard %d, replica %d: the store is empty", ErrDataLost, id.Shard, id.R)
+	case string(found) != id.String():
+		return fmt.Errorf("%w: shard %d, replica %d: the store is that of %s", ErrDataLost, id.Shard, id.R, found)
+	}
+	return nil
+}

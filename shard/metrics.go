@@ -1,0 +1,69 @@
+package shard
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Collector returns the metrics of all replicas on a node, read at scrape time. Labels: shard.
+func (h *Host) Collector() prometheus.Collector { return hostCollector{h} }
+
+type hostCollector struct{ host *Host }
+
+func shardDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("larder_"+name, help, []string{"shard"}, nil)
+}
+
+var (
+	descLeader      = shardDesc("shard_is_leader", "1 where this replica leads and serves.")
+	descTerm        = shardDesc("shard_term", "Raft term.")
+	descCommit      = shardDesc("shard_commit_index", "Highest log index known to be committed.")
+	descApplied     = shardDesc("shard_applied_index", "Last log index that the state machine saw.")
+	descLast        = shardDesc("shard_last_index", "Last index in the log.")
+	descHits        = shardDesc("shard_read_hits_total", "Reads of this replica that found the key.")
+	descMisses      = shardDesc("shard_read_misses_total", "Reads of this replica that did not.")
+	descEntries     = shardDesc("fsm_entries", "Entries in the cache.")
+	descBytes       = shardDesc("fsm_bytes", "Bytes that the entries count for.")
+	descLimit       = shardDesc("fsm_limit_bytes", "Byte bound of the cache.")
+	descEvictions   = shardDesc("fsm_evictions_total", "Entries evicted for space.")
+	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
+	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
+	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses,
+		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch}
+)
+
+func (c hostCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range hostDescs {
+		ch <- d
+	}
+}
+
+func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.host.Status() {
+		shard := strconv.FormatUint(uint64(s.Shard), 10)
+		put := func(d *prometheus.Desc, kind prometheus.ValueType, v uint64) {
+			ch <- prometheus.MustNewConstMetric(d, kind, float64(v), shard)
+		}
+		ready := uint64(0)
+		if s.Ready {
+			ready = 1
+		}
+		put(descLeader, prometheus.GaugeValue, ready)
+		put(descTerm, prometheus.GaugeValue, s.Term)
+		put(descCommit, prometheus.GaugeValue, s.Commit)
+		put(descApplied, prometheus.GaugeValue, s.Applied)
+		put(descLast, prometheus.GaugeValue, s.Last)
+		if s.Cache == nil {
+			continue
+		}
+		put(descHits, prometheus.CounterValue, s.Hits)
+		put(descMisses, prometheus.CounterValue, s.Misses)
+		put(descEntries, prometheus.GaugeValue, uint64(s.Cache.Entries))
+		put(descBytes, prometheus.GaugeValue, s.Cache.Bytes)
+		put(descLimit, prometheus.GaugeValue, s.Cache.Limit)
+		put(descEvictions, prometheus.CounterValue, s.Cache.Evictions)
+		put(descExpirations, prometheus.CounterValue, s.Cache.Expirations)
+		put(descEpoch, prometheus.GaugeValue, s.Cache.Epoch)
+	}
+}

@@ -1,0 +1,276 @@
+package shard
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+const (
+	// queueLength and queueBytes bound the commands that wait for a log entry; beyond them a write
+	// is refused at once (R16).
+	queueLength = 4096
+	queueBytes  = 32 << 20
+	// A log entry takes commands until it has maxBatchCommands of them or maxBatchBytes.
+	maxBatchCommands = 1024
+	maxBatchBytes    = 256 << 10
+	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. While
+	// they are, the next commands gather.
+	maxInFlight = 4
+)
+
+// proposal is one command on its way into the log, or a tick (command nil).
+type proposal struct {
+	ctx     context.Context
+	command *fsm.Command
+	need    uint64 // tick: the log clock that it must reach
+	state   atomic.Int32
+	done    chan outcome
+}
+
+// States of a proposal: whoever moves it on from waiting decides its fate.
+const (
+	waiting   = 0
+	taken     = 1
+	abandoned = 2
+)
+
+// outcome is the answer to a proposal: a result and its place in the log, or an error.
+type outcome struct {
+	result   fsm.Result
+	index    uint64
+	position uint32
+	epoch    uint64
+	err      error
+}
+
+// batcher packs concurrent commands into log entries (R11): what arrives while entries are in
+// flight goes into the next one together. run owns the packing; one goroutine per entry in flight
+// hands its results back. Both end with the group; Cache.stop waits for them.
+type batcher struct {
+	group *Group
+	queue chan *proposal
+	bytes atomic.Int64
+	slots chan struct{} // one token per entry in flight
+	wg    sync.WaitGroup
+
+	mu   sync.Mutex
+	last *flight // the youngest entry proposed
+}
+
+// flight is a log entry in flight.
+type flight struct {
+	inst  *instance
+	stamp uint64
+	done  chan struct{} // closed once err is set
+	err   error
+}
+
+func newBatcher(g *Group) *batcher {
+	return &batcher{group: g, queue: make(chan *proposal, queueLength), slots: make(chan struct{}, maxInFlight)}
+}
+
+// submit queues a command and waits for its outcome until ctx ends. Refused as long as it waits in
+// the queue, unknown once it was taken.
+func (b *batcher) submit(ctx context.Context, c *fsm.Command) (outcome, error) {
+	return b.enqueue(&proposal{ctx: ctx, command: c, done: make(chan outcome, 1)})
+}
+
+// tick moves the log clock to need or beyond.
+func (b *batcher) tick(ctx context.Context, need uint64) error {
+	_, err := b.enqueue(&proposal{ctx: ctx, need: need, done: make(chan outcome, 1)})
+	return err
+}
+
+func (p *proposal) size() int64 {
+	if p.command == nil {
+		return 0
+	}
+	return int64(len(p.command.Key) + len(p.command.Value) + len(p.command.ContentType))
+}
+
+func (b *batcher) enqueue(p *proposal) (outcome, error) {
+	if b.bytes.Add(p.size()) > queueBytes {
+		b.bytes.Add(-p.size())
+		return outcome{}, ErrOverloaded
+	}
+	select {
+	case b.queue <- p:
+	default:
+		b.bytes.Add(-p.size())
+		return outcome{}, ErrOverloaded
+	}
+	select {
+	case o := <-p.done:
+		return o, o.err
+	case <-p.ctx.Done():
+		if p.state.CompareAndSwap(waiting, abandoned) {
+			return outcome{}, ErrDeadline
+		}
+		return outcome{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, p.ctx.Err())
+	case <-b.group.ctx.Done():
+		if p.state.CompareAndSwap(waiting, abandoned) {
+			return outcome{}, ErrStopped
+		}
+	}
+	// Stopping: the entry in flight still gets its answer from the library.
+	select {
+	case o := <-p.done:
+		return o, o.err
+	case <-p.ctx.Done():
+		return outcome{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, p.ctx.Err())
+	}
+}
+
+// take claims a proposal for a log entry; false when nobody waits for it any more, or must not:
+// nothing is proposed after its own deadline, also where this process was stopped in between.
+func (b *batcher) take(p *proposal) bool {
+	b.bytes.Add(-p.size())
+	if !p.state.CompareAndSwap(waiting, taken) {
+		return false
+	}
+	if d, ok := p.ctx.Deadline(); p.ctx.Err() != nil || ok && !time.Now().Before(d) {
+		p.done <- outcome{err: ErrDeadline}
+		return false
+	}
+	return true
+}
+
+func (b *batcher) run() {
+	for {
+		var first *proposal
+		select {
+		case first = <-b.queue:
+		case <-b.group.ctx.Done():
+			return
+		}
+		select {
+		case b.slots <- struct{}{}:
+		case <-b.group.ctx.Done():
+			return // those who wait see the group's end themselves
+		}
+		batch := b.gather(first)
+		if len(batch) == 0 || !b.propose(batch) {
+			<-b.slots
+		}
+	}
+}
+
+// gather takes what waits, up to one entry's worth.
+func (b *batcher) gather(first *proposal) []*proposal {
+	var batch []*proposal
+	size := int64(0)
+	for p := first; ; {
+		if b.take(p) {
+			batch = append(batch, p)
+			size += p.size()
+		}
+		if len(batch) >= maxBatchCommands || size >= maxBatchBytes {
+			return batch
+		}
+		select {
+		case p = <-b.queue:
+		default:
+			return batch
+		}
+	}
+}
+
+func refuse(batch []*proposal, err error) {
+	for _, p := range batch {
+		p.done <- outcome{err: err}
+	}
+}
+
+// propose makes one log entry of a batch; false when there was none to make.
+func (b *batcher) propose(batch []*proposal) bool {
+	i := b.group.instance()
+	if i == nil {
+		refuse(batch, ErrStopped)
+		return false
+	}
+	stamps := i.stamps.Load()
+	if i.ready.Load() == 0 || stamps == nil {
+		refuse(batch, i.notLeader())
+		return false
+	}
+	commands := make([]fsm.Command, 0, len(batch))
+	need := uint64(0)
+	for _, p := range batch {
+		if p.command != nil {
+			commands = append(commands, *p.command)
+		}
+		need = max(need, p.need)
+	}
+	if len(commands) == 0 && b.join(i, batch, need) {
+		return false
+	}
+	entry := fsm.Batch{Stamp: stamps.next(), Level: fsm.MaxLevel, Commands: commands}
+	data, err := entry.AppendBinary(nil)
+	if err != nil {
+		refuse(batch, err)
+		return false
+	}
+	if !i.enter() {
+		refuse(batch, ErrStopped)
+		return false
+	}
+	fl := &flight{inst: i, stamp: entry.Stamp, done: make(chan struct{})}
+	b.mu.Lock()
+	b.last = fl
+	b.mu.Unlock()
+	f := i.raft.Apply(data, 0)
+	b.wg.Go(func() {
+		err := f.Error()
+		i.wg.Done()
+		if err != nil {
+			err = i.writeError(err)
+		}
+		fl.err = err
+		close(fl.done)
+		<-b.slots
+		if err != nil {
+			refuse(batch, err)
+			return
+		}
+		a := f.Response().(applied)
+		n := 0
+		for _, p := range batch {
+			o := outcome{index: f.Index(), epoch: a.epoch}
+			if p.command != nil {
+				o.result, o.position = a.results[n], uint32(n)
+				n++
+			}
+			p.done <- o
+		}
+	})
+	return true
+}
+
+// join lets ticks ride on an entry in flight that is stamped late enough.
+func (b *batcher) join(i *instance, ticks []*proposal, need uint64) bool {
+	b.mu.Lock()
+	fl := b.last
+	b.mu.Unlock()
+	if fl == nil || fl.inst != i || fl.stamp < need {
+		return false
+	}
+	select {
+	case <-fl.done: // its effects are there already, or it failed: make a new one
+		if fl.err != nil {
+			return false
+		}
+		refuse(ticks, nil)
+		return true
+	default:
+	}
+	b.wg.Go(func() {
+		<-fl.done
+		refuse(ticks, fl.err)
+	})
+	return true
+}

@@ -1,0 +1,332 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// stall makes the log writes of a node's replica wait until the returned function is called.
+func stall(h *Host) (release func()) {
+	gate := make(chan struct{})
+	store := h.Group(testShard).store.(*memoryStore)
+	store.onStore(func([]*raft.Log) error { <-gate; return nil })
+	return func() {
+		store.onStore(nil)
+		close(gate)
+	}
+}
+
+func (c *cluster) stats(h *Host) fsm.Stats { return *h.Cache(testShard).Status().Cache }
+
+// TestPacking ensures that concurrent writes share log entries, and that each answer names a place of
+// its own in the log and its own version, in the same order.
+func TestPacking(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		before := l.Group(testShard).Status().Last
+		release := stall(l)
+		const n = 500
+		type place struct {
+			index    uint64
+			position uint32
+		}
+		var mu sync.Mutex
+		places, versions, positions := map[place]uint64{}, map[uint64]bool{}, uint32(0)
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				r, err := put(l, fmt.Sprint("k", i), "v")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				places[place{r.Index, r.Position}] = r.Version
+				versions[r.Version] = true
+				positions = max(positions, r.Position)
+			})
+		}
+		synctest.Wait()
+		release()
+		wg.Wait()
+		if len(places) != n || len(versions) != n {
+			t.Errorf("%d writes took %d places and %d versions", n, len(places), len(versions))
+		}
+		if used := l.Group(testShard).Status().Last - before; used > n/20 || positions == 0 {
+			t.Errorf("%d writes took %d log entries", n, used)
+		}
+		for a, va := range places {
+			for b, vb := range places {
+				if before := a.index < b.index || a.index == b.index && a.position < b.position; before != (va < vb) {
+					t.Fatalf("version %d stands at %v, %d at %v", va, a, vb, b)
+				}
+			}
+		}
+		c.wantSameState()
+	})
+}
+
+// TestDeadlineInQueue ensures that a write whose deadline passes before it is proposed is refused, at
+// the deadline, and never happens.
+func TestDeadlineInQueue(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		release := stall(l)
+		var wg sync.WaitGroup
+		// One entry at a time until no more may be in flight, or wait on the way to the library.
+		for i := range maxInFlight + 2 {
+			wg.Go(func() { _, _ = put(l, fmt.Sprint("filler", i), "v") })
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		_, err := l.Do(ctx, l.Node(), Request{Shard: testShard, Op: OpPut, Key: []byte("late"), Value: []byte("v")})
+		if !errors.Is(err, ErrDeadline) || !Refused(err) {
+			t.Errorf("put that waited in the queue: %v", err)
+		}
+		if took := time.Since(began); took != 100*time.Millisecond {
+			t.Errorf("refused after %v", took)
+		}
+		release()
+		wg.Wait()
+		l = c.leader()
+		c.mustPut(l, "after", "v")
+		c.wantGet(l, "late", "")
+	})
+}
+
+// TestOverload ensures that a write is refused at once when too many wait already, by number or by
+// bytes, and that those who wait are served when the jam is over.
+func TestOverload(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		n     int
+		value string
+	}{{"many", queueLength + 500, "v"}, {"large", 100, strings.Repeat("x", 1<<20)}} {
+		t.Run(tc.name, func(t *testing.T) {
+			inBubble(t, 3, nil, func(c *cluster) {
+				l := c.leader()
+				release := stall(l)
+				var wg sync.WaitGroup
+				for i := range maxInFlight + 2 {
+					wg.Go(func() { _, _ = put(l, fmt.Sprint("filler", i), "v") })
+					synctest.Wait()
+				}
+				var mu sync.Mutex
+				refused, done := 0, 0
+				began := time.Now()
+				for i := range tc.n {
+					wg.Go(func() {
+						_, err := put(l, fmt.Sprint("k", i), tc.value)
+						mu.Lock()
+						defer mu.Unlock()
+						switch {
+						case err == nil:
+							done++
+						case errors.Is(err, ErrOverloaded) && Refused(err):
+							refused++
+							if took := time.Since(began); took > 0 {
+								t.Errorf("refused after %v", took)
+							}
+						default:
+							t.Error(err)
+						}
+					})
+				}
+				synctest.Wait()
+				release()
+				wg.Wait()
+				if refused == 0 || done == 0 || refused+done != tc.n {
+					t.Errorf("of %d writes %d were refused and %d done", tc.n, refused, done)
+				}
+				if left := l.Cache(testShard).batches.bytes.Load(); left != 0 {
+					t.Errorf("%d bytes are still counted as waiting", left)
+				}
+				c.wantSameState()
+			})
+		})
+	}
+}
+
+// TestLeadershipLostInFlight ensures that a write which was proposed and whose leader lost its
+// leadership ends as unknown, and one that comes later as refused.
+func TestLeadershipLostInFlight(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		c.net.Isolate(l.Node(), c.others(l.Node())...)
+		_, err := put(l, "k", "v")
+		if !errors.Is(err, ErrOutcomeUnknown) || Refused(err) {
+			t.Errorf("write of a leader that is cut off: %v", err)
+		}
+		if _, err := put(l, "k", "v"); !Refused(err) {
+			t.Errorf("write of a deposed leader: %v", err)
+		}
+		next := c.leader(c.others(l.Node())...)
+		c.net.Heal()
+		c.mustPut(next, "k", "v2")
+		c.wantSameState()
+		c.wantGet(c.leader(), "k", "v2")
+	})
+}
+
+// TestPausedLeaderRefusesOldRequests ensures that a forwarded request which waited in the socket of a
+// process that was stopped is not proposed when its deadline passed meanwhile, while one with time left
+// is done, although neither node knows the other's clock.
+func TestPausedLeaderRefusesOldRequests(t *testing.T) {
+	for _, pause := range []time.Duration{2500 * time.Millisecond, 5 * time.Second} {
+		linkSurvives := pause < linkTimeout
+		// Nobody stands for election meanwhile: the leader still leads when it goes on.
+		slow := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 30*time.Second, 30*time.Second }
+		inBubble(t, 3, slow, func(c *cluster) {
+			l := c.leader()
+			from := c.hosts[c.others(l.Node())[0]]
+			c.mustPut(l, "k", "v")
+			time.Sleep(transitWindow + 5*time.Second) // so that the stop falls into a second window
+			before := c.stats(l).Version
+			for _, o := range c.others(l.Node()) {
+				c.net.Hold(o, l.Node())
+			}
+			forward := func(key string, timeout time.Duration) <-chan error {
+				done := make(chan error, 1)
+				go func() {
+					ctx, cancel := context.WithTimeout(context.Background(), timeout)
+					defer cancel()
+					_, err := from.Do(ctx, l.Node(), Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
+					done <- err
+				}()
+				return done
+			}
+			late, early := forward("late", time.Second), forward("early", 20*time.Second)
+			if err := <-late; !errors.Is(err, ErrOutcomeUnknown) {
+				t.Errorf("the sender can't know what became of it: %v", err)
+			}
+			time.Sleep(pause - time.Second)
+			for _, o := range c.others(l.Node()) {
+				c.net.Release(o, l.Node())
+			}
+			if err := <-early; linkSurvives && err != nil {
+				t.Errorf("a request with time left: %v", err)
+			}
+			synctest.Wait()
+			if !l.Group(testShard).Status().Ready {
+				t.Error("the leader is deposed: this test proves nothing")
+			}
+			c.wantGet(l, "late", "")
+			if grown := c.stats(l).Version - before; grown > 1 || linkSurvives && grown != 1 {
+				t.Errorf("%d writes were executed", grown)
+			}
+		})
+	}
+}
+
+// TestBadRequests ensures that what has no encoding, or no frame could carry, is refused by itself and
+// spoils no other write.
+func TestBadRequests(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		other := c.hosts[c.others(l.Node())[0]]
+		good := Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("v")}
+		for name, change := range map[string]func(r *Request){
+			"no key":                 func(r *Request) { r.Key = nil },
+			"long key":               func(r *Request) { r.Key = make([]byte, fsm.MaxKey+1) },
+			"long content type":      func(r *Request) { r.ContentType = strings.Repeat("x", fsm.MaxContentType+1) },
+			"value beyond a frame":   func(r *Request) { r.Value = make([]byte, maxValue+1) },
+			"unknown condition":      func(r *Request) { r.Cond.Kind = 99 },
+			"condition with version": func(r *Request) { r.Cond = fsm.Cond{Kind: fsm.CondAbsent, Version: 1} },
+			"unknown operation":      func(r *Request) { r.Op = 77 },
+			"negative ttl":           func(r *Request) { r.TTL = -time.Second },
+			"broken ttl":             func(r *Request) { r.TTL = time.Microsecond },
+		} {
+			req := good
+			change(&req)
+			for _, h := range []*Host{l, other} {
+				if _, err := h.Do(context.Background(), l.Node(), req); !errors.Is(err, errBadRequest) {
+					t.Errorf("%s by %s: %v", name, h.Node(), err)
+				}
+			}
+		}
+		if _, err := l.Do(context.Background(), l.Node(), Request{Shard: 9, Op: OpGet, Key: []byte("k")}); !errors.Is(err, ErrUnknownShard) {
+			t.Errorf("unknown shard: %v", err)
+		}
+		if _, err := l.Do(context.Background(), "z", good); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("unknown node: %v", err)
+		}
+		// The largest value that is let through reaches every replica.
+		req := good
+		req.Value = make([]byte, maxValue)
+		if r, err := other.Do(context.Background(), l.Node(), req); err != nil || r.Status != fsm.StatusTooLarge {
+			t.Errorf("largest value: %+v, %v", r.Status, err) // decided when applied, by the shard's limit
+		}
+		c.wantSameState()
+	})
+}
+
+// TestForwardedOnce ensures that a forwarded request which the network repeats, delays, reorders or
+// loses is never executed twice: each put-if-absent of a key of its own succeeds or is not answered,
+// and each executed put costs exactly one version.
+func TestForwardedOnce(t *testing.T) {
+	for name, f := range map[string]LinkFaults{
+		"repeated":  {Duplicate: 1, Jitter: 3 * time.Millisecond},
+		"reordered": {Jitter: 20 * time.Millisecond},
+		"lost":      {Loss: 0.1, Duplicate: 0.5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 3, nil, func(c *cluster) {
+				l := c.leader()
+				from := c.hosts[c.others(l.Node())[0]]
+				before := c.stats(l).Version
+				c.net.SetFaults(from.Node(), l.Node(), f)
+				var mu sync.Mutex
+				done, unknown := 0, 0
+				var wg sync.WaitGroup
+				for i := range 8 {
+					wg.Go(func() {
+						for n := range 25 {
+							resp, err := forwardTo(from, l.Node(), Request{Shard: testShard, Op: OpPut, Key: fmt.Appendf(nil, "%d-%d", i, n),
+								Value: []byte("v"), Cond: fsm.Cond{Kind: fsm.CondAbsent}})
+							mu.Lock()
+							switch {
+							case err == nil && resp.Status != fsm.StatusOK:
+								t.Errorf("a key of its own was there already: %+v", resp)
+							case err == nil:
+								done++
+							case errors.Is(err, ErrOutcomeUnknown):
+								unknown++
+							}
+							mu.Unlock()
+						}
+					})
+				}
+				wg.Wait()
+				c.net.Heal()
+				c.wantSameState()
+				grown := int(c.stats(c.leader()).Version - before)
+				if grown < done || grown > done+unknown {
+					t.Errorf("%d writes were acknowledged, %d are unknown, %d were executed", done, unknown, grown)
+				}
+				if done < 20 || name != "repeated" && unknown == 0 {
+					t.Errorf("%d done, %d unknown: too little to prove anything", done, unknown)
+				}
+			})
+		})
+	}
+}
+
+// forwardTo forwards with half a second of time.
+func forwardTo(h *Host, to string, req Request) (Response, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	return h.Do(ctx, to, req)
+}

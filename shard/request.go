@@ -1,0 +1,69 @@
+package shard
+
+import (
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// ID names a shard; 0 is the directory's group. Ids are never reused.
+type ID uint64
+
+// Directory is the id of the directory's own group.
+const Directory ID = 0
+
+// Op is what a Request asks for.
+type Op uint8
+
+const (
+	// OpGet is a linearizable read.
+	OpGet Op = 1
+	// OpPut stores a value.
+	OpPut Op = 2
+	// OpDelete removes a key.
+	OpDelete Op = 3
+)
+
+// Request is one operation of a client on one key. Its deadline is the context's.
+type Request struct {
+	Shard       ID // filled in by the router
+	Op          Op
+	Key         []byte
+	Value       []byte        // put
+	ContentType string        // put
+	TTL         time.Duration // put; 0 = none; whole milliseconds
+	Cond        fsm.Cond      // put, delete
+}
+
+// ReadPath says how a read was confirmed (reply header Larder-Read).
+type ReadPath string
+
+const (
+	// ReadProbe: a round to a quorum of voters confirmed the leader's term.
+	ReadProbe ReadPath = "probe"
+	// ReadLog: the read waited for a log entry of its own (a tick for a due entry).
+	ReadLog ReadPath = "log"
+)
+
+// Response answers a Request that was applied or read.
+type Response struct {
+	Shard    ID
+	Epoch    uint64
+	Index    uint64 // log index of the change; of a read, of the last entry whose effects it saw
+	Position uint32 // place within that entry
+	ServedBy string // node
+	// ForwardedTo is the node that the request was forwarded to, "" when served where it came in.
+	ForwardedTo string
+
+	Status  fsm.Status // StatusOK, StatusCondition, StatusTooLarge or StatusExhausted
+	Version uint64     // of the entry read, or of the change; with StatusCondition the current one
+	Existed bool       // put, delete: a live entry stood there before
+
+	// Reads only.
+	Found       bool
+	Value       []byte
+	ContentType string
+	HasTTL      bool
+	TTL         time.Duration // left, when HasTTL
+	Read        ReadPath
+}

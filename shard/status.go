@@ -1,0 +1,58 @@
+package shard
+
+import (
+	"io"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// Role is what a replica is at the moment.
+type Role string
+
+// The roles of a replica. Leader means that this node believes it leads; whether it may serve is
+// decided per read and per write.
+const (
+	RoleLeader    Role = "leader"
+	RoleFollower  Role = "follower"
+	RoleCandidate Role = "candidate"
+	RoleStopped   Role = "stopped"
+)
+
+// Status is what a node knows of one of its replicas.
+type Status struct {
+	Shard    ID       `json:"shard"`
+	Replica  string   `json:"replica"` // server id shard/node/r
+	Role     Role     `json:"role"`
+	Ready    bool     `json:"ready"` // leads, and a barrier of this term is applied
+	Term     uint64   `json:"term"`
+	Commit   uint64   `json:"commit"`
+	Applied  uint64   `json:"applied"` // last index the state machine saw
+	Last     uint64   `json:"last"`    // last index in the log
+	Leader   string   `json:"leader"`  // node, "" when unknown
+	Voters   []string `json:"voters"`  // nodes
+	Learners []string `json:"learners"`
+	Conf     uint64   `json:"conf"` // index of the committed configuration
+	// Cache is the state machine's own account; nil for the directory's group.
+	Cache *fsm.Stats `json:"cache,omitempty"`
+	// Reads of a cache on this replica since it opened: hits and misses.
+	Hits   uint64 `json:"hits"`
+	Misses uint64 `json:"misses"`
+}
+
+// StateMachine is what a group replicates. Raft calls Apply and Restore on one goroutine, and
+// writes a Snapshot concurrently with later Applies.
+type StateMachine interface {
+	// Apply applies the entry at index and returns its result, which goes to the proposer alone.
+	// An entry that can't be decoded is divergence: Apply panics with index.
+	Apply(index uint64, data []byte) any
+	// Snapshot returns an immutable view of the state.
+	Snapshot() StateSnapshot
+	// Restore replaces the whole state, or fails and leaves the replica unusable. r ends with the
+	// snapshot.
+	Restore(r io.Reader) error
+}
+
+// StateSnapshot writes an immutable view of a StateMachine.
+type StateSnapshot interface {
+	WriteTo(w io.Writer) (int64, error)
+}

@@ -1,0 +1,172 @@
+package shard
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// storage is a node's data folder, on disk or in memory: who the node is and what its replicas know.
+type storage interface {
+	Identity() Identity
+	Form(cluster string, initial []Founder) error
+	// open opens a replica's stores. Those of a replica that never spoke are made first: bootstrap
+	// fills the log, and all of it is durable before open returns.
+	open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error)
+	// spoolDir is where a snapshot that comes in for the replica is gathered; "" = in memory.
+	spoolDir(id ReplicaID) string
+	Close() error
+}
+
+// disk is the storage of production.
+type disk struct {
+	*IdentityFile
+	manifest *manifest
+}
+
+func openDisk(dir, node string) (*disk, error) {
+	f, err := OpenIdentity(dir, node)
+	if err != nil {
+		return nil, err
+	}
+	m, err := openManifest(dir)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &disk{f, m}, nil
+}
+
+func (d *disk) spoolDir(id ReplicaID) string { return d.manifest.folder(id.Shard, id.R) }
+
+// open follows the table of manifest: the replica speaks only after created returned.
+func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error) {
+	state, err := d.manifest.check(id.Shard, id.R)
+	if err != nil {
+		return nil, nil, err
+	}
+	folder := d.manifest.folder(id.Shard, id.R)
+	if state != replicaCreated {
+		if folder, err = d.manifest.begin(id.Shard, id.R); err != nil {
+			return nil, nil, err
+		}
+	}
+	store, err := openDiskStore(folder, fatal)
+	if err != nil {
+		return nil, nil, err
+	}
+	snaps, err := openSnapshots(folder, log)
+	switch {
+	case err != nil:
+	case state == replicaCreated:
+		err = checkMarker(store, id)
+	default:
+		if err = mark(store, id); err == nil {
+			err = bootstrap(store, snaps)
+		}
+		if err == nil {
+			err = d.manifest.created(id.Shard, id.R)
+		}
+	}
+	if err != nil {
+		store.Close()
+		return nil, nil, err
+	}
+	return store, snaps, nil
+}
+
+// Memory is a data folder in memory. It outlives the Host that uses it, as a disk outlives a
+// process.
+type Memory struct {
+	mu       sync.Mutex // guards following
+	identity Identity
+	replicas map[ReplicaID]memoryReplica
+	inUse    bool
+}
+
+type memoryReplica struct {
+	store *memoryStore
+	snaps *memorySnapshots
+}
+
+// NewMemory returns an empty data folder: the node gets a new incarnation.
+func NewMemory(node string) *Memory {
+	raw := make([]byte, 16)
+	rand.Read(raw) // never fails (crypto/rand)
+	return &Memory{identity: Identity{Node: node, Incarnation: hex.EncodeToString(raw)}, replicas: map[ReplicaID]memoryReplica{}}
+}
+
+// Crash returns what a restart finds when the process is killed now. The Host that uses m may then
+// be closed at leisure, to no effect on it.
+func (m *Memory) Crash() *Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := &Memory{identity: m.identity, replicas: map[ReplicaID]memoryReplica{}}
+	for id, r := range m.replicas {
+		left.replicas[id] = memoryReplica{r.store.crashed(), r.snaps.crashed()}
+	}
+	return left
+}
+
+func (m *Memory) claim(node string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.identity.Node != node:
+		return fmt.Errorf("data belongs to node %q, not %q", m.identity.Node, node)
+	case m.inUse:
+		return errors.New("data is in use")
+	}
+	m.inUse = true
+	return nil
+}
+
+// Identity implements storage.
+func (m *Memory) Identity() Identity {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.identity
+}
+
+// Form implements storage.
+func (m *Memory) Form(cluster string, initial []Founder) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.identity.Cluster != "" && m.identity.Cluster != cluster {
+		return fmt.Errorf("%w: in cluster %s already", ErrWrongCluster, m.identity.Cluster)
+	}
+	m.identity.Cluster, m.identity.Initial = cluster, slices.Clone(initial)
+	return nil
+}
+
+func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.replicas[id]
+	if ok { // what an earlier Host closed is opened again
+		r.store = r.store.crashed()
+	} else {
+		r = memoryReplica{newMemoryStore(), newMemorySnapshots()}
+		if err := bootstrap(r.store, r.snaps); err != nil {
+			return nil, nil, err
+		}
+	}
+	m.replicas[id] = r
+	return r.store, r.snaps, nil
+}
+
+func (m *Memory) spoolDir(ReplicaID) string { return "" }
+
+// Close implements storage.
+func (m *Memory) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inUse = false
+	return nil
+}

@@ -1,0 +1,145 @@
+package shard
+
+import (
+	"maps"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// memoryStore is a replicaStore in memory, for clusters in virtual time and for replicas that keep
+// nothing. Whatever a method reported as done counts as durable: a store outlives the Raft instance
+// on it as a disk does, and crashed models the loss of what was in flight.
+type memoryStore struct {
+	*store
+	memory *memoryEngine
+
+	mu   sync.Mutex // guards hook
+	hook func([]*raft.Log) error
+}
+
+// newMemoryStore returns an empty store.
+func newMemoryStore() *memoryStore {
+	return newMemoryStoreOn(&memoryEngine{logs: map[uint64]raft.Log{}, values: map[string][]byte{}})
+}
+
+func newMemoryStoreOn(e *memoryEngine) *memoryStore {
+	s, err := newStore(e, defaultTail, func(error) {})
+	if err != nil {
+		panic(err) // a memoryEngine does not fail
+	}
+	return &memoryStore{store: s, memory: e}
+}
+
+// onStore makes hook run at the start of each StoreLogs, on its goroutine and without locks, so that
+// it may sleep in virtual time. Its error becomes the answer, and nothing is stored. nil takes it
+// away.
+func (m *memoryStore) onStore(hook func([]*raft.Log) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hook = hook
+}
+
+// StoreLogs runs the hook and stores.
+func (m *memoryStore) StoreLogs(logs []*raft.Log) error {
+	m.mu.Lock()
+	hook := m.hook
+	m.mu.Unlock()
+	if hook != nil {
+		if err := hook(logs); err != nil {
+			return err
+		}
+	}
+	return m.store.StoreLogs(logs)
+}
+
+// StoreLog is StoreLogs with one entry.
+func (m *memoryStore) StoreLog(log *raft.Log) error { return m.StoreLogs([]*raft.Log{log}) }
+
+// crashed returns what a restart finds when the process is killed now: all that was reported as
+// done and nothing of what is under way. The Raft instance on m may go on, to no effect on it.
+func (m *memoryStore) crashed() *memoryStore { return newMemoryStoreOn(m.memory.copy()) }
+
+// memoryEngine is an engine in memory. After Close it still holds its contents.
+type memoryEngine struct {
+	mu     sync.RWMutex // guards what follows
+	logs   map[uint64]raft.Log
+	values map[string][]byte
+}
+
+func (e *memoryEngine) copy() *memoryEngine {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return &memoryEngine{logs: maps.Clone(e.logs), values: maps.Clone(e.values)}
+}
+
+// bounds walks over the log: they are asked for once, at opening.
+func (e *memoryEngine) bounds() (first, last uint64) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for index := range e.logs {
+		if first == 0 || index < first {
+			first = index
+		}
+		last = max(last, index)
+	}
+	return first, last
+}
+
+func (e *memoryEngine) FirstIndex() (uint64, error) {
+	first, _ := e.bounds()
+	return first, nil
+}
+
+func (e *memoryEngine) LastIndex() (uint64, error) {
+	_, last := e.bounds()
+	return last, nil
+}
+
+func (e *memoryEngine) GetLog(index uint64, log *raft.Log) error {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	found, ok := e.logs[index]
+	if !ok {
+		return raft.ErrLogNotFound
+	}
+	*log = found
+	return nil
+}
+
+func (e *memoryEngine) StoreLogs(logs []*raft.Log) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, log := range logs {
+		e.logs[log.Index] = *log
+	}
+	return nil
+}
+
+func (e *memoryEngine) DeleteRange(from, to uint64) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for index := from; index <= to; index++ {
+		delete(e.logs, index)
+	}
+	return nil
+}
+
+func (e *memoryEngine) Set(key, value []byte) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.values[string(key)] = append([]byte{}, value...)
+	return nil
+}
+
+func (e *memoryEngine) Get(key []byte) ([]byte, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	value, ok := e.values[string(key)]
+	if !ok {
+		return nil, errKeyNotFound
+	}
+	return append([]byte{}, value...), nil
+}
+
+func (e *memoryEngine) Close() error { return nil }
