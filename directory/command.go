@@ -1,0 +1,185 @@
+package directory
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// commandVersion is the version of the encoding of commands.
+const commandVersion = 1
+
+// MaxLevel is the highest feature level of the directory's commands that this build knows.
+const MaxLevel = 1
+
+// Kind says what a Command does. The names are part of the log format: add, never rename.
+type Kind string
+
+// The kinds of commands.
+const (
+	KindInit         Kind = "init"
+	KindRegisterNode Kind = "register-node"
+	KindSetLimits    Kind = "set-limits"
+	KindSetLevel     Kind = "set-level"
+	KindRegrant      Kind = "regrant"
+)
+
+// Command is one change of the table. Each has a precondition (R17), decided in Apply and nowhere
+// else, so that any number of proposers may repeat it. Its encoding is JSON with the format's
+// version: {"v":1,"kind":"set-level","set_level":{"level":2}}; exactly the field of its kind is set.
+type Command struct {
+	V            int           `json:"v"`
+	Kind         Kind          `json:"kind"`
+	Init         *Init         `json:"init,omitempty"`
+	RegisterNode *RegisterNode `json:"register_node,omitempty"`
+	SetLimits    *SetLimits    `json:"set_limits,omitempty"`
+	SetLevel     *SetLevel     `json:"set_level,omitempty"`
+	Regrant      *Regrant      `json:"regrant,omitempty"`
+}
+
+// Init founds the cluster. Precondition: the table is empty. It carries the outcome of the plan
+// whole, so that nodes whose planning differs still agree.
+type Init struct {
+	Cluster  string   `json:"cluster"`
+	Level    uint8    `json:"level"`
+	Settings Settings `json:"settings"`
+	Nodes    []Node   `json:"nodes"`
+	Shards   []Shard  `json:"shards"`
+}
+
+// RegisterNode reports a node's present addresses, zone and capacity. Precondition: the table knows
+// the node, with this incarnation.
+type RegisterNode struct {
+	Node Node `json:"node"`
+}
+
+// SetLimits sets byte limits of shards. Precondition: the table has version Expect, that is, nothing
+// changed since the limits were computed from it.
+type SetLimits struct {
+	Expect uint64       `json:"expect"`
+	Limits []ShardLimit `json:"limits"`
+}
+
+// ShardLimit is the byte limit of one shard.
+type ShardLimit struct {
+	Shard shard.ID `json:"shard"`
+	Limit uint64   `json:"limit"`
+}
+
+// SetLevel raises the feature level. Precondition: Level is not below the present one. A replica
+// whose build does not know Level stops, loudly: it could not follow what comes after.
+type SetLevel struct {
+	Level uint8 `json:"level"`
+}
+
+// Regrant allots new version bits to a shard whose counter is (nearly) exhausted. Precondition: the
+// shard has the bits Expect.
+type Regrant struct {
+	Shard  shard.ID `json:"shard"`
+	Expect uint32   `json:"expect"`
+}
+
+// Outcome says what became of a command.
+type Outcome string
+
+// The outcomes of a command.
+const (
+	// OutcomeApplied: the table changed and has the Result's version.
+	OutcomeApplied Outcome = "applied"
+	// OutcomeUnchanged: the table says already what the command asks for.
+	OutcomeUnchanged Outcome = "unchanged"
+	// OutcomeRefused: the precondition did not hold; nothing changed.
+	OutcomeRefused Outcome = "refused"
+)
+
+// Result answers a command.
+type Result struct {
+	Outcome Outcome `json:"outcome"`
+	Version uint64  `json:"version"`          // of the table afterwards
+	Reason  string  `json:"reason,omitempty"` // when refused
+}
+
+var errCommand = errors.New("not a command of the directory that this build knows")
+
+// Encode returns the bytes of c for the log, its V and Kind filled in from the field that is set.
+// It refuses what a replica of this build would stop at.
+func (c Command) Encode() ([]byte, error) {
+	c.V = commandVersion
+	switch {
+	case c.Init != nil:
+		c.Kind = KindInit
+	case c.RegisterNode != nil:
+		c.Kind = KindRegisterNode
+	case c.SetLimits != nil:
+		c.Kind = KindSetLimits
+	case c.SetLevel != nil:
+		c.Kind = KindSetLevel
+	case c.Regrant != nil:
+		c.Kind = KindRegrant
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(c)
+}
+
+// DecodeCommand reads the bytes of one command. It is strict: a field that this build does not know
+// would change what the command means.
+func DecodeCommand(data []byte) (Command, error) {
+	var c Command
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return Command{}, fmt.Errorf("%w: %w", errCommand, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Command{}, fmt.Errorf("%w: something follows it", errCommand)
+	}
+	if err := c.check(); err != nil {
+		return Command{}, err
+	}
+	return c, nil
+}
+
+func (c Command) check() error {
+	if c.V != commandVersion {
+		return fmt.Errorf("%w: version %d, this build knows %d", errCommand, c.V, commandVersion)
+	}
+	fields := 0
+	for _, set := range []bool{c.Init != nil, c.RegisterNode != nil, c.SetLimits != nil, c.SetLevel != nil, c.Regrant != nil} {
+		if set {
+			fields++
+		}
+	}
+	var level uint8
+	own := false
+	switch c.Kind {
+	case KindInit:
+		if own = c.Init != nil; own {
+			level = c.Init.Level
+		}
+	case KindRegisterNode:
+		own = c.RegisterNode != nil
+	case KindSetLimits:
+		own = c.SetLimits != nil
+	case KindSetLevel:
+		if own = c.SetLevel != nil; own {
+			level = c.SetLevel.Level
+		}
+	case KindRegrant:
+		own = c.Regrant != nil
+	default:
+		return fmt.Errorf("%w: kind %q", errCommand, c.Kind)
+	}
+	if !own || fields != 1 {
+		return fmt.Errorf("%w: %q has not exactly the field of its kind", errCommand, c.Kind)
+	}
+	if level > MaxLevel {
+		return fmt.Errorf("%w: feature level %d, this build knows %d", errCommand, level, MaxLevel)
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+// Package directory keeps the map of a Larder cluster: which range of slots is which shard, on which
+// nodes, at which epoch. The map is a Table; it is the state of a Raft group of its own, shard 0,
+// which package shard hosts like any other. From it, the package brings up the shards of its node
+// and routes requests to their leaders.
+//
+// Obligations:
+//
+//   - Each change is a logged command with a precondition, decided when it is applied (R17). The
+//     table's version grows by one with each change, and never otherwise.
+//   - A published table gives the guarantees numbered at Table.Validate; above all, its ranges
+//     partition the slots.
+//   - Two different clusters are never founded by the same nodes, and a node that lost its data never
+//     comes back under its old name (R14; the argument is at former).
+//   - No read or write depends on the directory's group: every node keeps a copy of the table, and
+//     goes on with it when the group has no quorum (R19). Who leads and who is up is soft state,
+//     carried by pings; a wrong guess costs a refusal and a retry, never a wrong answer.
+//   - A request whose outcome is unknown is never repeated (Router.Do).
+//
+// # Parts
+//
+// Table, Node, Shard and Settings are the state; Command and Machine change it; PlanInitial decides
+// it the first time. former is the core of founding a cluster. Latest holds the newest table on a
+// node; soft the beliefs. Service ties them to a shard.Host, Router performs requests.
+//
+// # Concurrency
+//
+// Tables are immutable once published; Latest, soft, Router and the exported methods of Service may
+// be used from anywhere. Machine belongs to the goroutine that Raft applies on. A Service runs one
+// loop; whatever could wait runs as a duty beside it, at most one of a name, so that a directory
+// without a quorum holds up nothing else. Close waits for all of them.
+//
+// # Caveats
+//
+//   - A table may be read before later ones reach this node. Whoever acts on it is fenced: a shard
+//     checks ownership when it applies, and a grant or limit applies only if newer.
+//   - The first table needs all initial nodes to be up at once; nothing after it does.
+//   - A node's address may change; its id and incarnation can't. Where neither the table, nor the
+//     node's own pings, nor the flags it was started with lead to it, nobody can find it.
+//   - Leaders are spread when the cluster is founded. Nothing moves them back after a failure yet.
+//
+// # Why not the obvious alternative
+//
+// Leaders and health in the table would be simpler to read, and would make every failover a write to
+// the directory: no quorum there, no failover anywhere. A directory in an outside store (etcd,
+// ZooKeeper) would be a second system to run, with nothing that a group of our own lacks. A table
+// spread by gossip alone can't order two changes, and ownership must be ordered.
+package directory

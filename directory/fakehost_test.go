@@ -1,0 +1,347 @@
+package directory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// fakeHost is the host of one node of a rig, and that node's replica of the directory's group. It
+// ends when its node stops; the next start gets a new one.
+type fakeHost struct {
+	rig     *testRig
+	id      string
+	change  chan struct{}
+	stopped chan struct{}  // closed when the node stops: ends ping
+	pings   sync.WaitGroup // for ping
+
+	// Guarded by the rig's mu.
+	handlers map[string]shard.Handler
+	report   func() []byte
+	receive  func(from string, payload []byte)
+	heard    map[string]time.Time
+	peers    map[string]shard.Peer // as last set
+	specs    []shard.Spec          // replicas that are open, in the order of opening
+	failOpen error                 // what OpenCache fails with
+	machine  shard.StateMachine    // of the directory; nil: no replica here
+	applied  int                   // entries of the directory's log that machine has seen
+}
+
+var (
+	_ host  = (*fakeHost)(nil)
+	_ group = (*fakeHost)(nil)
+)
+
+// ping tells all nodes within reach what the service reports, until the node stops.
+func (h *fakeHost) ping() {
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-h.stopped:
+			return
+		}
+		payload := h.report()
+		for _, receive := range h.reach() {
+			receive(h.id, payload)
+		}
+	}
+}
+
+// reach lets all nodes within reach hear this one, and returns what takes in its pings there.
+func (h *fakeHost) reach() []func(from string, payload []byte) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	var receivers []func(from string, payload []byte)
+	for id, peer := range h.rig.hosts {
+		if id != h.id && peer.receive != nil && h.rig.linkedLocked(h.id, id) {
+			peer.heard[h.id] = time.Now()
+			receivers = append(receivers, peer.receive)
+		}
+	}
+	return receivers
+}
+
+// Node implements host.
+func (h *fakeHost) Node() string { return h.id }
+
+// SetPeers implements host: it records peers. Links do not depend on addresses here.
+func (h *fakeHost) SetPeers(peers map[string]shard.Peer) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.peers = peers
+}
+
+// OpenCache implements host.
+func (h *fakeHost) OpenCache(spec shard.Spec) error {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h.failOpen != nil {
+		return h.failOpen
+	}
+	r.opened[spec.Shard] = append(r.opened[spec.Shard], spec)
+	h.openLocked(spec)
+	return nil
+}
+
+// OpenGroup implements host, for the directory. The machine gets the log once there is a leader
+// within reach: what of it is committed, a replica can't know by itself.
+func (h *fakeHost) OpenGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error) {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if spec.Shard != shard.Directory {
+		return nil, fmt.Errorf("%w: %d is no group of its own", shard.ErrUnknownShard, spec.Shard)
+	}
+	h.machine = newMachine()
+	h.openLocked(spec)
+	r.replicateLocked()
+	return h, nil
+}
+
+// openLocked notes a replica, and holds the group's very first election if this one campaigns.
+func (h *fakeHost) openLocked(spec shard.Spec) {
+	h.specs = append(h.specs, spec)
+	if spec.Campaign && h.rig.terms[spec.Shard] == 0 {
+		h.rig.leadLocked(spec.Shard, h.id)
+	}
+}
+
+// Status implements host.
+func (h *fakeHost) Status() []shard.Status {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]shard.Status, len(h.specs))
+	for i, spec := range h.specs {
+		st := shard.Status{
+			Shard:   spec.Shard,
+			Replica: fmt.Sprintf("%d/%s/%d", spec.Shard, h.id, spec.R),
+			Role:    shard.RoleFollower,
+			Term:    r.terms[spec.Shard],
+			Leader:  h.leaderLocked(spec.Shard),
+			Conf:    rigConf,
+		}
+		if st.Leader == h.id {
+			st.Role, st.Ready = shard.RoleLeader, true
+		}
+		for _, m := range spec.Members {
+			st.Voters = append(st.Voters, m.Node)
+		}
+		if spec.Shard == shard.Directory {
+			applied := uint64(h.applied)
+			st.Commit, st.Applied, st.Last = applied, applied, applied
+		} else {
+			cache := r.caches[spec.Shard]
+			st.Cache = &cache
+		}
+		all[i] = st
+	}
+	slices.SortFunc(all, func(a, b shard.Status) int { return cmp.Compare(a.Shard, b.Shard) })
+	return all
+}
+
+// leaderLocked returns who leads a shard, as far as this node can hear; "" for nobody.
+func (h *fakeHost) leaderLocked(id shard.ID) string {
+	leader := h.rig.leaders[id]
+	if !h.rig.linkedLocked(h.id, leader) {
+		return ""
+	}
+	return leader
+}
+
+// servesLocked returns the refusal of what only a shard's leader does, nil where this node leads.
+func (h *fakeHost) servesLocked(id shard.ID) error {
+	if h.rig.hosts[h.id] != h {
+		return shard.ErrStopped
+	}
+	if !slices.ContainsFunc(h.specs, func(s shard.Spec) bool { return s.Shard == id }) {
+		return shard.ErrUnknownShard
+	}
+	if leader := h.leaderLocked(id); leader != h.id {
+		return &shard.NotLeaderError{Leader: leader}
+	}
+	return nil
+}
+
+// Do implements host: the leader of a shard serves what lies in its range. It keeps no entries.
+func (h *fakeHost) Do(_ context.Context, node string, req shard.Request) (shard.Response, error) {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.linkedLocked(h.id, node) {
+		return shard.Response{}, fmt.Errorf("%w: %s", shard.ErrUnreachable, node)
+	}
+	if err := r.hosts[node].servesLocked(req.Shard); err != nil {
+		return shard.Response{}, err
+	}
+	cache := r.caches[req.Shard]
+	if !cache.Range.Contains(fsm.Slot(req.Key)) {
+		return shard.Response{}, &shard.NotOwnerError{Epoch: cache.Epoch}
+	}
+	return shard.Response{Shard: req.Shard, Epoch: cache.Epoch, ServedBy: node, Status: fsm.StatusOK}, nil
+}
+
+// Call implements host: the other node's handler runs at once. The answer of a node that stops
+// meanwhile is lost.
+func (h *fakeHost) Call(ctx context.Context, node, method string, payload []byte) ([]byte, error) {
+	handle, err := h.dial(node, method)
+	if err != nil {
+		return nil, err
+	}
+	answer, failed := handle(ctx, h.id, payload)
+	if _, err := h.dial(node, method); err != nil {
+		return nil, fmt.Errorf("%w: no answer of %s: %w", shard.ErrOutcomeUnknown, node, err)
+	}
+	return answer, failed
+}
+
+// dial returns a node's handler of method; both nodes heard each other then.
+func (h *fakeHost) dial(node, method string) (shard.Handler, error) {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	peer := r.hosts[node]
+	if !r.linkedLocked(h.id, node) || peer.handlers[method] == nil {
+		return nil, fmt.Errorf("%w: %s", shard.ErrUnreachable, node)
+	}
+	h.heard[node], peer.heard[h.id] = time.Now(), time.Now()
+	return peer.handlers[method], nil
+}
+
+// Handle implements host.
+func (h *fakeHost) Handle(method string, f func(ctx context.Context, from string, payload []byte) ([]byte, error)) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.handlers[method] = f
+}
+
+// Gossip implements host.
+func (h *fakeHost) Gossip(report func() []byte, receive func(from string, payload []byte)) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.report, h.receive = report, receive
+}
+
+// Heard implements host.
+func (h *fakeHost) Heard(node string) time.Time {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	return h.heard[node]
+}
+
+// Changed implements host.
+func (h *fakeHost) Changed() <-chan struct{} { return h.change }
+
+// Propose implements group: it appends to the directory's log and applies it wherever it can.
+func (h *fakeHost) Propose(_ context.Context, data []byte) (index uint64, result any, err error) {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := h.servesLocked(shard.Directory); err != nil {
+		return 0, nil, err
+	}
+	if r.frozen {
+		return 0, nil, fmt.Errorf("%w: no quorum", shard.ErrNoLeader)
+	}
+	r.changed++
+	r.log = append(r.log, slices.Clone(data))
+	result = h.catchUpLocked()
+	r.replicateLocked()
+	return uint64(len(r.log)), result, nil
+}
+
+// catchUpLocked applies what this node's replica of the directory lacks, and returns the result of
+// the last entry.
+func (h *fakeHost) catchUpLocked() (last any) {
+	for h.applied < len(h.rig.log) {
+		data := h.rig.log[h.applied]
+		h.applied++
+		last = h.machine.Apply(uint64(h.applied), data)
+	}
+	return last
+}
+
+// Grant implements host, by the order of grants (see fsm.Grant).
+func (h *fakeHost) Grant(_ context.Context, id shard.ID, g fsm.Grant) error {
+	return h.changeCache(id, func(st *fsm.Stats) {
+		newer := g.Generation > st.Generation || g.Generation == st.Generation &&
+			(g.Epoch > st.Epoch || g.Epoch == st.Epoch && g.VersionBits > st.VersionBits())
+		first := st.Range == fsm.Range{}
+		if !newer || !first && g.VersionBits <= st.VersionBits() {
+			return
+		}
+		st.Range, st.Epoch, st.Generation = g.Range, g.Epoch, g.Generation
+		st.Version = uint64(g.VersionBits) << 44
+		setLimit(st, g.Limit, g.TableVersion)
+	})
+}
+
+// SetLimit implements host.
+func (h *fakeHost) SetLimit(_ context.Context, id shard.ID, bytes, tableVersion uint64) error {
+	return h.changeCache(id, func(st *fsm.Stats) { setLimit(st, bytes, tableVersion) })
+}
+
+// setLimit sets a byte limit, unless the present one is as new.
+func setLimit(st *fsm.Stats, bytes, tableVersion uint64) {
+	if tableVersion > st.TableVersion {
+		st.Limit, st.TableVersion = bytes, tableVersion
+	}
+}
+
+// changeCache proposes a change of a data shard on this node's replica.
+func (h *fakeHost) changeCache(id shard.ID, change func(*fsm.Stats)) error {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := h.servesLocked(id); err != nil {
+		return err
+	}
+	r.changed++
+	st := r.caches[id]
+	change(&st)
+	r.caches[id] = st
+	return nil
+}
+
+// fakeIdentity is a data folder in memory. Only formed changes, once.
+type fakeIdentity struct {
+	incarnation string
+
+	mu     sync.Mutex // guards formed
+	formed *founding
+}
+
+// Incarnation implements Identity.
+func (i *fakeIdentity) Incarnation() string { return i.incarnation }
+
+// Formed implements Identity.
+func (i *fakeIdentity) Formed() (cluster string, list []shard.Founder, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.formed == nil {
+		return "", nil, false
+	}
+	return i.formed.cluster, slices.Clone(i.formed.list), true
+}
+
+// Form implements Identity: a second cluster is an error.
+func (i *fakeIdentity) Form(cluster string, list []shard.Founder) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.formed != nil && i.formed.cluster != cluster {
+		return fmt.Errorf("%w: formed %s, can't enter %s", shard.ErrWrongCluster, i.formed.cluster, cluster)
+	}
+	if i.formed == nil {
+		i.formed = &founding{cluster, slices.Clone(list)}
+	}
+	return nil
+}

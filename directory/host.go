@@ -1,0 +1,66 @@
+package directory
+
+import (
+	"context"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// Identity is the node's data folder, as far as forming the cluster needs it (R14).
+type Identity interface {
+	// Incarnation is the id of the data folder, 32 hex digits.
+	Incarnation() string
+	// Formed returns the cluster id and the founders that Form persisted.
+	Formed() (cluster string, list []shard.Founder, ok bool)
+	// Form persists them, once; it returns when they are synced.
+	Form(cluster string, list []shard.Founder) error
+}
+
+// host is what this package needs of a shard.Host, which documents it.
+type host interface {
+	Node() string
+	SetPeers(peers map[string]shard.Peer)
+	OpenCache(spec shard.Spec) error
+	OpenGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error)
+	Status() []shard.Status
+	Do(ctx context.Context, node string, req shard.Request) (shard.Response, error)
+	Call(ctx context.Context, node, method string, payload []byte) ([]byte, error)
+	Handle(method string, f func(ctx context.Context, from string, payload []byte) ([]byte, error))
+	Gossip(report func() []byte, receive func(from string, payload []byte))
+	Heard(node string) time.Time
+	Changed() <-chan struct{}
+	// Grant proposes g on the shard's replica here.
+	Grant(ctx context.Context, id shard.ID, g fsm.Grant) error
+	// SetLimit proposes a byte limit on the shard's replica here; tableVersion orders limits.
+	SetLimit(ctx context.Context, id shard.ID, limit, tableVersion uint64) error
+}
+
+// group is what this package needs of the directory's shard.Group.
+type group interface {
+	Propose(ctx context.Context, data []byte) (index uint64, result any, err error)
+}
+
+// realHost makes a shard.Host a host.
+type realHost struct{ *shard.Host }
+
+func (h realHost) OpenGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error) {
+	return h.Host.OpenGroup(spec, newMachine)
+}
+
+func (h realHost) Grant(ctx context.Context, id shard.ID, g fsm.Grant) error {
+	c := h.Cache(id)
+	if c == nil {
+		return shard.ErrUnknownShard
+	}
+	return c.Grant(ctx, g)
+}
+
+func (h realHost) SetLimit(ctx context.Context, id shard.ID, limit, tableVersion uint64) error {
+	c := h.Cache(id)
+	if c == nil {
+		return shard.ErrUnknownShard
+	}
+	return c.SetLimit(ctx, limit, tableVersion)
+}

@@ -1,0 +1,84 @@
+package directory
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// metrics shows the service's state to Prometheus. Gauges are read when they are asked for.
+type metrics struct {
+	service *Service
+	retries *prometheus.CounterVec
+
+	version, nodes, shards, isLeader, dropped *prometheus.Desc
+}
+
+func newMetrics(s *Service) *metrics {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("larder_directory_"+name, help, labels, nil)
+	}
+	m := &metrics{
+		service: s,
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "larder_router_retries_total",
+			Help: "Tries of a request that were refused and led to another try, by the kind of refusal.",
+		}, []string{"reason"}),
+		version:  desc("version", "Version of the table that this node knows."),
+		nodes:    desc("nodes", "Nodes in the table, by their state as this node sees it.", "state"),
+		shards:   desc("shards", "Data shards in the table, by whether this node knows a leader of them.", "leader"),
+		isLeader: desc("is_leader", "Whether this node leads the directory."),
+		dropped:  desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
+	}
+	for _, reason := range retryReasons {
+		m.retries.WithLabelValues(reason)
+	}
+	return m
+}
+
+func (m *metrics) register(r prometheus.Registerer) error {
+	if err := r.Register(m.retries); err != nil {
+		return err
+	}
+	return r.Register(m)
+}
+
+func (m *metrics) retried(reason string) { m.retries.WithLabelValues(reason).Inc() }
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.isLeader, m.dropped} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	t := m.service.Table()
+	ch <- prometheus.MustNewConstMetric(m.version, prometheus.GaugeValue, float64(t.Version))
+	up := 0
+	for id := range t.Nodes {
+		if state, _ := m.service.soft.state(id); state == NodeUp {
+			up++
+		}
+	}
+	gauge(m.nodes, up, NodeUp)
+	gauge(m.nodes, len(t.Nodes)-up, NodeDown)
+	led := 0
+	for _, s := range t.Shards {
+		if leader, _ := m.service.soft.leader(s.ID); leader != "" {
+			led++
+		}
+	}
+	gauge(m.shards, led, "known")
+	gauge(m.shards, len(t.Shards)-led, "unknown")
+	leads := 0
+	if st, ok := m.service.soft.status(shard.Directory); ok && st.Role == shard.RoleLeader {
+		leads = 1
+	}
+	gauge(m.isLeader, leads)
+	ch <- prometheus.MustNewConstMetric(m.dropped, prometheus.CounterValue, float64(m.service.soft.dropped.Load()))
+}

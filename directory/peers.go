@@ -1,0 +1,85 @@
+package directory
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// redialAfter is how long one address of a silent node is tried before the next one.
+const redialAfter = 2 * time.Second
+
+// addressBook decides where a node is dialled. An address is known from up to three sides, none of
+// which is always right: the node itself (its pings carry it, once one arrived), the table (behind,
+// when the node moved and could not register yet), and the flags of the first start (outdated, when
+// it moved since). The node's own word wins; a silent one is tried at each address in turn.
+type addressBook struct {
+	chosen map[string]chosenAddress
+}
+
+type chosenAddress struct {
+	address string
+	since   time.Time
+}
+
+// choose returns the address to dial. The candidates are in order of preference and may be empty or
+// repeated; own is the node's own word, "" when it gave none; alive says that it was heard lately.
+func (b *addressBook) choose(node, own string, alive bool, now time.Time, candidates ...string) string {
+	c := b.chosen[node]
+	candidates = slices.DeleteFunc(append([]string{own}, candidates...), func(a string) bool { return a == "" })
+	i := slices.Index(candidates, c.address)
+	switch {
+	case len(candidates) == 0:
+		return ""
+	case i < 0, alive && own != "" && c.address != own:
+		c = chosenAddress{candidates[0], now}
+	case alive:
+		c.since = now
+	case now.Sub(c.since) >= redialAfter:
+		distinct := slices.Compact(append(slices.Clone(candidates[i:]), candidates[:i]...))
+		c = chosenAddress{distinct[min(1, len(distinct)-1)], now}
+	}
+	if b.chosen == nil {
+		b.chosen = make(map[string]chosenAddress)
+	}
+	b.chosen[node] = c
+	return c.address
+}
+
+// peers returns how the other nodes are reached and recognised now: all that the table, the list of
+// founders or the flags name.
+func (s *Service) peers(t *Table) map[string]shard.Peer {
+	_, founders, _ := s.cfg.Identity.Formed()
+	incarnations := make(map[string]string)
+	for name := range s.cfg.Initial {
+		incarnations[name] = ""
+	}
+	for _, f := range founders {
+		incarnations[f.Node] = f.Incarnation
+	}
+	for id, n := range t.Nodes {
+		incarnations[id] = n.Incarnation
+	}
+	delete(incarnations, s.host.Node())
+	now := time.Now()
+	peers := make(map[string]shard.Peer, len(incarnations))
+	for id, incarnation := range incarnations {
+		own, _ := s.soft.addresses(id)
+		state, _ := s.soft.state(id)
+		address := s.book.choose(id, own, state == NodeUp, now, t.Nodes[id].Raft, s.cfg.Initial[id])
+		if address != "" {
+			peers[id] = shard.Peer{Addr: address, Incarnation: incarnation}
+		}
+	}
+	return peers
+}
+
+// setPeers tells the host how peers are reached, when that changed.
+func (s *Service) setPeers(t *Table) {
+	if peers := s.peers(t); !maps.Equal(peers, s.peersSet) {
+		s.peersSet = peers
+		s.host.SetPeers(maps.Clone(peers))
+	}
+}

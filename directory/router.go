@@ -1,0 +1,261 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+const (
+	// DefaultTimeout is the deadline of a request that brings none.
+	DefaultTimeout = 5 * time.Second
+	// readAttempt is how long one node may take for a read before another is asked: a leader that
+	// was paused or cut off must not use up the whole deadline.
+	readAttempt = time.Second
+	// The pause before asking again doubles from minPause to maxPause; each is drawn from its upper
+	// half, so that the requests which wait for one election don't come back together.
+	minPause = 5 * time.Millisecond
+	maxPause = 50 * time.Millisecond
+)
+
+// Router performs requests wherever their key lives. It has no state of its own beside counters,
+// and is safe for concurrent use.
+type Router struct {
+	self    string
+	latest  *Latest
+	leader  func(shard.ID) (node string, term uint64)
+	up      func(node string) bool
+	do      func(ctx context.Context, node string, req shard.Request) (shard.Response, error)
+	retried func(reason string)
+}
+
+// Location is where a key lives, by the present table and the present belief about the leader.
+type Location struct {
+	Slot    uint16   `json:"slot"`
+	Shard   shard.ID `json:"shard"`
+	Epoch   uint64   `json:"epoch"`
+	Leader  string   `json:"leader"`
+	Members []string `json:"members"`
+}
+
+// Locate returns where key lives; shard.ErrNoLeader while the table is not known.
+func (r *Router) Locate(key []byte) (Location, error) {
+	slot := fsm.Slot(key)
+	s, ok := r.latest.Table().Lookup(slot)
+	if !ok {
+		return Location{}, errNoTable
+	}
+	l := Location{Slot: slot, Shard: s.ID, Epoch: s.Epoch, Members: make([]string, len(s.Members))}
+	l.Leader, _ = r.leader(s.ID)
+	for i, m := range s.Members {
+		l.Members[i] = m.Node
+	}
+	return l, nil
+}
+
+var errNoTable = fmt.Errorf("%w: the directory's table is not known yet", shard.ErrNoLeader)
+
+// Local performs req on this node's own replica, once, or refuses: with NotLeaderError, naming the
+// believed leader, where this node hosts none.
+func (r *Router) Local(ctx context.Context, req shard.Request) (shard.Response, error) {
+	l, err := r.Locate(req.Key)
+	if err != nil {
+		return shard.Response{}, err
+	}
+	req.Shard = l.Shard
+	resp, err := r.do(ctx, r.self, req)
+	if errors.Is(err, shard.ErrUnknownShard) {
+		return shard.Response{}, &shard.NotLeaderError{Leader: l.Leader}
+	}
+	return resp, err
+}
+
+// Do performs req on the leader of its key's shard, here or one hop away. While nobody can serve
+// it (an election, a range in motion, a node that is gone) it tries again, with pauses, until ctx's
+// deadline.
+//
+//   - Once ctx ended, the last refusal is returned, wrapped: shard.Refused holds.
+//   - shard.ErrOverloaded, and refusals that another try can't change, are returned at once.
+//   - shard.ErrOutcomeUnknown of a write is returned at once: it is never tried again. A read
+//     changes nothing, so an unanswered one is a refusal and is asked elsewhere.
+func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
+		defer cancel()
+	}
+	slot := fsm.Slot(req.Key)
+	h := hunt{router: r}
+	var last error
+	for {
+		if ctx.Err() != nil {
+			return shard.Response{}, h.giveUp(last)
+		}
+		table, replaced := r.latest.Changed()
+		s, ok := table.Lookup(slot)
+		if !ok {
+			last = errNoTable
+			h.pause(ctx, replaced)
+			continue
+		}
+		node := h.next(s)
+		if node == "" {
+			if last == nil {
+				last = fmt.Errorf("%w: shard %d", shard.ErrNoLeader, s.ID)
+			}
+			h.pause(ctx, replaced)
+			continue
+		}
+		req.Shard = s.ID
+		resp, err := r.attempt(ctx, node, req)
+		if err == nil {
+			if node != r.self {
+				resp.ForwardedTo = node
+			}
+			return resp, nil
+		}
+		reason, again := retryable(err)
+		if !again {
+			return shard.Response{}, err
+		}
+		last = err
+		r.retried(reason)
+		if !h.follow(s, node, err) {
+			h.pause(ctx, replaced)
+		}
+	}
+}
+
+// attempt asks one node once. Of a read it makes any failure a refusal.
+func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (shard.Response, error) {
+	if req.Op != shard.OpGet {
+		return r.do(ctx, node, req)
+	}
+	try, cancel := context.WithTimeout(ctx, readAttempt)
+	defer cancel()
+	resp, err := r.do(try, node, req)
+	if errors.Is(err, shard.ErrOutcomeUnknown) {
+		// %v: a read has no outcome that could be unknown.
+		return resp, fmt.Errorf("%w: %s did not answer the read: %v", errUnanswered, node, err)
+	}
+	if err != nil && try.Err() != nil {
+		return resp, fmt.Errorf("%w: %s did not answer the read in time: %w", errUnanswered, node, err)
+	}
+	return resp, err
+}
+
+// errUnanswered is a read that one node left unanswered.
+var errUnanswered = fmt.Errorf("%w: read unanswered", shard.ErrNoLeader)
+
+// retryable says whether another try can help after err, and names why for the metrics.
+func retryable(err error) (reason string, again bool) {
+	var notLeader *shard.NotLeaderError
+	var notOwner *shard.NotOwnerError
+	switch {
+	case errors.Is(err, shard.ErrOutcomeUnknown), errors.Is(err, shard.ErrOverloaded):
+		return "", false
+	case errors.Is(err, errUnanswered):
+		return "unanswered", true
+	case errors.As(err, &notLeader):
+		return "not_leader", true
+	case errors.As(err, &notOwner):
+		return "not_owner", true
+	case errors.Is(err, shard.ErrNoLeader):
+		return "no_leader", true
+	case errors.Is(err, shard.ErrUnknownShard):
+		return "unknown_shard", true
+	case errors.Is(err, shard.ErrStopped):
+		return "stopped", true
+	case errors.Is(err, shard.ErrUnreachable):
+		return "unreachable", true
+	}
+	return "", false
+}
+
+// retryReasons are the reasons that retryable gives.
+var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader", "unknown_shard", "stopped", "unreachable"}
+
+// hunt is the search of one request for a node that serves it.
+type hunt struct {
+	router   *Router
+	attempts int
+	hint     string          // named by a refusal: ask it next, without a pause
+	failed   string          // asked last, in vain
+	asked    map[string]bool // since the last pause
+	turn     int             // over the members
+	wait     time.Duration
+}
+
+// next returns the node to ask: the one that a refusal named, else the believed leader, else (where
+// that one just failed, or none is known) the next member in turn that seems up; "" when there is none.
+func (h *hunt) next(s Shard) string {
+	node := h.choose(s)
+	if node != "" {
+		if h.asked == nil {
+			h.asked = make(map[string]bool)
+		}
+		h.asked[node] = true
+		h.attempts++
+	}
+	return node
+}
+
+func (h *hunt) choose(s Shard) string {
+	if node := h.hint; node != "" {
+		h.hint = ""
+		return node
+	}
+	if node, _ := h.router.leader(s.ID); node != "" && node != h.failed && h.router.up(node) {
+		return node
+	}
+	for range s.Members {
+		node := s.Members[h.turn%len(s.Members)].Node
+		h.turn++
+		if node != h.failed && h.router.up(node) {
+			return node
+		}
+	}
+	h.failed = "" // after the pause it may be asked again
+	return ""
+}
+
+// follow takes the name of the leader from a refusal of node; it reports whether to go there at
+// once: to a member not yet asked since the last pause.
+func (h *hunt) follow(s Shard, node string, err error) bool {
+	h.failed = node
+	var notLeader *shard.NotLeaderError
+	if !errors.As(err, &notLeader) || notLeader.Leader == "" || h.asked[notLeader.Leader] {
+		return false
+	}
+	if _, member := s.Member(notLeader.Leader); !member || !h.router.up(notLeader.Leader) {
+		return false
+	}
+	h.hint = notLeader.Leader
+	return true
+}
+
+// pause waits before the next try: until its time is over, a newer table came, or ctx ended.
+func (h *hunt) pause(ctx context.Context, replaced <-chan struct{}) {
+	clear(h.asked)
+	h.wait = min(max(2*h.wait, minPause), maxPause)
+	t := time.NewTimer(h.wait/2 + rand.N(h.wait/2+1))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-replaced:
+	case <-ctx.Done():
+	}
+}
+
+// giveUp returns the error for a request that nobody served in time.
+func (h *hunt) giveUp(last error) error {
+	if last == nil {
+		return shard.ErrDeadline
+	}
+	return fmt.Errorf("gave up after %d attempts: %w", h.attempts, last)
+}

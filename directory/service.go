@@ -1,0 +1,461 @@
+package directory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// tick is the longest time between two looks of the service's loop at the world.
+const tick = 100 * time.Millisecond
+
+// Config is what a Service needs. All fields but Zone (of Self), Logger and Registry are required.
+type Config struct {
+	// Host hosts this node's replicas. New registers handlers with it, so it must not be started yet;
+	// Start needs it started.
+	Host *shard.Host
+	// Identity is the node's data folder; a shard.Host is one.
+	Identity Identity
+	// Self is this node as it wants to be known: addresses as others reach them, zone, capacity.
+	// ID and Incarnation are filled in from Host and Identity.
+	Self Node
+	// Initial maps the ids of the initial nodes to their Raft addresses, this node included; for a
+	// node that joined later, the nodes by which it finds the others.
+	Initial map[string]string
+	// Settings seed the first table. Zero fields mean their defaults.
+	Settings Settings
+	// Logger receives what an operator would tell a colleague; nil discards it.
+	Logger *slog.Logger
+	// Registry receives the package's metrics; nil keeps them to oneself.
+	Registry prometheus.Registerer
+}
+
+func (c Config) validate(node string) error {
+	switch {
+	case c.Identity == nil:
+		return errors.New("directory: no identity")
+	case !isHexID(c.Identity.Incarnation()):
+		return fmt.Errorf("directory: incarnation %q is not 32 hex digits", c.Identity.Incarnation())
+	case c.Self.Capacity == 0:
+		return fmt.Errorf("directory: node %s has no memory for entries", node)
+	}
+	for what, address := range map[string]string{"Raft": c.Self.Raft, "HTTP": c.Self.HTTP} {
+		if _, _, err := net.SplitHostPort(address); err != nil || len(address) > maxAddress {
+			return fmt.Errorf("directory: %s address %q is not host:port", what, address)
+		}
+	}
+	if err := c.Settings.Validate(); err != nil {
+		return fmt.Errorf("directory: %w", err)
+	}
+	if _, _, formed := c.Identity.Formed(); formed {
+		return nil
+	}
+	if _, ok := c.Initial[node]; !ok {
+		return fmt.Errorf("directory: node %s is not among the initial nodes %v", node, slices.Sorted(maps.Keys(c.Initial)))
+	}
+	if c.Settings.Replicas > len(c.Initial) {
+		return fmt.Errorf("directory: replicas is %d, but there are only %d initial nodes", c.Settings.Replicas, len(c.Initial))
+	}
+	return nil
+}
+
+// Service is a node's part in the directory: it forms the cluster, hosts a replica of the table,
+// keeps a copy of it current, opens the replicas that the table puts on this node, and grants the
+// shards that this node leads what the table gives them.
+//
+// One goroutine, the loop, owns book, peersSet and behind, and looks at the world each tick, when the
+// table changes, and when a replica here begins or ceases to lead; what may take time it leaves to duties. Close stops both and waits. All
+// exported methods are safe for concurrent use.
+type Service struct {
+	cfg     Config
+	host    host
+	log     *slog.Logger
+	self    Node
+	latest  *Latest
+	soft    *soft
+	router  *Router
+	metrics *metrics
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	duties *duties
+	loop   sync.WaitGroup
+
+	mu     sync.Mutex // guards former, group, opened, closed
+	closed bool
+	former *former
+	group  group              // of the directory; nil on a node without a replica of it
+	opened map[shard.ID]error // outcome of opening each replica; absent: not tried yet
+
+	book     addressBook
+	peersSet map[string]shard.Peer
+	behind   time.Time // since when a peer is known to have a newer table; zero: not
+}
+
+// New returns the service of the node that cfg.Host hosts, and registers its handlers there.
+func New(cfg Config) (*Service, error) {
+	if cfg.Host == nil {
+		return nil, errors.New("directory: no host")
+	}
+	return newService(cfg, realHost{cfg.Host})
+}
+
+func newService(cfg Config, h host) (*Service, error) {
+	cfg.Settings = cfg.Settings.WithDefaults()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := cfg.validate(h.Node()); err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg:    cfg,
+		host:   h,
+		log:    cfg.Logger,
+		self:   cfg.Self,
+		latest: NewLatest(),
+		opened: make(map[shard.ID]error),
+	}
+	s.self.ID, s.self.Incarnation = h.Node(), cfg.Identity.Incarnation()
+	s.soft = newSoft(h.Node(), h.Heard)
+	s.soft.refresh(nil, 0, s.self.Raft, s.self.HTTP)
+	var formed *founding
+	if cluster, list, ok := cfg.Identity.Formed(); ok {
+		formed = &founding{cluster, list}
+	}
+	s.former = newFormer(FormReport{
+		Node:     s.self,
+		Names:    slices.Collect(maps.Keys(cfg.Initial)),
+		Settings: cfg.Settings,
+	}, formed)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.duties = newDuties(s.ctx, s.log)
+	s.metrics = newMetrics(s)
+	s.router = &Router{
+		self:    h.Node(),
+		latest:  s.latest,
+		leader:  s.soft.leader,
+		up:      func(node string) bool { state, _ := s.soft.state(node); return state == NodeUp },
+		do:      h.Do,
+		retried: s.metrics.retried,
+	}
+	if cfg.Registry != nil {
+		if err := s.metrics.register(cfg.Registry); err != nil {
+			return nil, fmt.Errorf("directory: %w", err)
+		}
+	}
+	h.Handle(methodForm, s.handleForm)
+	h.Handle(methodPropose, s.handlePropose)
+	h.Handle(methodTable, s.handleTable)
+	h.Gossip(s.soft.report, s.soft.receive)
+	return s, nil
+}
+
+// Start forms the cluster, where that was not done before, opens this node's replica of the
+// directory and starts the loop. It returns once that is done, not once there are leaders: Ready
+// tells. It waits for all initial nodes until ctx ends. shard.ErrDataLost: the data folder is not the
+// one that the cluster was founded with. To end it early, end ctx; call Close whatever the outcome.
+func (s *Service) Start(ctx context.Context) error {
+	if err := s.form(ctx); err != nil {
+		return err
+	}
+	s.setPeers(s.latest.Table())
+	spec, member, err := s.directorySpec()
+	if err != nil {
+		return err
+	}
+	if member {
+		g, err := s.host.OpenGroup(spec, func() shard.StateMachine { return NewMachine(s.latest.Publish) })
+		if err != nil {
+			return fmt.Errorf("opening the directory: %w", err)
+		}
+		s.mu.Lock()
+		s.group = g
+		s.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return shard.ErrStopped
+	}
+	s.loop.Go(s.run)
+	return nil
+}
+
+// Close stops the service and returns when all its goroutines have ended. It leaves the host open.
+// It is idempotent.
+func (s *Service) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.loop.Wait()
+	s.duties.wait()
+}
+
+// Router returns the router over this service's table.
+func (s *Service) Router() *Router { return s.router }
+
+// directorySpec returns this node's replica of the directory: all founders are its first members,
+// with r 0, since no table version could have allotted them one.
+func (s *Service) directorySpec() (spec shard.Spec, member bool, err error) {
+	_, founders, _ := s.cfg.Identity.Formed()
+	spec = shard.Spec{Shard: shard.Directory}
+	first := s.self.ID
+	for _, f := range founders {
+		if f.Node == s.self.ID {
+			if f.Incarnation != s.self.Incarnation {
+				return shard.Spec{}, false, fmt.Errorf("%w: %w", shard.ErrDataLost, errNotFounder)
+			}
+			member = true
+		}
+		spec.Members = append(spec.Members, shard.Member{Node: f.Node})
+		first = min(first, f.Node)
+	}
+	spec.Campaign = first == s.self.ID
+	return spec, member, nil
+}
+
+// run is the loop.
+func (s *Service) run() {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		table, replaced := s.latest.Changed()
+		s.step(table)
+		select {
+		case <-ticker.C:
+		case <-replaced:
+		case <-s.host.Changed():
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// step looks once at the table and at this node's replicas, and starts what is to be done.
+func (s *Service) step(t *Table) {
+	statuses := s.host.Status()
+	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
+	s.setPeers(t)
+	s.follow(t)
+	if unopened := s.unopened(t); len(unopened) > 0 {
+		s.duties.try("open replicas", func(ctx context.Context) error { return s.open(ctx, unopened) })
+	}
+	if known, ok := t.Nodes[s.self.ID]; ok && known != s.self {
+		s.duties.try("register", func(ctx context.Context) error {
+			return s.proposeDuty(ctx, Command{RegisterNode: &RegisterNode{Node: s.self}})
+		})
+	}
+	for _, st := range statuses {
+		if st.Role != shard.RoleLeader || !st.Ready {
+			continue
+		}
+		if st.Shard == shard.Directory {
+			s.lead(t)
+		} else if sh, ok := t.Shard(st.Shard); ok && st.Cache != nil {
+			s.grant(sh, *st.Cache)
+		}
+	}
+}
+
+// lead does what the leader of the directory has to see to.
+func (s *Service) lead(t *Table) {
+	if !t.Founded() {
+		s.duties.try("found the cluster", s.found)
+		return
+	}
+	changes, err := limitChanges(t)
+	if err != nil || len(changes) > 0 {
+		s.duties.try("set limits", func(ctx context.Context) error {
+			if err != nil {
+				return err
+			}
+			return s.proposeDuty(ctx, Command{SetLimits: &SetLimits{Expect: t.Version, Limits: changes}})
+		})
+	}
+}
+
+// The counted bits of a version (R3), and how many changes before their end a new grant is asked for.
+const (
+	counterMask    = 1<<44 - 1
+	counterReserve = 1 << 32
+)
+
+// grant sees to it that a shard which this node leads has what the table grants it.
+func (s *Service) grant(sh Shard, has fsm.Stats) {
+	g := sh.Grant()
+	switch {
+	case newerGrant(g, has):
+		s.duties.try(fmt.Sprintf("grant shard %d", sh.ID), func(ctx context.Context) error {
+			return s.host.Grant(ctx, sh.ID, g)
+		})
+	case g.TableVersion > has.TableVersion:
+		s.duties.try(fmt.Sprintf("limit shard %d", sh.ID), func(ctx context.Context) error {
+			return s.host.SetLimit(ctx, sh.ID, g.Limit, g.TableVersion)
+		})
+	case has.VersionBits() == g.VersionBits && has.Version&counterMask >= counterMask-counterReserve:
+		s.duties.try(fmt.Sprintf("regrant shard %d", sh.ID), func(ctx context.Context) error {
+			return s.proposeDuty(ctx, Command{Regrant: &Regrant{Shard: sh.ID, Expect: g.VersionBits}})
+		})
+	}
+}
+
+// newerGrant reports whether g would change a machine that reports has, by the order of grants (see
+// fsm.Grant): generation, epoch, version bits.
+func newerGrant(g fsm.Grant, has fsm.Stats) bool {
+	switch {
+	case g.Generation != has.Generation:
+		return g.Generation > has.Generation
+	case g.Epoch != has.Epoch:
+		return g.Epoch > has.Epoch
+	}
+	return g.VersionBits > has.VersionBits()
+}
+
+// unopened returns the replicas that the table puts on this node and that are not open.
+func (s *Service) unopened(t *Table) []shard.Spec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var specs []shard.Spec
+	for _, sh := range t.Shards {
+		own, member := sh.Member(s.self.ID)
+		if err, tried := s.opened[sh.ID]; !member || tried && err == nil {
+			continue
+		}
+		spec := shard.Spec{Shard: sh.ID, R: own.R, Campaign: sh.Members[0].Node == s.self.ID}
+		for _, m := range sh.Members {
+			spec.Members = append(spec.Members, shard.Member{Node: m.Node, R: m.R})
+		}
+		specs = append(specs, spec)
+	}
+	return specs
+}
+
+// open opens replicas, each for itself, and returns what failed.
+func (s *Service) open(ctx context.Context, specs []shard.Spec) error {
+	var failed error
+	for _, spec := range specs {
+		if ctx.Err() != nil {
+			break
+		}
+		err := s.host.OpenCache(spec)
+		s.mu.Lock()
+		s.opened[spec.Shard] = err
+		s.mu.Unlock()
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("shard %d: %w", spec.Shard, err))
+		}
+	}
+	return failed
+}
+
+// Propose has the directory's leader, wherever it is, put c into the log, and returns what became of
+// it. A refusal by c's precondition is a Result, not an error; errors are as for shard.Group.Propose.
+func (s *Service) Propose(ctx context.Context, c Command) (Result, error) {
+	data, err := c.Encode()
+	if err != nil {
+		return Result{}, err
+	}
+	target, _ := s.soft.leader(shard.Directory)
+	if target == "" {
+		target = s.anyFounder()
+	}
+	if target == "" {
+		return Result{}, fmt.Errorf("%w: the directory", shard.ErrNoLeader)
+	}
+	for hop := 0; ; hop++ {
+		result, err := s.proposeAt(ctx, target, data)
+		var notLeader *shard.NotLeaderError
+		if hop == 2 || !shard.Refused(err) || !errors.As(err, &notLeader) || notLeader.Leader == "" || notLeader.Leader == target {
+			return result, err
+		}
+		target = notLeader.Leader
+	}
+}
+
+// anyFounder returns a node that has a replica of the directory and is up, another one each second;
+// "" when there is none. Where it does not lead, it names who does.
+func (s *Service) anyFounder() string {
+	_, founders, _ := s.cfg.Identity.Formed()
+	names := make([]string, len(founders))
+	for i, f := range founders {
+		names[i] = f.Node
+	}
+	return s.anyUp(names)
+}
+
+// proposeAt proposes an encoded command on a node's replica of the directory.
+func (s *Service) proposeAt(ctx context.Context, node string, data []byte) (Result, error) {
+	if node == s.self.ID {
+		return s.proposeHere(ctx, data)
+	}
+	answer, err := s.host.Call(ctx, node, methodPropose, data)
+	if err != nil {
+		return Result{}, err
+	}
+	var result Result
+	if err := json.Unmarshal(answer, &result); err != nil {
+		return Result{}, fmt.Errorf("%w: unreadable answer of %s: %w", shard.ErrOutcomeUnknown, node, err)
+	}
+	return result, nil
+}
+
+// proposeDuty proposes c on the cluster's own behalf, and makes a refusal an error.
+func (s *Service) proposeDuty(ctx context.Context, c Command) error {
+	result, err := s.Propose(ctx, c)
+	if err != nil {
+		return err
+	}
+	if result.Outcome == OutcomeRefused {
+		return fmt.Errorf("refused: %s", result.Reason)
+	}
+	s.log.Info("directory changed", "command", c.describe(), "outcome", result.Outcome, "version", result.Version)
+	// The loop acts on the table: let it see the change before it looks for the next thing to do.
+	_, err = s.latest.Newer(ctx, result.Version-1)
+	return err
+}
+
+// proposeHere proposes an encoded command on this node's replica.
+func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) {
+	s.mu.Lock()
+	g := s.group
+	s.mu.Unlock()
+	if g == nil {
+		return Result{}, shard.ErrUnknownShard
+	}
+	_, result, err := g.Propose(ctx, data)
+	if err != nil {
+		return Result{}, err
+	}
+	r, ok := result.(Result)
+	if !ok {
+		return Result{}, fmt.Errorf("%w: the directory's machine returned %T", shard.ErrOutcomeUnknown, result)
+	}
+	return r, nil
+}
+
+// handlePropose proposes what another node sent. What a replica could not read is refused here: in
+// the log it would stop them all.
+func (s *Service) handlePropose(ctx context.Context, _ string, payload []byte) ([]byte, error) {
+	if _, err := DecodeCommand(payload); err != nil {
+		return nil, err
+	}
+	result, err := s.proposeHere(ctx, payload)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(result)
+}

@@ -1,0 +1,163 @@
+package directory
+
+import (
+	"fmt"
+	"math"
+	"math/big"
+	"strconv"
+	"strings"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// Settings are the cluster-wide settings. They live in the table; flags only seed them at the first
+// start, where all initial nodes must agree on them.
+type Settings struct {
+	// InitialShards is the number of shards that the slots are first divided among.
+	InitialShards int `json:"initial-shards"`
+	// Replicas is the number of members of each shard.
+	Replicas int `json:"replicas"`
+	// CacheMemory is the part of a node's memory that is for entries: a percentage of its
+	// --max-memory ("60%") or a size ("512MiB"). See Memory.
+	CacheMemory string `json:"cache-memory"`
+	// ShardBytes overrides the byte limit of each shard; 0 derives it from the nodes' capacity (R4).
+	ShardBytes uint64 `json:"shard-bytes,omitempty"`
+}
+
+// The settings of a cluster that was told nothing.
+const (
+	DefaultInitialShards = 8
+	DefaultReplicas      = 3
+	DefaultCacheMemory   = "60%"
+)
+
+// maxReplicas bounds Replicas: a majority of more nodes costs more than it protects.
+const maxReplicas = 9
+
+// WithDefaults returns s with the default in place of each zero value.
+func (s Settings) WithDefaults() Settings {
+	if s.InitialShards == 0 {
+		s.InitialShards = DefaultInitialShards
+	}
+	if s.Replicas == 0 {
+		s.Replicas = DefaultReplicas
+	}
+	if s.CacheMemory == "" {
+		s.CacheMemory = DefaultCacheMemory
+	}
+	return s
+}
+
+// Validate reports the first setting that is out of its bounds.
+func (s Settings) Validate() error {
+	if s.InitialShards < 1 || s.InitialShards > fsm.Slots {
+		return fmt.Errorf("initial-shards is %d, want 1 to %d", s.InitialShards, fsm.Slots)
+	}
+	if s.Replicas < 1 || s.Replicas > maxReplicas {
+		return fmt.Errorf("replicas is %d, want 1 to %d", s.Replicas, maxReplicas)
+	}
+	if _, err := ParseMemory(s.CacheMemory); err != nil {
+		return fmt.Errorf("cache-memory: %w", err)
+	}
+	return nil
+}
+
+// difference names the first setting in which s and other differ, with both values; "" when none.
+func (s Settings) difference(other Settings) (name, mine, theirs string) {
+	switch {
+	case s.InitialShards != other.InitialShards:
+		return "initial-shards", strconv.Itoa(s.InitialShards), strconv.Itoa(other.InitialShards)
+	case s.Replicas != other.Replicas:
+		return "replicas", strconv.Itoa(s.Replicas), strconv.Itoa(other.Replicas)
+	case s.CacheMemory != other.CacheMemory:
+		return "cache-memory", s.CacheMemory, other.CacheMemory
+	case s.ShardBytes != other.ShardBytes:
+		return "shard-bytes", strconv.FormatUint(s.ShardBytes, 10), strconv.FormatUint(other.ShardBytes, 10)
+	}
+	return "", "", ""
+}
+
+// Memory is an amount of memory, absolute or as a share of a whole. The zero value is nothing.
+type Memory struct {
+	bytes    uint64
+	permille uint64
+}
+
+// ParseMemory reads a size as ParseSize does, or a percentage of up to one decimal, above 0% and at
+// most 100%.
+func ParseMemory(text string) (Memory, error) {
+	share, isShare := strings.CutSuffix(text, "%")
+	if !isShare {
+		size, err := ParseSize(text)
+		if err != nil {
+			return Memory{}, err
+		}
+		return Memory{bytes: size}, nil
+	}
+	whole, decimal, hasDecimal := strings.Cut(share, ".")
+	if !digits(whole) || hasDecimal && (!digits(decimal) || len(decimal) != 1) {
+		return Memory{}, fmt.Errorf("%q is not a percentage such as 60%% or 12.5%%", text)
+	}
+	if !hasDecimal {
+		decimal = "0"
+	}
+	permille, err := strconv.ParseUint(whole+decimal, 10, 64)
+	if err != nil || permille == 0 || permille > 1000 {
+		return Memory{}, fmt.Errorf("%q is out of range, want above 0%% and at most 100%%", text)
+	}
+	return Memory{permille: permille}, nil
+}
+
+// Of returns the amount in bytes, given the whole that a share is of. A size beyond the whole is cut
+// down to it.
+func (m Memory) Of(whole uint64) uint64 {
+	if m.permille == 0 {
+		return min(m.bytes, whole)
+	}
+	return whole/1000*m.permille + whole%1000*m.permille/1000
+}
+
+// sizeUnits are the units that ParseSize knows; the longer suffix first.
+var sizeUnits = []struct {
+	suffix string
+	bytes  uint64
+}{
+	{"KiB", 1 << 10},
+	{"MiB", 1 << 20},
+	{"GiB", 1 << 30},
+	{"TiB", 1 << 40},
+	{"B", 1},
+	{"", 1},
+}
+
+// ParseSize reads a number of bytes above 0: "1073741824", "64KiB", "512MiB", "1.5GiB". Powers of
+// ten (MB, G) are refused: people disagree on what they mean.
+func ParseSize(text string) (uint64, error) {
+	for _, unit := range sizeUnits {
+		number, ok := strings.CutSuffix(text, unit.suffix)
+		if !ok {
+			continue
+		}
+		whole, fraction, hasFraction := strings.Cut(number, ".")
+		if !digits(whole) || hasFraction && !digits(fraction) || len(number) > 32 {
+			break
+		}
+		exact, ok := new(big.Rat).SetString(number)
+		if !ok {
+			break
+		}
+		exact.Mul(exact, new(big.Rat).SetFrac(new(big.Int).SetUint64(unit.bytes), big.NewInt(1)))
+		if !exact.IsInt() {
+			return 0, fmt.Errorf("%q is not a whole number of bytes", text)
+		}
+		if size := exact.Num(); size.Sign() > 0 && size.IsUint64() && size.Uint64() <= math.MaxInt64 {
+			return size.Uint64(), nil
+		}
+		return 0, fmt.Errorf("%q is out of range", text)
+	}
+	return 0, fmt.Errorf("%q is not a size such as 512MiB or 1.5GiB", text)
+}
+
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}

@@ -1,0 +1,279 @@
+package directory
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// Table is what the directory knows: which slots are which shard, on which nodes. A Table that was
+// published never changes; a change makes a new one. The zero value is the empty table, before the
+// cluster was founded.
+type Table struct {
+	// Cluster is the id of the cluster (R14), 32 hex digits.
+	Cluster string `json:"cluster"`
+	// Version grows by one with each change.
+	Version uint64 `json:"version"`
+	// Level is the feature level of the directory's own commands (R1).
+	Level    uint8           `json:"level"`
+	Settings Settings        `json:"settings"`
+	Nodes    map[string]Node `json:"nodes"`
+	// Shards are the data shards, in the order of their ranges.
+	Shards []Shard `json:"shards"`
+	// NextShard is the lowest shard id that was never allotted.
+	NextShard shard.ID `json:"next_shard"`
+	// VersionGrant is the highest version bits that any shard was ever granted (R3).
+	VersionGrant uint32 `json:"version_grant"`
+}
+
+// Node is a node as the directory knows it.
+type Node struct {
+	ID          string `json:"id"`
+	Incarnation string `json:"incarnation"`
+	Raft        string `json:"raft"` // address for peers
+	HTTP        string `json:"http"` // address for clients
+	Zone        string `json:"zone,omitempty"`
+	Capacity    uint64 `json:"capacity"` // bytes for entries
+}
+
+// Shard is one data shard: a range of slots and the replicas that serve it.
+type Shard struct {
+	ID    shard.ID `json:"id"`
+	Start uint32   `json:"start"` // the range is [Start, End)
+	End   uint32   `json:"end"`
+	// Epoch is the table version allotted with the last change of the range.
+	Epoch uint64 `json:"epoch"`
+	// Generation counts the lives of the group; the first is 1.
+	Generation uint64 `json:"generation"`
+	// VersionBits is the granted high part of the shard's version counter (R3).
+	VersionBits uint32 `json:"version_bits"`
+	Limit       uint64 `json:"limit"` // bytes
+	// LimitVersion is the table version at which Limit was set.
+	LimitVersion uint64   `json:"limit_version"`
+	Members      []Member `json:"members"`
+}
+
+// Member is one replica of a shard.
+type Member struct {
+	Node string `json:"node"`
+	// R is the table version at which this replica was allotted: part of its server id.
+	R    uint64 `json:"r"`
+	Role Role   `json:"role"`
+}
+
+// Role is what a member is to be.
+type Role string
+
+// The roles of a member.
+const (
+	RoleVoter   Role = "voter"
+	RoleLearner Role = "learner"
+)
+
+// maxVersionBits is the highest grant: 20 bits above the 44 that a shard counts (R3).
+const maxVersionBits = 1<<20 - 1
+
+// Range returns the shard's slots.
+func (s Shard) Range() fsm.Range { return fsm.Range{Start: s.Start, End: s.End} }
+
+// Grant returns what the table grants the shard's state machine.
+func (s Shard) Grant() fsm.Grant {
+	return fsm.Grant{
+		Range:        s.Range(),
+		Epoch:        s.Epoch,
+		Generation:   s.Generation,
+		VersionBits:  s.VersionBits,
+		Limit:        s.Limit,
+		TableVersion: s.LimitVersion,
+	}
+}
+
+// Member returns the replica on node.
+func (s Shard) Member(node string) (Member, bool) {
+	for _, m := range s.Members {
+		if m.Node == node {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// Founded reports whether the table has content.
+func (t *Table) Founded() bool { return t.Version > 0 }
+
+// Lookup returns the shard that owns slot; false when the table is empty or slot is none.
+func (t *Table) Lookup(slot uint16) (Shard, bool) {
+	i := sort.Search(len(t.Shards), func(i int) bool { return t.Shards[i].End > uint32(slot) })
+	if i == len(t.Shards) || !t.Shards[i].Range().Contains(slot) {
+		return Shard{}, false
+	}
+	return t.Shards[i], true
+}
+
+// Shard returns the shard of that id.
+func (t *Table) Shard(id shard.ID) (Shard, bool) {
+	for _, s := range t.Shards {
+		if s.ID == id {
+			return s, true
+		}
+	}
+	return Shard{}, false
+}
+
+// NodeIDs returns the ids of all nodes, in order.
+func (t *Table) NodeIDs() []string { return slices.Sorted(maps.Keys(t.Nodes)) }
+
+// clone returns a copy that shares nothing with t that could be changed.
+func (t *Table) clone() *Table {
+	c := *t
+	c.Nodes = maps.Clone(t.Nodes)
+	c.Shards = slices.Clone(t.Shards)
+	for i := range c.Shards {
+		c.Shards[i].Members = slices.Clone(c.Shards[i].Members)
+	}
+	return &c
+}
+
+// Validate reports the first of these guarantees that t does not give:
+//
+//  1. The empty table (version 0) has no content.
+//  2. Cluster is 32 lower-case hex digits; Level is at least 1; the settings are within their bounds.
+//  3. A node stands under its own id, has an incarnation of 32 lower-case hex digits that no other
+//     node has, addresses for peers and clients, and a capacity; no two nodes share a Raft address.
+//  4. The shards, in their order, cover all slots with no gap and no overlap; none is empty.
+//  5. Shard ids are distinct, at least 1 (0 is the directory) and below NextShard.
+//  6. Epoch and LimitVersion are at least 1 and at most Version; Generation is at least 1; Limit is
+//     above 0.
+//  7. VersionBits are distinct, at least 1 and at most VersionGrant, which fits in 20 bits.
+//  8. The members of a shard are on distinct nodes that the table knows; their r is at least 1 and at
+//     most Version; each is a voter or a learner, and at least one is a voter.
+//
+// The machine refuses an init whose table fails, so these checks are part of the meaning of logged
+// commands: another set of them needs a higher feature level (R1).
+func (t *Table) Validate() error {
+	if !t.Founded() {
+		if t.Cluster != "" || t.Level != 0 || t.Settings != (Settings{}) || len(t.Nodes) != 0 ||
+			len(t.Shards) != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
+			return errors.New("a table of version 0 has content")
+		}
+		return nil
+	}
+	if !isHexID(t.Cluster) {
+		return fmt.Errorf("cluster id %q is not 32 hex digits", t.Cluster)
+	}
+	if t.Level < 1 {
+		return errors.New("the feature level is 0")
+	}
+	if err := t.Settings.Validate(); err != nil {
+		return err
+	}
+	if err := t.validateNodes(); err != nil {
+		return err
+	}
+	if t.VersionGrant > maxVersionBits {
+		return fmt.Errorf("version grant %d does not fit in 20 bits", t.VersionGrant)
+	}
+	var end uint32
+	ids := make(map[shard.ID]bool, len(t.Shards))
+	grants := make(map[uint32]shard.ID, len(t.Shards))
+	for _, s := range t.Shards {
+		if s.Start != end || s.End <= s.Start || s.End > fsm.Slots {
+			return fmt.Errorf("shard %d has slots [%d, %d) after slot %d", s.ID, s.Start, s.End, end)
+		}
+		end = s.End
+		if s.ID < 1 || s.ID >= t.NextShard || ids[s.ID] {
+			return fmt.Errorf("shard id %d is used twice or was never allotted", s.ID)
+		}
+		ids[s.ID] = true
+		if other, taken := grants[s.VersionBits]; taken || s.VersionBits < 1 || s.VersionBits > t.VersionGrant {
+			return fmt.Errorf("version bits %d of shard %d were never granted or are shard %d's", s.VersionBits, s.ID, other)
+		}
+		grants[s.VersionBits] = s.ID
+		if err := t.validateShard(s); err != nil {
+			return fmt.Errorf("shard %d: %w", s.ID, err)
+		}
+	}
+	if end != fsm.Slots {
+		return fmt.Errorf("no shard has the slots from %d", end)
+	}
+	return nil
+}
+
+func (t *Table) validateNodes() error {
+	incarnations := make(map[string]string, len(t.Nodes))
+	addresses := make(map[string]string, len(t.Nodes))
+	for _, id := range t.NodeIDs() {
+		n := t.Nodes[id]
+		switch {
+		case id == "" || n.ID != id:
+			return fmt.Errorf("node %q stands under the id %q", n.ID, id)
+		case !isHexID(n.Incarnation):
+			return fmt.Errorf("incarnation %q of node %s is not 32 hex digits", n.Incarnation, id)
+		case n.Raft == "" || n.HTTP == "":
+			return fmt.Errorf("node %s lacks an address", id)
+		case n.Capacity == 0:
+			return fmt.Errorf("node %s has no capacity for entries", id)
+		}
+		if other, taken := incarnations[n.Incarnation]; taken {
+			return fmt.Errorf("nodes %s and %s have the same incarnation", other, id)
+		}
+		if other, taken := addresses[n.Raft]; taken {
+			return fmt.Errorf("nodes %s and %s have the same Raft address %s", other, id, n.Raft)
+		}
+		incarnations[n.Incarnation], addresses[n.Raft] = id, id
+	}
+	return nil
+}
+
+func (t *Table) validateShard(s Shard) error {
+	switch {
+	case s.Epoch < 1 || s.Epoch > t.Version:
+		return fmt.Errorf("epoch %d at table version %d", s.Epoch, t.Version)
+	case s.LimitVersion < 1 || s.LimitVersion > t.Version:
+		return fmt.Errorf("limit version %d at table version %d", s.LimitVersion, t.Version)
+	case s.Generation < 1:
+		return errors.New("generation 0")
+	case s.Limit < 1:
+		return errors.New("a limit of 0 bytes")
+	}
+	voters := 0
+	nodes := make(map[string]bool, len(s.Members))
+	for _, m := range s.Members {
+		if _, known := t.Nodes[m.Node]; !known || nodes[m.Node] {
+			return fmt.Errorf("member on node %q, which is unknown or a member already", m.Node)
+		}
+		nodes[m.Node] = true
+		if m.R < 1 || m.R > t.Version {
+			return fmt.Errorf("r %d of the member on %s at table version %d", m.R, m.Node, t.Version)
+		}
+		switch m.Role {
+		case RoleVoter:
+			voters++
+		case RoleLearner:
+		default:
+			return fmt.Errorf("member on %s is %q, want voter or learner", m.Node, m.Role)
+		}
+	}
+	if voters == 0 {
+		return errors.New("no voter")
+	}
+	return nil
+}
+
+// isHexID reports whether s is 128 bits in lower-case hex.
+func isHexID(s string) bool {
+	if len(s) != 32 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,221 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// TableView is the table for clients, with the leaders and states that this node believes in.
+type TableView struct {
+	Cluster string               `json:"cluster"`
+	Version uint64               `json:"version"`
+	Shards  []ShardView          `json:"shards"` // data shards
+	Nodes   map[string]NodeState `json:"nodes"`
+}
+
+// NodeState is a node in a TableView.
+type NodeState struct {
+	HTTP  string `json:"http"`
+	State string `json:"state"` // NodeUp or NodeDown, as this node sees it
+}
+
+// ShardView is a shard in a TableView. The directory itself (id 0) has no range and epoch 0.
+type ShardView struct {
+	ID      shard.ID     `json:"id"`
+	Start   uint32       `json:"start"`
+	End     uint32       `json:"end"`
+	Epoch   uint64       `json:"epoch"`
+	Conf    string       `json:"conf"`   // "<generation>-<index of the committed configuration>"
+	Leader  string       `json:"leader"` // "" when nobody is known to lead
+	Members []MemberView `json:"members"`
+}
+
+// MemberView is a member in a ShardView.
+type MemberView struct {
+	Node string `json:"node"`
+	Role Role   `json:"role"`
+}
+
+// ShardDetail is a shard with the numbers of one of its replicas: this node's own, else the
+// leader's or another's as last reported; all 0, and Source "", when none is known.
+type ShardDetail struct {
+	ShardView
+	Source    string `json:"source"` // node whose replica the numbers are of
+	Term      uint64 `json:"term"`
+	Commit    uint64 `json:"commit"`
+	Applied   uint64 `json:"applied"`
+	Items     uint64 `json:"items"`
+	Bytes     uint64 `json:"bytes"`
+	Limit     uint64 `json:"limit"` // bytes, by the table
+	Hits      uint64 `json:"hits"`
+	Misses    uint64 `json:"misses"`
+	Evictions uint64 `json:"evictions"`
+}
+
+// NodeView is a node as the table has it, and as this node sees it.
+type NodeView struct {
+	ID          string    `json:"id"`
+	Incarnation string    `json:"incarnation"`
+	Raft        string    `json:"raft"`
+	HTTP        string    `json:"http"`
+	Zone        string    `json:"zone"`
+	Capacity    uint64    `json:"capacity"`
+	State       string    `json:"state"`
+	LastSeen    time.Time `json:"last_seen,omitzero"`
+	Replicas    int       `json:"replicas"` // of data shards, by the table
+	Leads       int       `json:"leads"`    // data shards that it is believed to lead
+}
+
+// Table returns the newest table that this node knows, empty before the cluster is founded. The
+// caller must not change it.
+func (s *Service) Table() *Table { return s.latest.Table() }
+
+// Changed returns the newest table, and a channel that closes when a newer one follows.
+func (s *Service) Changed() (*Table, <-chan struct{}) { return s.latest.Changed() }
+
+// Leader returns the node that most likely leads a shard, and its term; "" when nobody is known to.
+func (s *Service) Leader(id shard.ID) (node string, term uint64) { return s.soft.leader(id) }
+
+// View returns the table for clients.
+func (s *Service) View() TableView {
+	t := s.Table()
+	v := TableView{
+		Cluster: t.Cluster,
+		Version: t.Version,
+		Shards:  make([]ShardView, len(t.Shards)),
+		Nodes:   make(map[string]NodeState, len(t.Nodes)),
+	}
+	for i, sh := range t.Shards {
+		v.Shards[i] = s.shardView(sh)
+	}
+	for id, n := range t.Nodes {
+		state, _ := s.soft.state(id)
+		v.Nodes[id] = NodeState{HTTP: n.HTTP, State: state}
+	}
+	return v
+}
+
+// ShardView returns one shard with its numbers; 0 is the directory. False: there is no such shard.
+func (s *Service) ShardView(id shard.ID) (ShardDetail, bool) {
+	if id == shard.Directory {
+		return s.detail(s.directoryView(), 0), true
+	}
+	sh, ok := s.Table().Shard(id)
+	if !ok {
+		return ShardDetail{}, false
+	}
+	return s.detail(s.shardView(sh), sh.Limit), true
+}
+
+// Shards returns the data shards with their numbers, in the order of their ranges.
+func (s *Service) Shards() []ShardDetail {
+	t := s.Table()
+	details := make([]ShardDetail, len(t.Shards))
+	for i, sh := range t.Shards {
+		details[i] = s.detail(s.shardView(sh), sh.Limit)
+	}
+	return details
+}
+
+// Nodes returns all nodes, in the order of their ids.
+func (s *Service) Nodes() []NodeView {
+	t := s.Table()
+	views := make([]NodeView, 0, len(t.Nodes))
+	for _, id := range t.NodeIDs() {
+		n := t.Nodes[id]
+		v := NodeView{ID: n.ID, Incarnation: n.Incarnation, Raft: n.Raft, HTTP: n.HTTP, Zone: n.Zone, Capacity: n.Capacity}
+		v.State, v.LastSeen = s.soft.state(id)
+		for _, sh := range t.Shards {
+			if _, member := sh.Member(id); member {
+				v.Replicas++
+			}
+			if leader, _ := s.soft.leader(sh.ID); leader == id {
+				v.Leads++
+			}
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+// Node returns one node; false: there is no such node.
+func (s *Service) Node(id string) (NodeView, bool) {
+	views := s.Nodes()
+	i := slices.IndexFunc(views, func(v NodeView) bool { return v.ID == id })
+	if i < 0 {
+		return NodeView{}, false
+	}
+	return views[i], true
+}
+
+func (s *Service) shardView(sh Shard) ShardView {
+	v := ShardView{ID: sh.ID, Start: sh.Start, End: sh.End, Epoch: sh.Epoch, Members: make([]MemberView, len(sh.Members))}
+	v.Leader, _ = s.soft.leader(sh.ID)
+	nodes := make([]string, len(sh.Members))
+	for i, m := range sh.Members {
+		v.Members[i] = MemberView{Node: m.Node, Role: m.Role}
+		nodes[i] = m.Node
+	}
+	v.Conf = s.conf(sh.ID, sh.Generation, nodes)
+	return v
+}
+
+// directoryView shows the directory's own group: its configuration where this node hosts a replica,
+// else its first members.
+func (s *Service) directoryView() ShardView {
+	v := ShardView{ID: shard.Directory, Members: []MemberView{}}
+	v.Leader, _ = s.soft.leader(shard.Directory)
+	_, founders, _ := s.cfg.Identity.Formed()
+	voters := make([]string, len(founders))
+	for i, f := range founders {
+		voters[i] = f.Node
+	}
+	var learners []string
+	if st, ok := s.soft.status(shard.Directory); ok && len(st.Voters) > 0 {
+		voters, learners = st.Voters, st.Learners
+	}
+	for _, n := range voters {
+		v.Members = append(v.Members, MemberView{Node: n, Role: RoleVoter})
+	}
+	for _, n := range learners {
+		v.Members = append(v.Members, MemberView{Node: n, Role: RoleLearner})
+	}
+	v.Conf = s.conf(shard.Directory, 1, append(slices.Clone(voters), learners...))
+	return v
+}
+
+// conf returns the ETag of a shard's configuration: the highest committed one that any of nodes
+// reports.
+func (s *Service) conf(id shard.ID, generation uint64, nodes []string) string {
+	var conf uint64
+	for _, node := range nodes {
+		if r, ok := s.soft.replica(node, id); ok {
+			conf = max(conf, r.conf)
+		}
+	}
+	return fmt.Sprintf("%d-%d", generation, conf)
+}
+
+// detail adds the numbers of this node's replica, else of the leader's, else of any.
+func (s *Service) detail(v ShardView, limit uint64) ShardDetail {
+	d := ShardDetail{ShardView: v, Limit: limit}
+	sources := []string{s.self.ID, v.Leader}
+	for _, m := range v.Members {
+		sources = append(sources, m.Node)
+	}
+	for _, node := range sources {
+		r, ok := s.soft.replica(node, v.ID)
+		if !ok {
+			continue
+		}
+		d.Source = node
+		d.Term, d.Commit, d.Applied = r.term, r.commit, r.applied
+		d.Items, d.Bytes, d.Evictions = r.entries, r.bytes, r.evictions
+		d.Hits, d.Misses = r.hits, r.misses
+		break
+	}
+	return d
+}
