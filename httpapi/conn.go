@@ -1,0 +1,156 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Limits of a connection.
+const (
+	// readHeaderTimeout bounds how long a header may trickle in.
+	readHeaderTimeout = 10 * time.Second
+	// idleTimeout closes connections that nobody uses.
+	idleTimeout = 2 * time.Minute
+	// writeTimeout bounds a request from the end of its header to the end of the answer: the
+	// longest Larder-Timeout, and as much again for a slow reader.
+	writeTimeout = 2 * maxTimeout
+	// lingerTime is how long a client that was answered in the middle of its request may go on
+	// sending. Closing at once could make the system discard the answer.
+	lingerTime = 500 * time.Millisecond
+	// maxHeaderBytes bounds request line and headers: far above the longest key with each of its
+	// bytes encoded. net/http adds 4 KiB to it.
+	maxHeaderBytes = 64 << 10
+)
+
+// NewServer returns a server of handler with this package's limits. It is to serve a Listener.
+// Bodies are bounded by the handlers that read them.
+func NewServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+				c.serving.Store(true)
+			}
+			handler.ServeHTTP(w, r)
+		}),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			// net/http calls this once the answer is flushed, before it looks at the next request.
+			if c, ok := c.(*conn); ok && state == http.StateIdle {
+				c.serving.Store(false)
+			}
+		},
+		ReadHeaderTimeout:            readHeaderTimeout,
+		IdleTimeout:                  idleTimeout,
+		WriteTimeout:                 writeTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		DisableGeneralOptionsHandler: true, // OPTIONS * has no answer of its own: 404 as for other paths
+	}
+}
+
+// Listener wraps l for a NewServer: requests so malformed that net/http answers them itself, in
+// text/plain, get the same status as a problem instead.
+func Listener(l net.Listener) net.Listener { return listener{l} }
+
+type listener struct{ net.Listener }
+
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &conn{Conn: c}, nil
+}
+
+// connKey is the context key of a request's *conn.
+type connKey struct{}
+
+// conn is a connection that knows whether a handler is answering on it. While none is, all that is
+// written comes from net/http: it can't be a value that looks like such an answer.
+type conn struct {
+	net.Conn
+	serving atomic.Bool // from the handler's start until its answer is flushed
+}
+
+// CloseWrite is what net/http uses to let a client read the answer to a request that it hasn't sent
+// in full.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	if !c.serving.Load() {
+		if answer, ok := translate(p); ok {
+			if _, err := c.Conn.Write(answer); err != nil {
+				return 0, err
+			}
+			c.linger()
+			return len(p), nil
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+// linger takes in what the client still sends, for a while, before net/http closes the connection.
+// Nobody else reads meanwhile: net/http does so only while a handler runs.
+func (c *conn) linger() {
+	if c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+		io.Copy(io.Discard, c.Conn) // ends by the client, an error or the deadline, all the same
+	}
+}
+
+// translate turns net/http's own answer to a request that reached no handler into a problem. It
+// writes each such answer at once; ok is false for what is none.
+func translate(p []byte) (answer []byte, ok bool) {
+	text, ok := strings.CutPrefix(string(p), "HTTP/1.1 ")
+	if !ok || len(text) < 4 || text[3] != ' ' {
+		return nil, false
+	}
+	status, err := strconv.Atoi(text[:3])
+	if err != nil || status < 400 || status > 599 {
+		return nil, false
+	}
+	// Some say more, as in "400 Bad Request: missing required Host header".
+	line, _, _ := strings.Cut(text[4:], "\r\n")
+	_, more, _ := strings.Cut(line, ": ")
+	problem := belowHandlers(status, more)
+	body, err := json.Marshal(problem)
+	if err != nil {
+		return nil, false
+	}
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\nDate: %s\r\n\r\n%s",
+		status, http.StatusText(status), problemType, len(body), time.Now().UTC().Format(http.TimeFormat), body), true
+}
+
+// belowHandlers is the problem for a status that net/http gives by itself.
+func belowHandlers(status int, more string) *Problem {
+	switch status {
+	case http.StatusRequestHeaderFieldsTooLarge:
+		return kindHeadersTooLarge.problem("Request line and headers may have %d bytes.", maxHeaderBytes)
+	case http.StatusExpectationFailed:
+		return kindExpectation.problem("The only expectation that is met is 100-continue.")
+	case http.StatusNotImplemented:
+		return kindTransferEncoding.problem("The only transfer coding that is understood is chunked.")
+	case http.StatusHTTPVersionNotSupported:
+		return kindHTTPVersion.problem("Use HTTP/1.1.")
+	}
+	if more == "" {
+		more = "it does not follow the grammar of HTTP/1.1; look at its percent-encoding"
+	}
+	k := kindMalformed
+	k.status = status
+	return k.problem("The request could not be read: %s.", more)
+}

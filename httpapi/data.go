@@ -1,0 +1,263 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/shard"
+)
+
+// Data performs operations on keys. The deadline is the context's.
+type Data interface {
+	// Do performs req where its key is served, here or one hop away, and waits while that place
+	// has no leader.
+	Do(ctx context.Context, req shard.Request) (shard.Response, error)
+	// Local performs req on this node's replica, or refuses at once: with NotLeaderError where
+	// another node leads.
+	Local(ctx context.Context, req shard.Request) (shard.Response, error)
+	// Locate tells where a key lives, or refuses while the table is not known.
+	Locate(key []byte) (directory.Location, error)
+}
+
+const (
+	kvPrefix = "/v1/kv/"
+	// maxContentType bounds the media type kept with a value, bytes.
+	maxContentType = 256
+	// defaultContentType is that of a value stored without one.
+	defaultContentType = "application/octet-stream"
+)
+
+// get serves GET and HEAD.
+func (s *server) get(w http.ResponseWriter, r *http.Request) error {
+	values, err := query(r, "consistency", "max-staleness", "lease", "touch", "fill", "route")
+	if err != nil {
+		return err
+	}
+	if err := checkRead(values); err != nil {
+		return err
+	}
+	unless, err := readTags(r.Header)
+	if err != nil {
+		return err
+	}
+	call, err := s.newCall(r, values)
+	if err != nil {
+		return err
+	}
+	resp, err := call.perform(shard.Request{Op: shard.OpGet, Key: call.key})
+	if err != nil {
+		return err
+	}
+
+	h := w.Header()
+	setPlace(h, resp)
+	h.Set("Larder-Read", string(resp.Read))
+	// An HTTP cache may keep the answer, and must ask before it gives it again: with ETag and 304
+	// it is then a correct near cache.
+	h.Set("Cache-Control", "no-cache")
+	if !resp.Found {
+		h.Set("Cache-Status", "larder; detail=absent")
+		return kindAbsent.problem("There is no live entry under this key.")
+	}
+	status := "larder; hit"
+	if resp.HasTTL {
+		status += "; ttl=" + strconv.FormatInt(int64(resp.TTL/time.Second), 10)
+	}
+	h.Set("Cache-Status", status)
+	etag := formatETag(resp.Version)
+	h.Set("ETag", etag)
+	protect(h)
+	if unless != nil && unless.matchesWeakly(etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	contentType := resp.ContentType
+	if contentType == "" {
+		contentType = defaultContentType
+	}
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(resp.Value)))
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		w.Write(resp.Value) // the client that doesn't hear it has gone
+	}
+	return nil
+}
+
+// put stores the body.
+func (s *server) put(w http.ResponseWriter, r *http.Request) error {
+	values, err := query(r, "ttl", "return", "route")
+	if err != nil {
+		return err
+	}
+	if values.Has("return") {
+		if values.Get("return") != "old" {
+			return kindBadParameter.problem("return is old, or absent.")
+		}
+		return kindNotBuilt.problem("return=old is not built yet.")
+	}
+	if err := refuseUnbuiltHeaders(r.Header); err != nil {
+		return err
+	}
+	cond, err := writeCondition(r)
+	if err != nil {
+		return err
+	}
+	ttl, err := ttlOf(values, r.Header)
+	if err != nil {
+		return err
+	}
+	contentType, err := describe(r.Header)
+	if err != nil {
+		return err
+	}
+	call, err := s.newCall(r, values)
+	if err != nil {
+		return err
+	}
+	value, err := s.readValue(w, r, call.deadline)
+	if err != nil {
+		return err
+	}
+	resp, err := call.perform(shard.Request{
+		Op:          shard.OpPut,
+		Key:         call.key,
+		Value:       value,
+		ContentType: contentType,
+		TTL:         ttl,
+		Cond:        cond,
+	})
+	if err != nil {
+		return err
+	}
+	setPlace(w.Header(), resp)
+	w.Header().Set("Cache-Control", "no-cache")
+	if p := statusProblem(resp); p != nil {
+		return p
+	}
+	w.Header().Set("ETag", formatETag(resp.Version))
+	protect(w.Header())
+	if resp.Existed {
+		w.WriteHeader(http.StatusNoContent)
+	} else {
+		w.WriteHeader(http.StatusCreated)
+	}
+	return nil
+}
+
+// remove serves DELETE. Removing what is absent succeeds: the key is then absent, which was asked for.
+func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
+	values, err := query(r, "route")
+	if err != nil {
+		return err
+	}
+	if err := refuseUnbuiltHeaders(r.Header); err != nil {
+		return err
+	}
+	cond, err := writeCondition(r)
+	if err != nil {
+		return err
+	}
+	call, err := s.newCall(r, values)
+	if err != nil {
+		return err
+	}
+	resp, err := call.perform(shard.Request{Op: shard.OpDelete, Key: call.key, Cond: cond})
+	if err != nil {
+		return err
+	}
+	setPlace(w.Header(), resp)
+	w.Header().Set("Cache-Control", "no-cache")
+	if p := statusProblem(resp); p != nil {
+		return p
+	}
+	existed := "?0"
+	if resp.Existed {
+		existed = "?1"
+	}
+	w.Header().Set("Larder-Existed", existed)
+	protect(w.Header())
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// setPlace tells which replica answered, and where in the shard's log the answer belongs.
+func setPlace(h http.Header, resp shard.Response) {
+	h.Set("Larder-Shard", strconv.FormatUint(uint64(resp.Shard), 10))
+	h.Set("Larder-Epoch", strconv.FormatUint(resp.Epoch, 10))
+	h.Set("Larder-Index", strconv.FormatUint(resp.Index, 10)+"."+strconv.FormatUint(uint64(resp.Position), 10))
+	h.Set("Larder-Served-By", resp.ServedBy)
+	if resp.ForwardedTo != "" {
+		h.Set("Larder-Forwarded", resp.ForwardedTo)
+	}
+}
+
+// protect keeps a browser from treating a value, which is other people's bytes, as a page of ours.
+func protect(h http.Header) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+}
+
+// refuseUnbuiltHeaders refuses the headers of a write whose meaning is fixed but not built.
+func refuseUnbuiltHeaders(h http.Header) error {
+	for _, name := range []string{"Idempotency-Key", "Larder-Fill"} {
+		if len(h.Values(name)) > 0 {
+			return kindNotBuilt.problem("%s is not built yet. Nothing was written.", name)
+		}
+	}
+	return nil
+}
+
+// describe returns the media type that a PUT gives its value, "" for none, and refuses what would
+// be lost on the way to a reader.
+func describe(h http.Header) (contentType string, err error) {
+	if len(h.Values("Content-Encoding")) > 0 {
+		return "", kindContentEncoding.problem(
+			"Content-Encoding is not kept, readers would get coded bytes without it. Send the value plain, or give it a Content-Type of its own.")
+	}
+	if len(h.Values("Content-Range")) > 0 {
+		return "", kindBadHeader.problem("A value is replaced as a whole: Content-Range is not for PUT.")
+	}
+	lines := h.Values("Content-Type")
+	switch {
+	case len(lines) == 0:
+		return "", nil
+	case len(lines) > 1:
+		return "", kindBadHeader.problem("Content-Type is given %d times.", len(lines))
+	case len(lines[0]) > maxContentType:
+		return "", kindBadHeader.problem("Content-Type has %d bytes, %d are allowed.", len(lines[0]), maxContentType)
+	}
+	return lines[0], nil
+}
+
+// readValue reads the body within the deadline, and no more of it than a value may have.
+func (s *server) readValue(w http.ResponseWriter, r *http.Request, deadline time.Time) ([]byte, error) {
+	limit := s.cfg.MaxValueBytes
+	tooLarge := func() error {
+		return kindValueTooLarge.problem("A value may have %d bytes.", limit).hangingUp()
+	}
+	if r.ContentLength > limit {
+		return nil, tooLarge()
+	}
+	// Not every ResponseWriter is a connection; one that isn't does not stall either. net/http sets
+	// the connection's deadline anew before the next request.
+	if err := http.NewResponseController(w).SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, kindMalformed.problem("The body could not be read: %v.", err).hangingUp()
+	}
+	value, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, kindBodyTimeout.problem("Only %d bytes of the body came in time. Larder-Timeout allows more.", len(value)).hangingUp()
+	case err != nil:
+		return nil, kindMalformed.problem("The body could not be read: %v.", err).hangingUp()
+	case int64(len(value)) > limit:
+		return nil, tooLarge()
+	}
+	return value, nil
+}

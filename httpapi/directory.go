@@ -1,0 +1,139 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/gorilla/mux"
+
+	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/shard"
+)
+
+// Directory is what the REST interface asks of the directory. All of it is answered from memory, at
+// once, with or without a quorum.
+type Directory interface {
+	// View is the table for clients.
+	View() directory.TableView
+	// Shards describes the data shards.
+	Shards() []directory.ShardDetail
+	// ShardView describes one shard, the directory's own (0) too; false for an id that there is not.
+	ShardView(id shard.ID) (directory.ShardDetail, bool)
+	// Nodes describes all nodes.
+	Nodes() []directory.NodeView
+	// Node describes one of them; false for an id that there is not.
+	Node(id string) (directory.NodeView, bool)
+	// Ready tells what keeps this node from serving, one check per hosted replica.
+	Ready() []directory.Check
+}
+
+// Lists are objects with one member, so that others can join it.
+type (
+	shardList struct {
+		Shards []directory.ShardDetail `json:"shards"`
+	}
+	nodeList struct {
+		Nodes []directory.NodeView `json:"nodes"`
+	}
+)
+
+// showTable serves the table for clients. Its ETag is the table version; leaders and the states of
+// nodes are hints, outside of the version, and a 304 doesn't renew them.
+func (s *server) showTable(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	view := s.cfg.Directory.View()
+	return writeJSON(w, r, view, formatETag(view.Version))
+}
+
+func (s *server) showShards(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	return writeJSON(w, r, shardList{s.cfg.Directory.Shards()}, "")
+}
+
+func (s *server) showShard(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	text := mux.Vars(r)["id"]
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err == nil {
+		if view, ok := s.cfg.Directory.ShardView(shard.ID(id)); ok {
+			return writeJSON(w, r, view, "")
+		}
+	}
+	return kindUnknownShard.problem("There is no shard %q. GET /v1/shards lists them.", text)
+}
+
+func (s *server) showNodes(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	return writeJSON(w, r, nodeList{s.cfg.Directory.Nodes()}, "")
+}
+
+func (s *server) showNode(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	id, err := url.PathUnescape(mux.Vars(r)["id"])
+	if err == nil {
+		if node, ok := s.cfg.Directory.Node(id); ok {
+			return writeJSON(w, r, node, "")
+		}
+	}
+	return kindUnknownNode.problem("There is no node %q. GET /v1/nodes lists them.", id)
+}
+
+func (s *server) locate(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	key, err := keyAfter(r, locatePrefix)
+	if err != nil {
+		return err
+	}
+	place, err := s.cfg.Data.Locate(key)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, place, "")
+}
+
+// writeJSON answers with value, or 304 if the client has it. Without an etag the body's hash is it.
+func writeJSON(w http.ResponseWriter, r *http.Request, value any, etag string) error {
+	unless, err := readTags(r.Header)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	body = append(body, '\n')
+	if etag == "" {
+		sum := fnv.New128a()
+		sum.Write(body)
+		etag = fmt.Sprintf(`"%x"`, sum.Sum(nil))
+	}
+	h := w.Header()
+	h.Set("ETag", etag)
+	h.Set("Cache-Control", "no-cache")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if unless != nil && unless.matchesWeakly(etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(http.StatusOK)
+	w.Write(body) // the client that doesn't hear it has gone
+	return nil
+}

@@ -1,0 +1,180 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/shard"
+)
+
+// fakeDirectory is a directory of fixed answers.
+type fakeDirectory struct {
+	checks []directory.Check
+}
+
+func (d *fakeDirectory) View() directory.TableView {
+	return directory.TableView{
+		Cluster: "c0ffee", Version: 42,
+		Shards: []directory.ShardView{d.Shards()[0].ShardView},
+		Nodes:  map[string]directory.NodeState{"a": {HTTP: "127.0.0.1:1", State: "up"}},
+	}
+}
+
+func (d *fakeDirectory) Shards() []directory.ShardDetail {
+	return []directory.ShardDetail{{ShardView: directory.ShardView{
+		ID: 1, End: 4096, Epoch: 3, Conf: "1-7", Leader: "a",
+		Members: []directory.MemberView{{Node: "a", Role: directory.RoleVoter}},
+	}, Term: 5}}
+}
+
+func (d *fakeDirectory) ShardView(id shard.ID) (directory.ShardDetail, bool) {
+	return directory.ShardDetail{ShardView: directory.ShardView{ID: id}}, id <= 1
+}
+
+func (d *fakeDirectory) Nodes() []directory.NodeView {
+	return []directory.NodeView{{ID: "a", HTTP: "127.0.0.1:1"}, {ID: "b", HTTP: "127.0.0.1:2"}}
+}
+
+func (d *fakeDirectory) Node(id string) (directory.NodeView, bool) {
+	for _, node := range d.Nodes() {
+		if node.ID == id {
+			return node, true
+		}
+	}
+	return directory.NodeView{}, false
+}
+
+func (d *fakeDirectory) Ready() []directory.Check { return d.checks }
+
+// The table, shards, nodes and a key's place have the documented members.
+func TestShapes(t *testing.T) {
+	f := newFixture(t)
+	for path, want := range map[string]string{
+		"/v1/directory": `{"cluster":"c0ffee","version":42,"shards":[{"id":1,"start":0,"end":4096,"epoch":3,"conf":"1-7","leader":"a","members":[{"node":"a","role":"voter"}]}],"nodes":{"a":{"http":"127.0.0.1:1","state":"up"}}}`,
+		"/v1/locate/k":  `{"slot":1,"shard":3,"epoch":7,"leader":"b","members":["a","b"]}`,
+	} {
+		if got := strings.TrimSpace(f.request(t, "GET", path, "").Body.String()); got != want {
+			t.Errorf("%s: got\n%s, want\n%s", path, got, want)
+		}
+	}
+	for path, want := range map[string]string{"/v1/shards": `{"shards":[{"id":1,`, "/v1/nodes": `{"nodes":[{"id":"a",`} {
+		if got := f.request(t, "GET", path, "").Body.String(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %s, want it to begin with %s", path, got, want)
+		}
+	}
+}
+
+// While the table is not known there is no place to tell.
+func TestLocateWithoutTable(t *testing.T) {
+	f := newFixture(t)
+	f.data.noTable = true
+	w := f.request(t, "GET", "/v1/locate/k", "")
+	checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "no-leader", AppliedNo)
+	f.data.local = refuseWith(shard.ErrNoLeader)
+	w = f.request(t, "PUT", "/v1/kv/k?route=local", "")
+	checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 421, "misdirected", AppliedNo)
+	if w.Header().Values("Larder-Epoch") != nil || w.Header().Values("Larder-Leader") != nil {
+		t.Errorf("got epoch %q and leader %q of no table", w.Header().Values("Larder-Epoch"), w.Header().Values("Larder-Leader"))
+	}
+}
+
+// Each resource of the directory is JSON with an ETag, by which it is revalidated.
+func TestDirectoryResources(t *testing.T) {
+	f := newFixture(t)
+	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/0", "/v1/shards/1", "/v1/nodes", "/v1/nodes/a", "/v1/nodes/%61", "/v1/locate/k"} {
+		w := f.request(t, "GET", path, "")
+		if w.Code != 200 || w.Header().Get("Content-Type") != "application/json" || !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%s: got %d %s %q", path, w.Code, w.Header().Get("Content-Type"), w.Body)
+		}
+		etag := w.Header().Get("ETag")
+		if etag == "" || path == "/v1/directory" && etag != `"42"` {
+			t.Errorf("%s: got ETag %q", path, etag)
+		}
+		if w := f.request(t, "GET", path, "", "If-None-Match", etag); w.Code != 304 || w.Body.Len() > 0 || w.Header().Get("ETag") != etag {
+			t.Errorf("%s with its ETag: got %d, ETag %q", path, w.Code, w.Header().Get("ETag"))
+		}
+		if w := f.request(t, "GET", path, "", "If-None-Match", `"other"`); w.Code != 200 {
+			t.Errorf("%s with another ETag: got %d", path, w.Code)
+		}
+	}
+	// A preference that isn't honoured is ignored, and not said to be applied.
+	w := f.request(t, "GET", "/v1/directory", "", "Prefer", "wait=30", "If-None-Match", `"42"`)
+	if w.Code != 304 || w.Header().Get("Preference-Applied") != "" {
+		t.Errorf("Prefer: got %d, Preference-Applied %q", w.Code, w.Header().Get("Preference-Applied"))
+	}
+}
+
+// Shards and nodes that there are not are 404, each with its own type.
+func TestUnknownResources(t *testing.T) {
+	f := newFixture(t)
+	for path, name := range map[string]string{
+		"/v1/shards/2": "unknown-shard", "/v1/shards/x": "unknown-shard", "/v1/shards/-1": "unknown-shard",
+		"/v1/nodes/c": "unknown-node", "/v1/nodes/%2f": "unknown-node",
+	} {
+		w := f.request(t, "GET", path, "")
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 404, name, AppliedNo)
+	}
+}
+
+// Whatever the interface promises and this version lacks is 501 with its type, for each of its methods,
+// and nothing is done.
+func TestNotBuilt(t *testing.T) {
+	f := newFixture(t)
+	for _, line := range []string{
+		"POST /v1/batch", "GET /v1/keys?prefix=a", "DELETE /v1/keys?prefix=a", "GET /v1/events",
+		"GET /v1/shards/1/events", "GET /v1/shards/1/checksum", "GET /v1/shards/1/members",
+		"PUT /v1/shards/1/members/a", "DELETE /v1/shards/1/members/a", "PUT /v1/shards/1/leader",
+		"POST /v1/shards/1/split", "POST /v1/shards/1/merge", "GET /v1/settings", "PATCH /v1/settings",
+		"POST /v1/nodes/a/drain", "POST /v1/nodes/a/undrain", "DELETE /v1/nodes/a",
+		"GET /v1/operations", "GET /v1/operations/1", "DELETE /v1/operations/1",
+		"GET /v1/backup", "POST /v1/restore", "GET /openapi.json", "GET /ui/", "GET /ui/x",
+	} {
+		method, path, _ := strings.Cut(line, " ")
+		w := f.request(t, method, path, "")
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 501, "not-built", AppliedNo)
+	}
+	if f.data.reached() != 0 {
+		t.Error("something reached the cache")
+	}
+}
+
+// Each 405 lists exactly the methods that are not.
+func TestAllow(t *testing.T) {
+	f := newFixture(t)
+	for path, want := range map[string]string{
+		"/v1/kv/k": "DELETE, GET, HEAD, PATCH, POST, PUT", "/livez": "GET, HEAD", "/v1/batch": "POST",
+		"/v1/nodes/a": "DELETE, GET, HEAD", "/v1/directory": "GET, HEAD", "/v1/keys": "DELETE, GET, HEAD",
+	} {
+		w := f.request(t, "OPTIONS", path, "")
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 405, "method-not-allowed", AppliedNo)
+		if got := w.Header().Get("Allow"); got != want {
+			t.Errorf("%s: got Allow %q, want %q", path, got, want)
+		}
+		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"} {
+			allowed := slices.Contains(strings.Split(want, ", "), method)
+			if w := f.request(t, method, path, ""); (w.Code != 405) != allowed {
+				t.Errorf("%s %s: got %d, Allow is %q", method, path, w.Code, want)
+			}
+		}
+	}
+}
+
+// A node is alive without the cluster, and ready only when each check passes.
+func TestHealth(t *testing.T) {
+	f := newFixture(t)
+	f.dir.checks = []directory.Check{{Name: "directory", OK: true}, {Name: "shard/1", OK: true}}
+	if w := f.request(t, "GET", "/readyz", ""); w.Code != 200 || w.Body.String() != "[+]directory ok\n[+]shard/1 ok\n" {
+		t.Errorf("ready: got %d %q", w.Code, w.Body)
+	}
+	f.dir.checks = append(f.dir.checks, directory.Check{Name: "shard/2", Detail: "no leader"})
+	w := f.request(t, "GET", "/readyz", "")
+	if w.Code != 503 || w.Body.String() != "[+]directory ok\n[+]shard/1 ok\n[-]shard/2 no leader\n" || w.Header().Get("Retry-After") == "" {
+		t.Errorf("not ready: got %d %q", w.Code, w.Body)
+	}
+	if w := f.request(t, "GET", "/livez", ""); w.Code != 200 {
+		t.Errorf("live: got %d", w.Code)
+	}
+}

@@ -1,0 +1,45 @@
+// Package httpapi is the REST interface of a node: keys under /v1/kv/, the directory's views, health
+// and metrics.
+//
+// # What it owes
+//
+// A key is any 1 to 1024 bytes. What the client percent-encoded after the prefix is decoded once and
+// nothing else happens to it: there is no cleaning and no redirect to a tidier path (see keyAfter).
+//
+// Every error is a problem (RFC 9457) whose member "applied" says whether the request had an effect.
+// errorTable is the one place that decides this for errors from below; an error that nobody planned
+// never claims that a write did not happen. This holds for requests that are too malformed to reach
+// a handler, too: see Listener.
+//
+// Conditions are handed to the state machine and decided there. Nothing is compared before the log,
+// since what was compared could be untrue by the time the write applies.
+//
+// What the interface promises and this version lacks is refused with 501, what it does not know
+// with 400: a parameter that was ignored would be a promise broken in silence.
+//
+// # Concurrency
+//
+// The handler has no state of its own but metrics; any number of requests run at once, each on the
+// goroutine that net/http gave it, and none starts another. A request ends by its Larder-Timeout,
+// which bounds the wait for its body and for its operation alike.
+//
+// # Caveats
+//
+// A linearizable read leaves no trace in the LRU order in this version, so touch=true and
+// touch=false are the same: entries leave in the order in which they were written.
+//
+// GET /v1/directory has the table version as its ETag. Leaders and the states of nodes in it are hints
+// that change without it. A preference "wait" is ignored, as RFC 7240 allows.
+//
+// Listener works on the bytes of HTTP/1.1: under TLS it belongs around the TLS listener, not below.
+//
+// Range, If-Modified-Since and If-Unmodified-Since are ignored, as RFC 9110 has it for a resource
+// without ranges and without a modification date.
+//
+// # Why not the obvious
+//
+// http.ServeMux, and mux as it comes, answer a path with "//" or ".." by a redirect to another path,
+// which is another key here; and for an encoded slash they match a decoded one. mux with
+// UseEncodedPath and SkipClean does neither. Methods are told apart after the path, by a map, since
+// routers differ in when they answer 405 and whether they name the methods that there are.
+package httpapi

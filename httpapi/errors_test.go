@@ -1,0 +1,195 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// errorCases has each exported error of package shard by name, and what it is for a write and for
+// a read.
+var errorCases = map[string]struct {
+	err         error
+	status      int
+	name        string
+	applied     Applied
+	readStatus  int
+	readName    string
+	readApplied Applied
+}{
+	"ErrOutcomeUnknown": {shard.ErrOutcomeUnknown, 504, "outcome-unknown", AppliedUnknown, 503, "unavailable", AppliedNo},
+	"ErrNoLeader":       {shard.ErrNoLeader, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
+	"ErrOverloaded":     {shard.ErrOverloaded, 429, "overloaded", AppliedNo, 429, "overloaded", AppliedNo},
+	"ErrUnknownShard":   {shard.ErrUnknownShard, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrStopped":        {shard.ErrStopped, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrDeadline":       {shard.ErrDeadline, 503, "deadline", AppliedNo, 503, "deadline", AppliedNo},
+	"ErrUnreachable":    {shard.ErrUnreachable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrDataLost":       {shard.ErrDataLost, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrWrongCluster":   {shard.ErrWrongCluster, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
+	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
+}
+
+// Each error that package shard exports has a row in the table and a case here, so that none can be
+// added without deciding what a client is told.
+func TestEveryShardErrorHasARow(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "../shard/errors.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, decl := range file.Decls {
+		decl, ok := decl.(*ast.GenDecl)
+		if !ok {
+			continue
+		}
+		for _, spec := range decl.Specs {
+			var names []*ast.Ident
+			switch spec := spec.(type) {
+			case *ast.ValueSpec:
+				names = spec.Names
+			case *ast.TypeSpec:
+				names = []*ast.Ident{spec.Name}
+			}
+			for _, name := range names {
+				if !name.IsExported() {
+					continue
+				}
+				found++
+				if _, ok := errorCases[name.Name]; !ok {
+					t.Errorf("shard.%s has no case, and maybe no row in errorTable", name.Name)
+				}
+			}
+		}
+	}
+	if found < 10 {
+		t.Fatalf("found %d exported errors in shard/errors.go: the test does not see them", found)
+	}
+}
+
+// Each error gets its documented answer, plain and wrapped, for writes and reads; no row is unused;
+// 429 and 503 say when to come back.
+func TestErrorTable(t *testing.T) {
+	used := make([]bool, len(errorTable))
+	for name, tc := range errorCases {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			for _, err := range []error{tc.err, fmt.Errorf("shard 3 on b: %w", tc.err)} {
+				f.data.answer = func(context.Context, shard.Request) (shard.Response, error) { return shard.Response{}, err }
+				for i, row := range errorTable {
+					if row.is(err) {
+						used[i] = true
+						break
+					}
+				}
+				for _, method := range []string{http.MethodPut, http.MethodDelete} {
+					w := f.request(t, method, "/v1/kv/k", "")
+					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, tc.applied)
+					checkRetryAfter(t, w.Code, w.Header())
+				}
+				w := f.request(t, http.MethodGet, "/v1/kv/k", "")
+				checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.readStatus, tc.readName, tc.readApplied)
+				checkRetryAfter(t, w.Code, w.Header())
+			}
+			if shard.Refused(tc.err) != (tc.applied == AppliedNo) {
+				t.Errorf("shard.Refused(%v) is %t, the table says applied %s", tc.err, shard.Refused(tc.err), tc.applied)
+			}
+		})
+	}
+	for i, row := range errorTable {
+		if !used[i] {
+			t.Errorf("row %d (%s) of errorTable is never used", i, row.kind.name)
+		}
+	}
+}
+
+func checkRetryAfter(t *testing.T, status int, header http.Header) {
+	t.Helper()
+	want := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
+	if got := header.Get("Retry-After") != ""; got != want {
+		t.Errorf("status %d: Retry-After present is %t, want %t", status, got, want)
+	}
+}
+
+// An error that nobody planned never claims that a write did not happen.
+func TestUnplannedErrors(t *testing.T) {
+	f := newFixture(t)
+	tests := []struct {
+		err          error
+		write, read  int
+		applied      Applied
+		wName, rName string
+	}{
+		{errors.New("disk on fire"), 500, 500, AppliedUnknown, "internal", "internal"},
+		{context.DeadlineExceeded, 504, 503, AppliedUnknown, "outcome-unknown", "deadline"},
+		{context.Canceled, 504, 503, AppliedUnknown, "outcome-unknown", "deadline"},
+		{fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, shard.ErrNoLeader), 504, 503, AppliedUnknown, "outcome-unknown", "unavailable"},
+		{fmt.Errorf("%w: %w", shard.ErrDeadline, shard.ErrOverloaded), 429, 429, AppliedNo, "overloaded", "overloaded"},
+	}
+	for _, tc := range tests {
+		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) { return shard.Response{}, tc.err }
+		w := f.request(t, http.MethodPut, "/v1/kv/k", "v")
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.write, tc.wName, tc.applied)
+		w = f.request(t, http.MethodGet, "/v1/kv/k", "")
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.read, tc.rName, AppliedNo)
+	}
+	if !strings.Contains(f.logs.String(), "disk on fire") {
+		t.Error("an unplanned error left no line in the log")
+	}
+}
+
+// Each verdict of the state machine gets its documented answer.
+func TestStatusTable(t *testing.T) {
+	f := newFixture(t)
+	tests := []struct {
+		status  fsm.Status
+		version uint64
+		want    int
+		name    string
+		applied Applied
+		etag    string
+	}{
+		{fsm.StatusCondition, 12, 412, "precondition-failed", AppliedNo, `"12"`},
+		{fsm.StatusCondition, 0, 412, "precondition-failed", AppliedNo, ""},
+		{fsm.StatusTooLarge, 0, 413, "entry-too-large", AppliedNo, ""},
+		{fsm.StatusExhausted, 0, 503, "versions-exhausted", AppliedNo, ""},
+		{fsm.StatusNotOwner, 0, 503, "moved", AppliedNo, ""},
+		{fsm.StatusStale, 0, 500, "internal", AppliedUnknown, ""},
+		{0, 0, 500, "internal", AppliedUnknown, ""},
+	}
+	for _, tc := range tests {
+		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
+			return shard.Response{Shard: 3, Epoch: 7, Index: 9, Position: 1, ServedBy: "b", Status: tc.status, Version: tc.version}, nil
+		}
+		for _, method := range []string{http.MethodPut, http.MethodDelete} {
+			w := f.request(t, method, "/v1/kv/k", "")
+			p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.want, tc.name, tc.applied)
+			checkPlace(t, w.Header(), "3", "7", "9.1", "b")
+			checkRetryAfter(t, w.Code, w.Header())
+			if p.ETag != tc.etag || w.Header().Get("ETag") != tc.etag {
+				t.Errorf("status %d: got ETag %q in the body and %q in the header, want %q", tc.status, p.ETag, w.Header().Get("ETag"), tc.etag)
+			}
+		}
+	}
+}
+
+// checkPlace fails unless the answer tells its place in a shard's log.
+func checkPlace(t *testing.T, h http.Header, shardID, epoch, index, node string) {
+	t.Helper()
+	for name, want := range map[string]string{
+		"Larder-Shard": shardID, "Larder-Epoch": epoch, "Larder-Index": index, "Larder-Served-By": node,
+	} {
+		if got := h.Get(name); got != want {
+			t.Errorf("got %s %q, want %q", name, got, want)
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// fakeData is a cache in a map. It counts what reaches it, so that a test can say that nothing did.
+type fakeData struct {
+	mu       sync.Mutex
+	entries  map[string]fakeEntry
+	version  uint64
+	requests []shard.Request
+	locals   int
+	located  []byte // key of the last Locate
+	leader   string // that Locate names
+	noTable  bool   // Locate refuses
+
+	// answer, when set, answers instead of the map; local does for Local.
+	answer func(context.Context, shard.Request) (shard.Response, error)
+	local  func(context.Context, shard.Request) (shard.Response, error)
+}
+
+type fakeEntry struct {
+	value       []byte
+	contentType string
+	ttl         time.Duration
+	version     uint64
+}
+
+func (d *fakeData) Do(ctx context.Context, req shard.Request) (shard.Response, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.requests = append(d.requests, req)
+	if d.answer != nil {
+		return d.answer(ctx, req)
+	}
+	return d.applyLocked(req), nil
+}
+
+func (d *fakeData) Local(ctx context.Context, req shard.Request) (shard.Response, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.locals++
+	if d.local != nil {
+		return d.local(ctx, req)
+	}
+	return d.applyLocked(req), nil
+}
+
+func (d *fakeData) Locate(key []byte) (directory.Location, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.located = bytes.Clone(key)
+	if d.noTable {
+		return directory.Location{}, shard.ErrNoLeader
+	}
+	return directory.Location{Slot: 1, Shard: 3, Epoch: 7, Leader: d.leader, Members: []string{"a", "b"}}, nil
+}
+
+// lastLocated returns the key of the last Locate.
+func (d *fakeData) lastLocated() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.located
+}
+
+func (d *fakeData) setLeader(node string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leader = node
+}
+
+func (d *fakeData) applyLocked(req shard.Request) shard.Response {
+	resp := shard.Response{Shard: 3, Epoch: 7, Index: 100 + d.version, Position: 2, ServedBy: "a", Status: fsm.StatusOK}
+	entry, found := d.entries[string(req.Key)]
+	resp.Existed = found
+	if req.Op == shard.OpGet {
+		resp.Found, resp.Read = found, shard.ReadProbe
+		resp.Value, resp.ContentType, resp.Version = entry.value, entry.contentType, entry.version
+		resp.HasTTL, resp.TTL = entry.ttl > 0, entry.ttl
+		return resp
+	}
+	holds := true
+	switch req.Cond.Kind {
+	case fsm.CondAbsent:
+		holds = !found
+	case fsm.CondPresent:
+		holds = found
+	case fsm.CondVersion:
+		holds = found && entry.version == req.Cond.Version
+	}
+	if !holds {
+		resp.Status, resp.Version = fsm.StatusCondition, entry.version
+		return resp
+	}
+	d.version++
+	resp.Version = d.version
+	if req.Op == shard.OpDelete {
+		delete(d.entries, string(req.Key))
+		return resp
+	}
+	d.entries[string(req.Key)] = fakeEntry{bytes.Clone(req.Value), req.ContentType, req.TTL, d.version}
+	return resp
+}
+
+// reached returns how many operations arrived.
+func (d *fakeData) reached() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.requests) + d.locals
+}
+
+// keys returns all keys stored.
+func (d *fakeData) keys() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.entries))
+}
+
+func (d *fakeData) last() shard.Request {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.requests[len(d.requests)-1]
+}
+
+// fixture is a handler over fakes, on a real server.
+type fixture struct {
+	data *fakeData
+	dir  *fakeDirectory
+	logs *bytes.Buffer
+	reg  *prometheus.Registry
+	url  string // http://host:port
+	addr string // host:port
+	// handler is what the server serves, for tests without a socket.
+	handler http.Handler
+}
+
+// newFixture starts a server as the binary does, listener wrapped.
+func newFixture(t *testing.T, change ...func(*Config)) *fixture {
+	t.Helper()
+	f := &fixture{
+		data: &fakeData{entries: map[string]fakeEntry{}, leader: "b"},
+		dir:  &fakeDirectory{},
+		logs: &bytes.Buffer{},
+		reg:  prometheus.NewRegistry(),
+	}
+	cfg := Config{
+		Node: "a", Data: f.data, Directory: f.dir, Metrics: f.reg,
+		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: f.logs}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	handler, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.handler = handler
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := NewServer(handler)
+	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	done := make(chan struct{})
+	go func() {
+		srv.Serve(Listener(l))
+		close(done)
+	}()
+	t.Cleanup(func() {
+		srv.Close()
+		<-done
+	})
+	f.addr = l.Addr().String()
+	f.url = "http://" + f.addr
+	return f
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// request serves one request without a socket: method, path with query, headers as pairs.
+func (f *fixture) request(t *testing.T, method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	var reader io.Reader
+	if body != "" {
+		reader = bytes.NewReader([]byte(body))
+	}
+	r := httptest.NewRequestWithContext(t.Context(), method, target, reader)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	f.handler.ServeHTTP(w, r)
+	return w
+}

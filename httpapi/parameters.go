@@ -1,0 +1,168 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxTTL bounds a time to live. Longer ones are more likely a mistake in the unit than a wish.
+const maxTTL = 10 * 365 * 24 * time.Hour
+
+// Mode says what a node does with a key that another node serves.
+type Mode string
+
+const (
+	// Forward serves it by asking the other node, one hop.
+	Forward Mode = "forward"
+	// Redirect answers 307 with the other node's address.
+	Redirect Mode = "redirect"
+	// Refuse answers 421 with the other node's name (?route=local).
+	Refuse Mode = "local"
+)
+
+// query returns the request's parameters: each at most once, and only those that are allowed. An
+// unknown one is refused, since the caller counts on an effect.
+func query(r *http.Request, allowed ...string) (url.Values, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, kindBadParameter.problem("The query is malformed: percent-encode what is not a letter or digit, separate by &.")
+	}
+	for name, given := range values {
+		if !slices.Contains(allowed, name) {
+			return nil, kindBadParameter.problem("%q is not a parameter of %s here%s.", name, r.Method, knownParameters(allowed))
+		}
+		if len(given) > 1 {
+			return nil, kindBadParameter.problem("%q is given %d times.", name, len(given))
+		}
+	}
+	return values, nil
+}
+
+func knownParameters(allowed []string) string {
+	if len(allowed) == 0 {
+		return ", there are none"
+	}
+	return ", these are: " + strings.Join(allowed, ", ")
+}
+
+// routeOf is the parameter route, byDefault when it is absent.
+func routeOf(values url.Values, byDefault Mode) (Mode, error) {
+	if !values.Has("route") {
+		return byDefault, nil
+	}
+	switch mode := Mode(values.Get("route")); mode {
+	case Forward, Redirect, Refuse:
+		return mode, nil
+	}
+	return "", kindBadParameter.problem("route is %s, %s or %s.", Forward, Redirect, Refuse)
+}
+
+// checkRead accepts what a linearizable read may ask for, and refuses the rest. lease=never and
+// touch need nothing: this version holds no leases, and its reads leave no trace in the LRU order.
+func checkRead(values url.Values) error {
+	if values.Has("touch") {
+		if v := values.Get("touch"); v != "true" && v != "false" {
+			return kindBadParameter.problem("touch is true or false.")
+		}
+	}
+	if values.Has("lease") && values.Get("lease") != "never" {
+		return kindBadParameter.problem("lease is never, or absent.")
+	}
+	consistency := "linearizable"
+	if values.Has("consistency") {
+		consistency = values.Get("consistency")
+	}
+	if values.Has("max-staleness") {
+		if consistency != "bounded" {
+			return kindBadParameter.problem("max-staleness goes with consistency=bounded.")
+		}
+		if d, err := time.ParseDuration(values.Get("max-staleness")); err != nil || d <= 0 {
+			return kindBadParameter.problem("max-staleness is a duration such as 2s.")
+		}
+	}
+	switch consistency {
+	case "linearizable":
+	case "bounded", "any":
+		return kindNotBuilt.problem("Reads with consistency=%s are not built yet. Leave it out: reads are then linearizable.", consistency)
+	default:
+		return kindBadParameter.problem("consistency is linearizable, bounded or any.")
+	}
+	if values.Has("fill") {
+		return kindNotBuilt.problem("fill is not built yet: read, and on a 404 load the value and PUT it.")
+	}
+	return nil
+}
+
+// ttlOf is the time to live that a PUT asks for with ttl or with Cache-Control: max-age, 0 for none.
+// Other directives of Cache-Control speak to caches on the way and change nothing here.
+func ttlOf(values url.Values, h http.Header) (time.Duration, error) {
+	maxAge, given, err := maxAgeOf(h)
+	if err != nil {
+		return 0, err
+	}
+	if !values.Has("ttl") {
+		return maxAge, nil
+	}
+	ttl, parseErr := time.ParseDuration(values.Get("ttl"))
+	switch {
+	case parseErr != nil:
+		return 0, kindBadParameter.problem("ttl is a duration with its unit, such as 60s, 1500ms or 1h30m.")
+	case ttl <= 0:
+		return 0, kindBadParameter.problem("ttl is more than 0. Leave it out for an entry without end, or DELETE the key.")
+	case ttl > maxTTL:
+		return 0, kindBadParameter.problem("ttl is at most %s. Leave it out for an entry without end.", maxTTL)
+	case ttl%time.Millisecond != 0:
+		return 0, kindBadParameter.problem("ttl is whole milliseconds.")
+	case given && ttl != maxAge:
+		return 0, kindBadParameter.problem("ttl and Cache-Control: max-age differ. Give one.")
+	}
+	return ttl, nil
+}
+
+// maxAgeOf is the max-age of a request's Cache-Control, and whether there is one.
+func maxAgeOf(h http.Header) (age time.Duration, given bool, err error) {
+	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
+		name, value, _ := strings.Cut(strings.Trim(directive, " \t"), "=")
+		if !strings.EqualFold(name, "max-age") {
+			continue
+		}
+		seconds, parseErr := strconv.ParseUint(value, 10, 63)
+		switch {
+		case parseErr != nil:
+			return 0, false, kindBadHeader.problem("Cache-Control: max-age takes whole seconds.")
+		case seconds == 0:
+			return 0, false, kindBadHeader.problem("Cache-Control: max-age is more than 0. DELETE the key instead.")
+		case seconds > uint64(maxTTL/time.Second):
+			return 0, false, kindBadHeader.problem("Cache-Control: max-age is at most %d.", maxTTL/time.Second)
+		}
+		d := time.Duration(seconds) * time.Second
+		if given && d != age {
+			return 0, false, kindBadHeader.problem("Cache-Control has two values for max-age.")
+		}
+		age, given = d, true
+	}
+	return age, given, nil
+}
+
+// Bounds of Larder-Timeout.
+const (
+	defaultTimeout = 5 * time.Second
+	maxTimeout     = 60 * time.Second
+)
+
+// timeoutOf is how long the request may take, from its header Larder-Timeout.
+func timeoutOf(h http.Header) (time.Duration, error) {
+	lines := h.Values("Larder-Timeout")
+	if len(lines) == 0 {
+		return defaultTimeout, nil
+	}
+	d, err := time.ParseDuration(lines[0])
+	if len(lines) > 1 || err != nil || d <= 0 || d > maxTimeout {
+		return 0, kindBadHeader.problem("Larder-Timeout is one duration, more than 0 and at most %s, such as 5s.", maxTimeout)
+	}
+	return d, nil
+}

@@ -1,0 +1,71 @@
+package httpapi
+
+import "net/http"
+
+// locatePrefix precedes the key in the path that tells where it lives.
+const locatePrefix = "/v1/locate/"
+
+// routes are all resources. What the interface promises and this version lacks is listed too, so
+// that a client learns from a 501 that it is early, and from a 404 that it is wrong.
+func (s *server) routes() []route {
+	unbuilt := func(what string) handler {
+		return func(http.ResponseWriter, *http.Request) error {
+			return kindNotBuilt.problem("%s is part of the interface, but not built yet. Nothing was done.", what)
+		}
+	}
+	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
+	return []route{
+		{path: kvPrefix, under: true, methods: map[string]handler{
+			http.MethodGet:    s.admit(s.get),
+			http.MethodPut:    s.admit(s.put),
+			http.MethodDelete: s.admit(s.remove),
+			http.MethodPatch:  unbuilt("PATCH, which changes a time to live,"),
+			http.MethodPost:   unbuilt("POST with op, that is incr, append and touch,"),
+		}},
+		{path: "/v1/batch", methods: map[string]handler{http.MethodPost: unbuilt("A batch")}},
+		{path: "/v1/keys", methods: map[string]handler{
+			http.MethodGet:    unbuilt("Listing keys"),
+			http.MethodDelete: unbuilt("Removing keys by prefix"),
+		}},
+		{path: "/v1/events", methods: get(unbuilt("The feed of changes"))},
+
+		{path: locatePrefix, under: true, methods: get(s.locate)},
+		{path: "/v1/directory", methods: get(s.showTable)},
+		{path: "/v1/shards", methods: get(s.showShards)},
+		{path: "/v1/shards/{id}", methods: get(s.showShard)},
+		{path: "/v1/shards/{id}/events", methods: get(unbuilt("A shard's feed of changes"))},
+		{path: "/v1/shards/{id}/checksum", methods: get(unbuilt("The checksum of a shard's replicas"))},
+		{path: "/v1/shards/{id}/members", methods: get(unbuilt("The list of a shard's members"))},
+		{path: "/v1/shards/{id}/members/{node}", methods: map[string]handler{
+			http.MethodPut:    unbuilt("Adding a member"),
+			http.MethodDelete: unbuilt("Removing a member"),
+		}},
+		{path: "/v1/shards/{id}/leader", methods: map[string]handler{http.MethodPut: unbuilt("Handing over leadership")}},
+		{path: "/v1/shards/{id}/split", methods: map[string]handler{http.MethodPost: unbuilt("Splitting a shard")}},
+		{path: "/v1/shards/{id}/merge", methods: map[string]handler{http.MethodPost: unbuilt("Merging shards")}},
+		{path: "/v1/settings", methods: map[string]handler{
+			http.MethodGet:   unbuilt("Reading settings"),
+			http.MethodPatch: unbuilt("Changing settings"),
+		}},
+		{path: "/v1/nodes", methods: get(s.showNodes)},
+		{path: "/v1/nodes/{id}", methods: map[string]handler{
+			http.MethodGet:    s.showNode,
+			http.MethodDelete: unbuilt("Removing a node"),
+		}},
+		{path: "/v1/nodes/{id}/drain", methods: map[string]handler{http.MethodPost: unbuilt("Draining a node")}},
+		{path: "/v1/nodes/{id}/undrain", methods: map[string]handler{http.MethodPost: unbuilt("Taking back a drained node")}},
+		{path: "/v1/operations", methods: get(unbuilt("The list of operations"))},
+		{path: "/v1/operations/{n}", methods: map[string]handler{
+			http.MethodGet:    unbuilt("Following an operation"),
+			http.MethodDelete: unbuilt("Cancelling an operation"),
+		}},
+		{path: "/v1/backup", methods: get(unbuilt("A backup"))},
+		{path: "/v1/restore", methods: map[string]handler{http.MethodPost: unbuilt("Restoring a backup")}},
+
+		{path: "/livez", methods: get(s.live)},
+		{path: "/readyz", methods: get(s.ready)},
+		{path: "/metrics", methods: get(s.showMetrics)},
+		{path: "/openapi.json", methods: get(unbuilt("The OpenAPI description"))},
+		{path: "/ui/", under: true, methods: get(unbuilt("The dashboard"))},
+	}
+}
