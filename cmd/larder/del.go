@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/spf13/cobra"
+)
+
+func newDelCmd() *cobra.Command {
+	var c client
+	var cond condition
+	cmd := &cobra.Command{
+		Use:   "del KEY",
+		Short: "Remove a key",
+		Long:  `Remove a key. It is no error that it is absent.`,
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.check(args[0]); err != nil {
+				return err
+			}
+			r := request{method: http.MethodDelete, key: args[0], header: http.Header{}}
+			if err := cond.apply(r.header); err != nil {
+				return err
+			}
+			a, err := c.do(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			if a.status != http.StatusNoContent {
+				return refusal(a, true)
+			}
+			existed := a.header.Get("Larder-Existed") == "?1"
+			if c.output == "" {
+				done := "was absent"
+				if existed {
+					done = "removed"
+				}
+				fmt.Fprintln(cmd.ErrOrStderr(), done)
+				return nil
+			}
+			e := entryOf(args[0], a)
+			e.add("existed", existed)
+			return e.print(cmd.OutOrStdout(), c.output)
+		},
+	}
+	c.flags(cmd.Flags())
+	cond.flags(cmd)
+	return cmd
+}

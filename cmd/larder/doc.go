@@ -1,0 +1,21 @@
+// Command larder is Larder's one binary: the server, a whole cluster to try, and the commands that
+// talk to a cluster.
+//
+// It parses flags, wires packages together and starts and stops them; it decides nothing itself.
+// Data goes to standard output and everything else to standard error; the exit codes are listed by
+// "larder --help" and are a contract with scripts.
+//
+// # Concurrency
+//
+// A client command sends one request and waits. A server owns the goroutines of its node, and stops
+// them in order (see node).
+//
+// # Caveats
+//
+// A client command never sends a request twice, nor to a second server once the first may have got
+// it: a write whose outcome is unknown is reported as such (exit code 6), for the caller to resolve by
+// a read. It uses no proxy from the environment, since proxies tidy up paths, and a path is a key.
+//
+// Settings come from flags and LARDER_ variables. A variable that is no setting is an error rather
+// than ignored; the names that Kubernetes makes up for a service called larder are let through.
+package main

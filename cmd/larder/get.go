@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+)
+
+func newGetCmd() *cobra.Command {
+	var c client
+	var consistency string
+	cmd := &cobra.Command{
+		Use:   "get KEY",
+		Short: "Read a value",
+		Long: `Read a value: its bytes go to standard output, and nothing else. With -o they are left
+to json, and the table tells of the entry alone.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.check(args[0]); err != nil {
+				return err
+			}
+			r := request{method: http.MethodGet, key: args[0], query: url.Values{}, header: http.Header{}}
+			switch consistency {
+			case "linearizable", "bounded", "any":
+				r.query.Set("consistency", consistency)
+			default:
+				return usageError{fmt.Errorf("--consistency %q is not linearizable, bounded or any", consistency)}
+			}
+			a, err := c.do(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			if a.status != http.StatusOK {
+				return refusal(a, false)
+			}
+			if c.output == "" {
+				_, err = cmd.OutOrStdout().Write(a.body)
+				return err
+			}
+			e := entryOf(args[0], a)
+			e.add("content_type", a.header.Get("Content-Type"))
+			e.add("bytes", len(a.body))
+			e.addTTL(a.header.Get("Cache-Status"))
+			e.addBytes("value", a.body)
+			return e.print(cmd.OutOrStdout(), c.output)
+		},
+	}
+	c.flags(cmd.Flags())
+	cmd.Flags().StringVar(&consistency, "consistency", "linearizable", "linearizable, bounded or any")
+	return cmd
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/httpapi"
+	"github.com/larder-cache/larder/shard"
+)
+
+// nodeConfig is what one node is started with: `larder server` has one, `larder dev` several.
+type nodeConfig struct {
+	id            string
+	dataDir       string
+	http          string
+	raft          string
+	advertiseHTTP string
+	advertiseRaft string
+	initial       map[string]string // node -> Raft address
+	zone          string
+	maxMemory     uint64
+	settings      directory.Settings
+	route         string
+	insecure      bool
+
+	snapshotEntries uint64
+	trailingLogs    uint64
+}
+
+// complete fills in what follows from other settings, and refuses what can't work.
+func (c *nodeConfig) complete() error {
+	if err := shard.ValidNode(c.id); err != nil {
+		return usageError{err}
+	}
+	if c.dataDir == "" {
+		return usageError{errors.New("--data-dir is missing: where the node keeps its data")}
+	}
+	host, port, err := splitAddr("--http", c.http)
+	if err != nil {
+		return err
+	}
+	if c.raft == "" {
+		c.raft = net.JoinHostPort(host, strconv.Itoa(port+1))
+	}
+	raftHost, _, err := splitAddr("--raft", c.raft)
+	if err != nil {
+		return err
+	}
+	for _, l := range []struct{ flag, host string }{{"--http", host}, {"--raft", raftHost}} {
+		if !c.insecure && !loopback(l.host) {
+			return usageError{fmt.Errorf("%s %s is reachable from other machines, and nothing protects it yet: use a loopback address, or say --insecure where the network itself is trusted", l.flag, l.host)}
+		}
+	}
+	if c.advertiseHTTP == "" {
+		c.advertiseHTTP = c.http
+	}
+	if c.advertiseRaft == "" {
+		c.advertiseRaft = c.raft
+	}
+	if len(c.initial) == 0 {
+		return usageError{errors.New("--initial-cluster is missing: the nodes that form the cluster, as a=HOST:PORT,b=HOST:PORT")}
+	}
+	if _, ok := c.initial[c.id]; !ok {
+		return usageError{fmt.Errorf("--initial-cluster does not name this node, %s", c.id)}
+	}
+	return c.settings.Validate()
+}
+
+func splitAddr(flag, addr string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err == nil {
+		port, err = strconv.Atoi(p)
+	}
+	if err != nil || port < 0 || port > 65535 {
+		return "", 0, usageError{fmt.Errorf("%s %q is not HOST:PORT", flag, addr)}
+	}
+	return host, port, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// node is a running node. Start and stop orders are each other's reverse: data folder, peer links,
+// directory, REST.
+type node struct {
+	cfg    nodeConfig
+	log    *slog.Logger
+	host   *shard.Host
+	dir    *directory.Service
+	server *http.Server
+	cancel context.CancelFunc
+	work   sync.WaitGroup // forming the cluster, serving REST
+	failed chan error     // one error: the node can't go on
+}
+
+// startNode starts a node and returns once its listeners are open. It is ready when /readyz says so.
+func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	n := &node{cfg: cfg, log: log, cancel: cancel, failed: make(chan error, 1)}
+	fail := func(err error) {
+		select {
+		case n.failed <- err:
+		default:
+		}
+	}
+	// Links leave from the address that peers know, so that what stands between (a firewall, a
+	// test's proxy) sees which node calls. A wildcard address leaves it to the system.
+	network := shard.TCP{}
+	raftHost, _, _ := net.SplitHostPort(cfg.raft)
+	if ip := net.ParseIP(raftHost); ip != nil && !ip.IsUnspecified() {
+		network.Source = ip
+	}
+	var err error
+	n.host, err = shard.NewHost(shard.Config{
+		Node: cfg.id, Dir: cfg.dataDir, Network: network, Addr: cfg.raft, Log: log,
+		SnapshotEntries: cfg.snapshotEntries, TrailingLogs: cfg.trailingLogs,
+		Fatal: func(err error) {
+			fmt.Fprintf(os.Stderr, "larder: node %s can't go on: %v\n", cfg.id, err)
+			os.Exit(exitFailed)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", cfg.http)
+	if err != nil {
+		n.host.Close()
+		return nil, fmt.Errorf("REST address: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.host.Collector())
+	var handler http.Handler
+	capacity, err := directory.ParseMemory(cfg.settings.CacheMemory)
+	if err == nil {
+		n.dir, err = directory.New(directory.Config{
+			Host: n.host, Identity: n.host, Initial: cfg.initial, Settings: cfg.settings,
+			Self:   directory.Node{Raft: cfg.advertiseRaft, HTTP: cfg.advertiseHTTP, Zone: cfg.zone, Capacity: capacity.Of(cfg.maxMemory)},
+			Logger: log, Registry: registry,
+		})
+	}
+	if err == nil {
+		handler, err = httpapi.New(httpapi.Config{Node: cfg.id, Data: n.dir.Router(), Directory: n.dir, Metrics: registry, Log: log, Route: httpapi.Mode(cfg.route)})
+	}
+	if err == nil {
+		err = n.host.Start()
+	}
+	if err != nil {
+		listener.Close()
+		n.host.Close()
+		return nil, err
+	}
+	n.work.Go(func() {
+		// Forming waits for the other nodes; REST answers meanwhile, /readyz with 503.
+		if err := n.dir.Start(ctx); err != nil && ctx.Err() == nil {
+			fail(err)
+		}
+	})
+	n.server = httpapi.NewServer(handler)
+	n.work.Go(func() {
+		if err := n.server.Serve(httpapi.Listener(listener)); !errors.Is(err, http.ErrServerClosed) {
+			fail(fmt.Errorf("REST: %w", err))
+		}
+	})
+	log.Info("listening", "node", cfg.id, "http", listener.Addr().String(), "raft", cfg.raft, "data", cfg.dataDir)
+	return n, nil
+}
+
+const (
+	drainTime    = 2 * time.Second // for requests under way when a node stops
+	handoverTime = 3 * time.Second // for giving away leaderships
+)
+
+// stop ends a node in order: it gives its leaderships away first, while it still serves, so that no
+// client waits for an election.
+func (n *node) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), handoverTime)
+	n.host.Handover(ctx)
+	cancel()
+	ctx, cancel = context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := n.server.Shutdown(ctx); err != nil {
+		n.server.Close()
+	}
+	n.cancel()
+	n.dir.Close()
+	n.work.Wait()
+	return n.host.Close()
+}

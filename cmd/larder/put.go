@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newPutCmd() *cobra.Command {
+	var c client
+	var cond condition
+	var ttl time.Duration
+	var contentType string
+	cmd := &cobra.Command{
+		Use:   "put KEY [VALUE|-]",
+		Short: "Store a value",
+		Long: `Store a value. Without VALUE, or with -, it is read from standard input.
+A time to live that the key had is replaced by --ttl, or cleared.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.check(args[0]); err != nil {
+				return err
+			}
+			r := request{method: http.MethodPut, key: args[0], query: url.Values{}, header: http.Header{}}
+			if err := cond.apply(r.header); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("ttl") {
+				if ttl <= 0 || ttl%time.Millisecond != 0 {
+					return usageError{fmt.Errorf("--ttl %s: more than 0, in whole milliseconds", ttl)}
+				}
+				r.query.Set("ttl", ttl.String())
+			}
+			if contentType != "" {
+				r.header.Set("Content-Type", contentType)
+			}
+			if len(args) == 2 && args[1] != "-" {
+				r.body = []byte(args[1])
+			} else {
+				var err error
+				if r.body, err = readInput(cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
+					return err
+				}
+			}
+			a, err := c.do(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			if a.status != http.StatusCreated && a.status != http.StatusNoContent {
+				return refusal(a, true)
+			}
+			created := a.status == http.StatusCreated
+			if c.output == "" {
+				done := "replaced"
+				if created {
+					done = "created"
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s, version %s\n", done, version(a))
+				return nil
+			}
+			e := entryOf(args[0], a)
+			e.add("created", created)
+			return e.print(cmd.OutOrStdout(), c.output)
+		},
+	}
+	c.flags(cmd.Flags())
+	cond.flags(cmd)
+	cmd.Flags().BoolVar(&cond.absent, "if-absent", false, "only if there is no entry")
+	cmd.MarkFlagsMutuallyExclusive("if-match", "if-absent")
+	cmd.Flags().DurationVar(&ttl, "ttl", 0, "time to live, such as 60s (default: until removed)")
+	cmd.Flags().StringVar(&contentType, "content-type", "", "media type that readers get with it")
+	return cmd
+}
+
+// readInput reads a value, and tells a person at a terminal that it is waiting for one.
+func readInput(in io.Reader, stderr io.Writer) ([]byte, error) {
+	if file, ok := in.(*os.File); ok {
+		if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			fmt.Fprintln(stderr, "reading the value from the terminal, ^D ends it")
+		}
+	}
+	value, err := io.ReadAll(io.LimitReader(in, maxValue+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the value: %w", err)
+	}
+	if len(value) > maxValue {
+		return nil, fmt.Errorf("the value has more than %d bytes", maxValue)
+	}
+	return value, nil
+}
