@@ -1,0 +1,58 @@
+# Each target is a line or a few that you could type yourself. Go is all that they need, but for
+# test-extra (curl).
+
+STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 30s
+
+.PHONY: run build test check lint fuzz bench clean demo test-extra integration
+
+# A cluster of three nodes in one process. ^C ends it.
+run:
+	go run ./cmd/larder dev
+
+build:
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/larder
+
+# Everything, faults on real processes included: a few minutes on two cores.
+test:
+	go test ./...
+	go test -C integration ./...
+
+# What every commit passes.
+check: lint
+	go test -race -short ./...
+	go test -C integration -race -short ./...
+
+lint:
+	gofmt -l . | (! grep .)
+	go vet ./...
+	go vet -tags faults ./...
+	go vet -C integration -tags extra ./...
+	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags faults ./shard/...
+	cd integration && $(STATICCHECK) -tags extra ./...
+
+# Each fuzz test for FUZZTIME.
+fuzz:
+	go test ./fsm -run '^$$' -fuzz '^FuzzDecodeBatch$$' -fuzztime $(FUZZTIME)
+	go test ./fsm -run '^$$' -fuzz '^FuzzRestore$$' -fuzztime $(FUZZTIME)
+	go test ./directory -run '^$$' -fuzz '^FuzzDecodeReport$$' -fuzztime $(FUZZTIME)
+	go test ./httpapi -run '^$$' -fuzz '^FuzzKey$$' -fuzztime $(FUZZTIME)
+
+bench:
+	go test -run '^$$' -bench . -benchmem ./...
+
+clean:
+	rm -rf bin
+
+# A real trace over REST against three processes, one of which is killed. make demo ARGS='--trace FILE'
+demo: build
+	go run ./scripts/demo --larder bin/larder $(ARGS)
+
+# What needs more than Go: REST as curl speaks it. Fails, never skips, where curl is missing.
+test-extra:
+	go test -C integration -tags extra -count 1 -run '^TestCurl' .
+
+# The tests on real processes at length: each fault ten times, with the table of failover times.
+integration:
+	LARDER_ROUNDS=10 go test -C integration -count 1 -v -timeout 40m .

@@ -1,0 +1,82 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/larder-cache/larder/integration/history"
+)
+
+// Durable compares final, reads made after everything else was over, with what ops acknowledged: a key
+// holds its last acknowledged change, or a change of unknown outcome that came after. Every key that ops
+// changed must be among final.
+func Durable(ops, final []history.Operation) []Violation {
+	var violations []Violation
+	report := func(what string, evidence ...*history.Operation) {
+		v := Violation{Check: "durable", What: what}
+		for _, o := range evidence {
+			v.Ops = append(v.Ops, *o)
+		}
+		violations = append(violations, v)
+	}
+	ends := map[string][]*history.Operation{}
+	for i := range final {
+		if o := &final[i]; o.Kind == history.Get && o.Outcome == history.OK {
+			ends[o.Key] = append(ends[o.Key], o)
+		}
+	}
+	keys := byKey(ops)
+	for _, key := range sortedKeys(keys) {
+		last := lastChange(keys[key])
+		if last == nil {
+			continue // nothing acknowledged, nothing to lose
+		}
+		if len(ends[key]) == 0 {
+			report(fmt.Sprintf("nobody read key %s at the end", key), last)
+		}
+		for _, end := range ends[key] {
+			if what := loss(keys[key], last, end); what != "" {
+				report(what, last, end)
+			}
+		}
+	}
+	return violations
+}
+
+// lastChange returns the acknowledged change at the highest place, nil when there is none.
+func lastChange(group []*history.Operation) *history.Operation {
+	var last *history.Operation
+	for _, o := range group {
+		if !o.Kind.Write() || o.Outcome != history.OK || o.Conflict {
+			continue
+		}
+		if last == nil || o.Place.CompareSlot(last.Place) > 0 {
+			last = o
+		}
+	}
+	return last
+}
+
+// loss says what end has lost of last, "" when nothing.
+func loss(group []*history.Operation, last, end *history.Operation) string {
+	unknown := func(suits func(*history.Operation) bool) bool {
+		return slices.ContainsFunc(group, func(o *history.Operation) bool {
+			return o.Outcome == history.Unknown && suits(o)
+		})
+	}
+	switch {
+	case !end.Found:
+		if last.Kind.Stores() && !unknown(func(o *history.Operation) bool { return !o.Kind.Stores() }) {
+			return "an acknowledged value is gone"
+		}
+	case last.Kind.Stores() && end.Read == last.Value:
+		if end.Version != last.Version {
+			return "an acknowledged value came back with another version"
+		}
+	case !unknown(func(o *history.Operation) bool { return o.Kind.Stores() && o.Value == end.Read }):
+		return "another value stands where an acknowledged change was the last"
+	case end.Version <= last.Version:
+		return "a value older than the last acknowledged change came back"
+	}
+	return ""
+}

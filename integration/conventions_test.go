@@ -1,0 +1,249 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// module is the server's import path.
+const module = "github.com/larder-cache/larder"
+
+// layers are the folders of the server, from the bottom: each may import those before it.
+var layers = []string{"fsm", "shard", "directory", "httpapi", "cmd"}
+
+// topLevel is all that may lie in the root of the repository beside dotfiles and what .gitignore names.
+var topLevel = []string{
+	"cmd", "shard", "fsm", "directory", "httpapi", "scripts", "integration",
+	"go.mod", "go.sum", "Makefile", "README.md", "LICENSE", "CHANGELOG.md",
+}
+
+// forbidden names packages that the folder of a layer, and what it imports of ours, must not import
+// itself, since its code has to be deterministic.
+var forbidden = map[string][]string{
+	"fsm": {"time", "math/rand", "math/rand/v2", "crypto/rand", "hash/maphash", "os", "net", "log", "log/slog"},
+}
+
+// onlyIn names modules that one layer alone may import.
+var onlyIn = map[string]string{
+	"github.com/hashicorp/raft":        "shard",
+	"github.com/hashicorp/raft-boltdb": "shard",
+	"github.com/gorilla/mux":           "httpapi",
+}
+
+// listed is what go list tells of a package.
+type listed struct {
+	ImportPath   string
+	Dir          string
+	Standard     bool
+	Imports      []string
+	TestImports  []string
+	XTestImports []string
+}
+
+// list runs go list on the server's module.
+func list(t *testing.T, args ...string) []listed {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-C", "..", "-json=ImportPath,Dir,Standard,Imports,TestImports,XTestImports"}, args...)...)
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, &complaints)
+	}
+	var packages []listed
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return packages
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// layerOf returns the folder of the root that a package of ours lies in, "" for the packages of others.
+func layerOf(path string) string {
+	rest, ok := strings.CutPrefix(path, module+"/")
+	if !ok {
+		return ""
+	}
+	layer, _, _ := strings.Cut(rest, "/")
+	return layer
+}
+
+// TestImportDirections ensures that imports of the server go one way, cmd to httpapi to directory
+// to shard to fsm, and that each library stays where it belongs. Tests count too.
+func TestImportDirections(t *testing.T) {
+	packages := list(t, "./...")
+	if len(packages) < len(layers) {
+		t.Fatalf("go list tells of %d packages only", len(packages))
+	}
+	for _, p := range packages {
+		for _, violation := range violations(p) {
+			t.Error(violation)
+		}
+	}
+}
+
+// violations returns what is wrong with the imports of p.
+func violations(p listed) []string {
+	var wrong []string
+	layer := layerOf(p.ImportPath)
+	level := slices.Index(layers, layer)
+	// The client of users is a library: it must not pull in the server.
+	if p.ImportPath == module+"/httpapi/client" {
+		level = -1
+	}
+	for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+		to := layerOf(path)
+		switch {
+		case to == layer && !strings.HasPrefix(path, module+"/cmd/"):
+		case to != "" && level < 0:
+			wrong = append(wrong, p.ImportPath+" imports "+path+", but is not part of the server")
+		case to != "" && (slices.Index(layers, to) >= level):
+			wrong = append(wrong, p.ImportPath+" imports "+path+", which is not below it")
+		}
+		for library, owner := range onlyIn {
+			if (path == library || strings.HasPrefix(path, library+"/")) && layer != owner {
+				wrong = append(wrong, p.ImportPath+" imports "+path+", which is for "+owner+" alone")
+			}
+		}
+	}
+	for _, path := range p.Imports { // tests of a deterministic package may look at a clock
+		if slices.Contains(forbidden[layer], path) {
+			wrong = append(wrong, p.ImportPath+" imports "+path+", which is not deterministic")
+		}
+		if layer == "fsm" && strings.Contains(path, ".") && layerOf(path) != "fsm" {
+			wrong = append(wrong, p.ImportPath+" imports "+path+", which is not the standard library")
+		}
+	}
+	return wrong
+}
+
+// TestForbiddenImportsAreFound ensures that the check of imports sees each kind of violation.
+func TestForbiddenImportsAreFound(t *testing.T) {
+	at := func(path string) string { return module + "/" + path }
+	for _, tt := range []struct {
+		from, to string
+		ok       bool
+	}{
+		{"cmd/larder", at("httpapi"), true},
+		{"directory", at("shard"), true},
+		{"shard", at("fsm"), true},
+		{"shard", "github.com/hashicorp/raft", true},
+		{"shard", "github.com/hashicorp/raft-boltdb/v2", true},
+		{"fsm", "encoding/binary", true},
+		{"shard", "time", true},
+		{"httpapi", at("httpapi/client"), true},
+		{"fsm", at("shard"), false},
+		{"shard", at("directory"), false},
+		{"directory", at("httpapi"), false},
+		{"httpapi", at("cmd/larder"), false},
+		{"httpapi/client", at("shard"), false},
+		{"directory", "github.com/hashicorp/raft", false},
+		{"cmd/larder", "github.com/hashicorp/raft-boltdb/v2", false},
+		{"fsm", "time", false},
+		{"fsm", "math/rand/v2", false},
+		{"fsm/inner", "net", false},
+		{"fsm", "golang.org/x/sys/unix", false},
+		{"scripts/demo", at("fsm"), false},
+	} {
+		got := violations(listed{ImportPath: at(tt.from), Imports: []string{tt.to}})
+		if (len(got) == 0) != tt.ok {
+			t.Errorf("%s imports %s: %v, want ok %t", tt.from, tt.to, got, tt.ok)
+		}
+	}
+}
+
+// TestPackageDocs ensures that each package of the repository says once what it is: the commands in
+// their main file, the others in doc.go where they have more than one file.
+func TestPackageDocs(t *testing.T) {
+	dirs := map[string]string{}
+	for _, p := range list(t, "./...") {
+		dirs[p.Dir] = p.ImportPath
+	}
+	err := filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			if sources, _ := filepath.Glob(filepath.Join(path, "*.go")); len(sources) > 0 {
+				dirs[path] = "integration/" + path
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir, path := range dirs {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var docs []string
+		for _, file := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc != nil {
+				docs = append(docs, filepath.Base(file))
+			}
+		}
+		if len(docs) != 1 {
+			t.Errorf("%s has %d package docs %v, want 1", path, len(docs), docs)
+		}
+	}
+}
+
+// TestNoReplace ensures that the server builds for everybody from its go.mod alone.
+func TestNoReplace(t *testing.T) {
+	for _, file := range []string{"../go.mod", "go.mod"} {
+		cmd := exec.Command("go", "mod", "edit", "-json", file)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%v: %v", cmd, err)
+		}
+		var mod struct{ Replace []any }
+		if err := json.Unmarshal(out, &mod); err != nil {
+			t.Fatal(err)
+		}
+		if len(mod.Replace) > 0 {
+			t.Errorf("%s replaces %v", file, mod.Replace)
+		}
+	}
+}
+
+// TestTopLevel ensures that nothing gathers in the root of the repository.
+func TestTopLevel(t *testing.T) {
+	ignored, err := os.ReadFile("../.gitignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var built []string // names that the build leaves there: "/name/" or "/name"
+	for line := range strings.Lines(string(ignored)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "/"); ok {
+			built = append(built, strings.TrimSuffix(name, "/"))
+		}
+	}
+	entries, err := os.ReadDir("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasPrefix(name, ".") && !slices.Contains(topLevel, name) && !slices.Contains(built, name) {
+			t.Errorf("%s does not belong in the root of the repository", name)
+		}
+	}
+}

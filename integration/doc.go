@@ -1,0 +1,39 @@
+// Package integration runs real larder processes, hurts them, and checks what they answered.
+//
+// It proves from outside, over the command line and REST alone, that no acknowledged write is lost,
+// that no answer is stale, and that replicas stay equal while nodes are killed, frozen and cut off.
+// It imports none of the server's packages: an oracle that shares code with its subject agrees with
+// its subject's bugs. It is a module of its own so that its tools stay out of the server.
+//
+//	cluster   builds the binary, starts and stops the processes
+//	proxy     delays and cuts the links between them
+//	port      finds ports that stay free over a restart
+//	client    one REST request is one operation of a history
+//	workload  many clients at once, in a shape that a checker can decide
+//	history   what was asked and answered, and when; which answers mean what
+//	model     what one key may do
+//	check     linearizability, the certificate, durability
+//
+// # Obligations
+//
+// A run that proves nothing must not pass: too few operations, too many undecided keys, an answer
+// outside the documented table, a node that reached another one around the proxies, each fail it.
+// The checkers are tested with forged histories, and the whole harness with a build whose reads
+// are known to be wrong (build tag faults).
+//
+// # Concurrency
+//
+// The tests start processes and measure time, so they run one after the other.
+//
+// # Caveats
+//
+// Nodes listen on 127.0.0.11 to 127.0.0.13, which only Linux routes without setup. Faults of the network
+// are made by TCP proxies: bytes are late, held back for ever or never come, but packets are not
+// reordered or duplicated, which TCP would hide anyway.
+//
+// Knobs: LARDER_ROUNDS is the number of rounds per fault, LARDER_KEEP=1 keeps the nodes' folders.
+//
+// # Why not network namespaces
+//
+// They and a packet filter need root. A proxy works for everybody who can run go test.
+package integration

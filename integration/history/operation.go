@@ -1,0 +1,143 @@
+package history
+
+import (
+	"fmt"
+	"time"
+)
+
+// Kind is what an operation asks for.
+type Kind string
+
+// The kinds. Conditional ones are decided by the server and may be answered Conflict.
+const (
+	Get      Kind = "get"
+	Put      Kind = "put"
+	Create   Kind = "create"    // put if absent
+	Replace  Kind = "replace"   // put if the version is IfMatch
+	Delete   Kind = "delete"    //
+	DeleteIf Kind = "delete-if" // delete if the version is IfMatch
+)
+
+// Write reports whether the kind can change anything.
+func (k Kind) Write() bool { return k != Get }
+
+// Stores reports whether the kind leaves a value behind.
+func (k Kind) Stores() bool { return k == Put || k == Create || k == Replace }
+
+// Outcome is what is known of an operation once it is over.
+type Outcome string
+
+const (
+	// OK: it happened; the answer's fields say how.
+	OK Outcome = "ok"
+	// Refused: it certainly did not happen and never will.
+	Refused Outcome = "refused"
+	// Unknown: it may have happened, or may still happen at any later time.
+	Unknown Outcome = "unknown"
+)
+
+// Place is where in the shard's log an answer comes from: of a write its own place, of a read the
+// last place whose effects it saw.
+type Place struct {
+	Shard    uint64
+	Epoch    uint64
+	Index    uint64
+	Position uint64
+}
+
+// Compare orders places of one shard by their place in its log.
+func (p Place) Compare(q Place) int {
+	switch {
+	case p.Index != q.Index:
+		return compare(p.Index, q.Index)
+	default:
+		return compare(p.Position, q.Position)
+	}
+}
+
+// CompareSlot orders places that answered for one key, over all shards that ever owned it: the
+// epoch of a slot only grows.
+func (p Place) CompareSlot(q Place) int {
+	if p.Epoch != q.Epoch {
+		return compare(p.Epoch, q.Epoch)
+	}
+	return p.Compare(q)
+}
+
+func compare(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	default:
+		return 0
+	}
+}
+
+func (p Place) String() string {
+	return fmt.Sprintf("shard %d epoch %d place %d.%d", p.Shard, p.Epoch, p.Index, p.Position)
+}
+
+// Operation is one request and its answer.
+type Operation struct {
+	// The request.
+	Process int // runs one operation at a time, and none after an Unknown
+	Kind    Kind
+	Key     string
+	Value   string // Put, Create, Replace: never stored twice in a run
+	IfMatch uint64 // Replace, DeleteIf: a version that this process was shown
+	Node    string // which node was asked
+
+	// When: monotonic, since the start of the recording. Return is when the answer was complete,
+	// or when the process stopped waiting.
+	Invoke, Return time.Duration
+
+	// The answer. The rest has a meaning only where Outcome is OK.
+	Outcome Outcome
+	Status  int    // HTTP status, 0 when there was no answer
+	Problem string // type of the problem body, "" when there was none
+	Err     string // transport error, "" when there was an answer
+
+	Place    Place
+	ServedBy string
+	Conflict bool   // the condition did not hold; Version is what stands there
+	Found    bool   // Get
+	Read     string // Get: the value
+	Existed  bool   // Put, Delete: a value stood there before
+	// Version: of the value read, of the change, or, with Conflict, of the value that stands there.
+	// 0 is absent or, after a delete, not told.
+	Version uint64
+}
+
+func (o Operation) String() string {
+	s := fmt.Sprintf("process %d at %s: %s %q", o.Process, o.Node, o.Kind, o.Key)
+	if o.Kind.Stores() {
+		s += fmt.Sprintf(" = %q", clip(o.Value))
+	}
+	if o.IfMatch != 0 {
+		s += fmt.Sprintf(" if %d", o.IfMatch)
+	}
+	s += fmt.Sprintf(" [%.4fs, %.4fs] ", o.Invoke.Seconds(), o.Return.Seconds())
+	switch {
+	case o.Outcome == Unknown || o.Outcome == Refused:
+		return s + fmt.Sprintf("%s (status %d %s%s)", o.Outcome, o.Status, o.Problem, o.Err)
+	case o.Conflict:
+		s += fmt.Sprintf("conflict with version %d", o.Version)
+	case o.Kind == Get && !o.Found:
+		s += "absent"
+	case o.Kind == Get:
+		s += fmt.Sprintf("%q version %d", clip(o.Read), o.Version)
+	default:
+		s += fmt.Sprintf("ok version %d, existed %t", o.Version, o.Existed)
+	}
+	return s + fmt.Sprintf(" (%s by %s)", o.Place, o.ServedBy)
+}
+
+// clip shortens a value for people; the values of a run differ at their start.
+func clip(s string) string {
+	if len(s) > 24 {
+		return s[:24] + "..."
+	}
+	return s
+}
