@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -50,7 +51,7 @@ func TestCommitIndexClamped(t *testing.T) {
 			c.wantSameState()
 		}
 		mu.Lock()
-		if seen < 100 || committing < 20 {
+		if seen < 50 || committing < 15 {
 			t.Errorf("only %d requests, %d of them with a commit index, were looked at", seen, committing)
 		}
 		mu.Unlock()
@@ -78,6 +79,26 @@ func TestCommitIndexClamped(t *testing.T) {
 			if want := uint64(11 + entries); ok && got != want {
 				t.Errorf("commit index on the wire with %d entries: %d, want %d", entries, got, want)
 			}
+		}
+	})
+}
+
+// TestNoFastPath ensures that heartbeats go through the instance's main goroutine like all else, and
+// that there is no pipeline.
+func TestNoFastPath(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		for _, h := range c.hosts {
+			trans := h.Group(testShard).instance().trans
+			trans.SetHeartbeatHandler(func(raft.RPC) { t.Error("a heartbeat took the fast path") })
+			if _, err := trans.AppendEntriesPipeline("", ""); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
+				t.Errorf("pipeline: %v", err)
+			}
+		}
+		l := c.leader()
+		term := l.Group(testShard).Status().Term
+		time.Sleep(time.Minute)
+		if s := l.Group(testShard).Status(); s.Term != term || !s.Ready {
+			t.Errorf("a quiet minute moved the term from %d to %d", term, s.Term)
 		}
 	})
 }

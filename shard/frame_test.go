@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -88,15 +87,6 @@ func (l *rawLink) ask(kind byte, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	return l.recv(l.id)
-}
-
-// say sends a request under an id and does not wait.
-func (l *rawLink) say(kind byte, id uint64, body []byte) {
-	l.c.t.Helper()
-	if err := l.link.Send([][]byte{requestFrame(kind, id, 0, body)}); err != nil {
-		l.c.t.Fatal(err)
-	}
-	synctest.Wait()
 }
 
 var errSilent = errors.New("no answer")

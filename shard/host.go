@@ -403,7 +403,10 @@ func (h *Host) Handover(ctx context.Context) {
 				if to == h.cfg.Node || time.Since(h.Heard(to)) > 2*pingInterval || ctx.Err() != nil {
 					continue
 				}
-				if err := g.TransferLeadership(ctx, to); err == nil {
+				try, cancel := context.WithTimeout(ctx, h.cfg.ElectionTimeout)
+				err := g.TransferLeadership(try, to)
+				cancel()
+				if err == nil {
 					return
 				} else if !errors.Is(err, context.DeadlineExceeded) {
 					h.log.Info("leadership not handed over", "shard", s.Shard, "to", to, "err", err)

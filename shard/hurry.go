@@ -34,6 +34,9 @@ func (g *Group) hurry() {
 				here++
 			}
 		}
+		if g.store.Term() > 1 { // somebody stood meanwhile
+			return
+		}
 		if n := len(g.spec.Members); here == n || here > n/2 && time.Now().After(patience) {
 			_, _ = i.trans.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(g.id.String())}, nil)
 			return

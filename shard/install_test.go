@@ -223,6 +223,39 @@ func TestSnapshotTransferInterrupted(t *testing.T) {
 	})
 }
 
+// TestSnapshotEndLost ensures that a follower is caught up soon though the order to install what it got
+// is lost, on a link that lives, and that the snapshot is installed once though it is ordered twice.
+func TestSnapshotEndLost(t *testing.T) {
+	inBubble(t, 3, compacting, func(c *cluster) {
+		l := c.lead("a")
+		c.net.Isolate("c", "a", "b")
+		c.fill(l, 40, "v")
+		var begins, ends atomic.Int32
+		c.net.DropWhen(func(_, to string, frame []byte) bool {
+			f, ok := raftIn(frame)
+			if !ok || to != "c" {
+				return false
+			}
+			switch f.rpc {
+			case rpcSnapshotBegin:
+				begins.Add(1)
+			case rpcSnapshotEnd:
+				return ends.Add(1) == 1
+			}
+			return false
+		})
+		c.net.Heal()
+		began := time.Now()
+		c.wantSameState()
+		if took := time.Since(began); took > 2*snapshotProgress {
+			t.Errorf("caught up after %v", took)
+		}
+		if begins.Load() != 1 || ends.Load() < 2 {
+			t.Errorf("%d transfers, %d orders to install, want one transfer ordered again", begins.Load(), ends.Load())
+		}
+	})
+}
+
 // TestCrashDuringInstall ensures that a follower which crashes at any moment of an installation comes
 // back, with a state that its log continues.
 func TestCrashDuringInstall(t *testing.T) {

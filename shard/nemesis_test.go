@@ -142,6 +142,11 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 		n.round()
 	}
 	n.heal()
+	for _, a := range c.names { // TCP would have sent again what links lost, or ended them
+		for _, b := range c.others(a) {
+			c.net.BreakLinks(a, b)
+		}
+	}
 	close(stop)
 	wg.Wait()
 	for name := range c.memory {

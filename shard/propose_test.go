@@ -107,6 +107,32 @@ func TestDeadlineInQueue(t *testing.T) {
 	})
 }
 
+// TestDeadlineAfterStop ensures that what waited in the queue while this process was stopped is not
+// proposed after its deadline, although no timer has fired yet.
+func TestDeadlineAfterStop(t *testing.T) {
+	b := newBatcher(nil)
+	past, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	defer cancel()
+	for name, ctx := range map[string]context.Context{"fired": past, "not fired": late{context.Background()}} {
+		p := &proposal{ctx: ctx, command: &fsm.Command{Key: []byte("k")}, done: make(chan outcome, 1)}
+		b.bytes.Add(p.size())
+		if b.take(p) {
+			t.Fatalf("%s: proposed", name)
+		}
+		if o := <-p.done; !errors.Is(o.err, ErrDeadline) {
+			t.Errorf("%s: %v", name, o.err)
+		}
+	}
+	if left := b.bytes.Load(); left != 0 {
+		t.Errorf("%d bytes are still counted as waiting", left)
+	}
+}
+
+// late is a context whose deadline has passed and whose timer has not run.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Now().Add(-time.Millisecond), true }
+
 // TestOverload ensures that a write is refused at once when too many wait already, by number or by
 // bytes, and that those who wait are served when the jam is over.
 func TestOverload(t *testing.T) {

@@ -22,6 +22,8 @@ const (
 	snapshotProgress = 10 * time.Second
 	// snapshotRestore is how long the receiver may take to restore what it got.
 	snapshotRestore = 5 * time.Minute
+	// snapshotAskAgain is the pause before it is asked again whether it has.
+	snapshotAskAgain = 100 * time.Millisecond
 )
 
 // InstallSnapshot sends a snapshot in chunks. The receiver gathers all of it before its Raft
@@ -62,9 +64,16 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 			return err
 		}
 	}
-	answer, err = step(rpcSnapshotEnd, binary.AppendUvarint(nil, transfer), snapshotRestore)
-	if err != nil {
-		return err
+	// Asked again and again: the question or its answer may be lost while the receiver restores.
+	for limit := time.Now().Add(snapshotRestore); ; {
+		answer, err = step(rpcSnapshotEnd, binary.AppendUvarint(nil, transfer), snapshotProgress)
+		if err == nil {
+			break
+		}
+		lost := errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrDeadline) || errors.Is(err, ErrUnreachable)
+		if !lost || time.Now().After(limit) || !t.pause(snapshotAskAgain) {
+			return err
+		}
 	}
 	term, ok, err := decodeVoteResponse(answer) // the same two fields
 	*resp = raft.InstallSnapshotResponse{RPCHeader: header(string(id)), Term: term, Success: ok}
@@ -76,9 +85,12 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 type spools struct {
 	dir string // "" = in memory
 
-	mu   sync.Mutex // guards following
-	next uint64
-	cur  *spool
+	installs sync.WaitGroup
+
+	mu     sync.Mutex // guards following
+	next   uint64
+	cur    *spool // coming in
+	ending *spool // the last that was whole: being installed, or done
 }
 
 // spool is one incoming snapshot.
@@ -89,6 +101,10 @@ type spool struct {
 	file   *os.File // nil = in memory
 	mem    bytes.Buffer
 	size   int64
+
+	done   chan struct{} // closed once what follows is set
+	answer []byte
+	err    error
 }
 
 func (s *spool) discard() {
@@ -128,8 +144,10 @@ func (s *spools) clean() {
 	}
 }
 
-// close discards a half-received snapshot.
+// close discards a half-received snapshot. The Raft instance has ended, so what was being installed
+// ends too.
 func (s *spools) close() {
+	s.installs.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cur.discard()
@@ -166,7 +184,7 @@ func (s *spools) begin(source string, args *raft.InstallSnapshotRequest) ([]byte
 	defer s.mu.Unlock()
 	s.cur.discard()
 	s.next++
-	s.cur = &spool{id: s.next, source: source, args: args}
+	s.cur = &spool{id: s.next, source: source, args: args, done: make(chan struct{})}
 	if s.dir != "" {
 		f, err := os.CreateTemp(s.dir, "incoming-*")
 		if err != nil {
@@ -197,36 +215,56 @@ func (s *spools) chunk(id uint64, source string, offset int64, data []byte) erro
 	return c.write(data)
 }
 
-// end hands a whole snapshot to the Raft instance, unless it is of no use.
+// end has a whole snapshot installed and waits for what came of it. It may be asked repeatedly: the
+// snapshot is installed once, however long that takes and whether or not the links last.
 func (s *spools) end(ctx context.Context, t *transport, source string, id uint64) ([]byte, error) {
 	s.mu.Lock()
 	c := s.cur
-	if c == nil || c.id != id || c.source != source {
-		s.mu.Unlock()
+	switch {
+	case c != nil && c.id == id && c.source == source:
+		s.cur, s.ending = nil, c
+		s.installs.Go(func() {
+			c.answer, c.err = c.install(t)
+			c.discard()
+			close(c.done)
+		})
+	case s.ending != nil && s.ending.id == id && s.ending.source == source:
+		c = s.ending
+	default:
+		c = nil
+	}
+	s.mu.Unlock()
+	if c == nil {
 		return nil, errTransferOver
 	}
-	s.cur = nil
-	s.mu.Unlock()
-	defer c.discard()
+	select {
+	case <-c.done:
+		return c.answer, c.err
+	case <-ctx.Done():
+		return nil, ErrDeadline
+	}
+}
+
+// install hands a whole snapshot to the Raft instance, unless it is of no use.
+func (c *spool) install(t *transport) ([]byte, error) {
 	if c.size != c.args.Size {
 		return nil, fmt.Errorf("snapshot ends after %d of %d bytes", c.size, c.args.Size)
 	}
-	g := t.group
-	inst := g.instance()
+	inst := t.group.instance()
 	if inst == nil || inst.trans != t {
 		return nil, ErrStopped
 	}
 	// A snapshot of what this replica knows to be committed already (a late or repeated one) must not
 	// reach the library: it would set the state back below entries that were acknowledged.
 	known := max(inst.fsm.applied.at(), inst.raft.CommitIndex())
-	if term := g.store.Term(); c.args.Term >= term && c.args.LastLogIndex <= known {
+	if term := t.group.store.Term(); c.args.Term >= term && c.args.LastLogIndex <= known {
 		return appendVoteResponse(nil, term, true), nil
 	}
 	r, err := c.open()
 	if err != nil {
 		return nil, err
 	}
-	resp, err := t.deliver(ctx, c.args, r)
+	resp, err := t.deliver(t.ctx, c.args, r)
 	if err != nil {
 		return nil, err
 	}

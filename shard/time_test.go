@@ -71,6 +71,7 @@ func TestTickOnDueEntry(t *testing.T) {
 		for i := range 20 {
 			c.putTTL(l, fmt.Sprint("k", i), time.Second)
 		}
+		c.putTTL(l, "later", 2*time.Second)
 		c.mustPut(l, "other", "v")
 		last := func() uint64 { return l.Group(testShard).Status().Last }
 		before := last()
@@ -93,6 +94,23 @@ func TestTickOnDueEntry(t *testing.T) {
 		wg.Wait()
 		if ticks := last() - before; ticks == 0 || ticks > 3 {
 			t.Errorf("200 readers made %d log entries", ticks)
+		}
+		// Those who come while an entry is in flight that is stamped late enough wait for it.
+		time.Sleep(time.Second)
+		before = last()
+		release := stall(l)
+		for range 30 {
+			wg.Go(func() {
+				if r, ok := c.lives(l, "later"); ok || r.Read != ReadLog && r.Read != ReadProbe {
+					t.Errorf("later: %+v", r)
+				}
+			})
+			synctest.Wait()
+		}
+		release()
+		wg.Wait()
+		if ticks := last() - before; ticks != 1 {
+			t.Errorf("30 readers, one after the other, made %d log entries", ticks)
 		}
 		before = last()
 		c.wantGet(l, "other", "v")

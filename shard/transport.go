@@ -66,6 +66,18 @@ func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (ra
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
+// pause waits; false when the instance was closed meanwhile.
+func (t *transport) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-t.ctx.Done():
+		return false
+	}
+}
+
 // call sends one Raft message to a replica and returns the answer's body.
 func (t *transport) call(ctx context.Context, target raft.ServerID, rpc byte, message []byte, lazy bool) ([]byte, error) {
 	if t.ctx.Err() != nil {
