@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
-	go run ./cmd/larder dev
+	go build -o bin/ ./cmd/larder && exec bin/larder dev
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/larder
