@@ -28,6 +28,7 @@ const (
 type Router struct {
 	self    string
 	latest  *Latest
+	known   func() error // why latest is empty, when it is
 	leader  func(shard.ID) (node string, term uint64)
 	up      func(node string) bool
 	do      func(ctx context.Context, node string, req shard.Request) (shard.Response, error)
@@ -43,12 +44,12 @@ type Location struct {
 	Members []string `json:"members"`
 }
 
-// Locate returns where key lives; shard.ErrNoLeader while the table is not known.
+// Locate returns where key lives; ErrNoTable while the table is not known.
 func (r *Router) Locate(key []byte) (Location, error) {
 	slot := fsm.Slot(key)
 	s, ok := r.latest.Table().Lookup(slot)
 	if !ok {
-		return Location{}, errNoTable
+		return Location{}, r.noTable()
 	}
 	l := Location{Slot: slot, Shard: s.ID, Epoch: s.Epoch, Members: make([]string, len(s.Members))}
 	l.Leader, _ = r.leader(s.ID)
@@ -58,7 +59,17 @@ func (r *Router) Locate(key []byte) (Location, error) {
 	return l, nil
 }
 
-var errNoTable = fmt.Errorf("%w: the directory's table is not known yet", shard.ErrNoLeader)
+// ErrNoTable: refused; this node does not know the table yet. It is a shard.ErrNoLeader: another try
+// can help.
+var ErrNoTable = fmt.Errorf("%w: the table is not known yet", shard.ErrNoLeader)
+
+// noTable returns why no shard was found. The table may have come since.
+func (r *Router) noTable() error {
+	if err := r.known(); err != nil {
+		return err
+	}
+	return ErrNoTable
+}
 
 // Local performs req on this node's own replica, once, or refuses: with NotLeaderError, naming the
 // believed leader, where this node hosts none.
@@ -99,7 +110,7 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 		table, replaced := r.latest.Changed()
 		s, ok := table.Lookup(slot)
 		if !ok {
-			last = errNoTable
+			last = r.noTable()
 			h.pause(ctx, replaced)
 			continue
 		}
@@ -143,7 +154,8 @@ func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (s
 		// %v: a read has no outcome that could be unknown.
 		return resp, fmt.Errorf("%w: %s did not answer the read: %v", errUnanswered, node, err)
 	}
-	if err != nil && try.Err() != nil {
+	// The time given to the try travels rounded down, so it may end there before it does here.
+	if err != nil && (try.Err() != nil || errors.Is(err, shard.ErrDeadline)) {
 		return resp, fmt.Errorf("%w: %s did not answer the read in time: %w", errUnanswered, node, err)
 	}
 	return resp, err
@@ -171,8 +183,8 @@ func retryable(err error) (reason string, again bool) {
 		return "unknown_shard", true
 	case errors.Is(err, shard.ErrStopped):
 		return "stopped", true
-	case errors.Is(err, shard.ErrUnreachable):
-		return "unreachable", true
+	case errors.Is(err, shard.ErrUnreachable), errors.Is(err, shard.ErrDataLost), errors.Is(err, shard.ErrWrongCluster):
+		return "unreachable", true // of the node asked; another may serve
 	}
 	return "", false
 }

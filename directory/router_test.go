@@ -32,6 +32,7 @@ func newRouterRig(t *testing.T) *routerRig {
 	rig.Router = &Router{
 		self:    "a",
 		latest:  latest,
+		known:   func() error { return nil },
 		leader:  func(shard.ID) (string, uint64) { return rig.believed, 1 },
 		up:      func(node string) bool { return !rig.down[node] },
 		retried: func(reason string) { rig.reasons = append(rig.reasons, reason) },
@@ -96,6 +97,8 @@ func TestRouterRetries(t *testing.T) {
 		"unknown shard": {shard.ErrUnknownShard, "unknown_shard"},
 		"stopped":       {shard.ErrStopped, "stopped"},
 		"unreachable":   {shard.ErrUnreachable, "unreachable"},
+		"other cluster": {shard.ErrWrongCluster, "unreachable"},
+		"lost its data": {shard.ErrDataLost, "unreachable"},
 	} {
 		for _, req := range []shard.Request{readReq, writeReq} {
 			synctest.Test(t, func(t *testing.T) {
@@ -130,7 +133,6 @@ func TestRouterReturnsAtOnce(t *testing.T) {
 		{writeReq, fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, &shard.NotLeaderError{Leader: "c"})},
 		{writeReq, fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, shard.ErrUnreachable)},
 		{writeReq, shard.ErrDeadline},
-		{writeReq, shard.ErrWrongCluster},
 		{readReq, odd},
 	} {
 		rig := newRouterRig(t)
@@ -139,6 +141,20 @@ func TestRouterReturnsAtOnce(t *testing.T) {
 			t.Errorf("%v: got %v after asking %v", row.err, err, rig.asked)
 		}
 	}
+}
+
+// TestRouterReadDeadlineElsewhere ensures that a read is asked again when the far side's share of the
+// deadline, which travels rounded down, ended a moment before the try did here.
+func TestRouterReadDeadlineElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newRouterRig(t)
+		rig.nodes["b"] = says(shard.ErrDeadline)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if resp, err := rig.Do(ctx, readReq); err != nil || resp.ServedBy == "b" {
+			t.Errorf("%+v, %v", resp, err)
+		}
+	})
 }
 
 // TestRouterReadElsewhere ensures that a read whose node does not answer, or loses the link, is asked

@@ -47,10 +47,8 @@ func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 func (a *adapter) Apply(l *raft.Log) any { return a.ApplyBatch([]*raft.Log{l})[0] }
 
 func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
-	a.written.Store(0)
-	a.entries.Store(0)
 	a.persisting.Add(1)
-	return &adapterSnapshot{a, a.machine.Snapshot()}, nil
+	return &adapterSnapshot{adapter: a, state: a.machine.Snapshot(), written: a.written.Swap(0), entries: a.entries.Swap(0)}, nil
 }
 
 // Restore replaces the state by a snapshot. One from the leader that reaches no further than the
@@ -110,8 +108,10 @@ func metaOf(r io.ReadCloser) (*raft.SnapshotMeta, error) {
 }
 
 type adapterSnapshot struct {
-	adapter *adapter
-	state   StateSnapshot
+	adapter          *adapter
+	state            StateSnapshot
+	written, entries uint64 // what it covers
+	persisted        bool
 }
 
 func (s *adapterSnapshot) Persist(sink raft.SnapshotSink) error {
@@ -119,8 +119,17 @@ func (s *adapterSnapshot) Persist(sink raft.SnapshotSink) error {
 		_ = sink.Cancel()
 		return err
 	}
-	return sink.Close()
+	err := sink.Close()
+	s.persisted = err == nil
+	return err
 }
 
-// Release is always called, also where Persist never was.
-func (s *adapterSnapshot) Release() { s.adapter.persisting.Add(-1) }
+// Release is always called, also where Persist never was: the library may refuse a snapshot that it
+// asked for.
+func (s *adapterSnapshot) Release() {
+	if !s.persisted { // what it was to cover still waits for one
+		s.adapter.written.Add(s.written)
+		s.adapter.entries.Add(s.entries)
+	}
+	s.adapter.persisting.Add(-1)
+}

@@ -184,7 +184,6 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 	if err := i.readBarrier(ctx); err != nil {
 		return Response{}, err
 	}
-	stamps := i.stamps.Load()
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
 	path := ReadProbe
 	for {
@@ -193,7 +192,7 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 			return Response{}, &NotOwnerError{Epoch: l.Epoch}
 		}
 		now := l.Clock
-		if stamps != nil {
+		if stamps := i.stamps.Load(); stamps != nil {
 			now = max(now, stamps.peek())
 		}
 		if l.Found && l.Entry.ExpireAt != 0 && l.Entry.ExpireAt <= now {

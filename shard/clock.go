@@ -9,23 +9,25 @@ import (
 // clockWindow is how long a measured clock counts after its node was last heard (R2).
 const clockWindow = 5 * time.Second
 
-// clocks knows how far the wall clocks of other nodes are from this one's, as measured by pings.
+// clocks knows what the wall clocks of other nodes showed, as measured by pings. Each is kept as it
+// was and carried on by monotonic time, never relative to this node's wall clock: a step of that one
+// would move them all.
 type clocks struct {
-	mu      sync.Mutex
-	offsets map[string]clockOffset
+	mu    sync.Mutex
+	heard map[string]clockReading
 }
 
-type clockOffset struct {
-	millis int64 // theirs minus ours
-	at     time.Time
+type clockReading struct {
+	millis int64     // Unix milliseconds
+	at     time.Time // when it showed that (monotonic)
 }
 
-func newClocks() *clocks { return &clocks{offsets: map[string]clockOffset{}} }
+func newClocks() *clocks { return &clocks{heard: map[string]clockReading{}} }
 
 func (c *clocks) observe(node string, millis int64, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.offsets[node] = clockOffset{millis, at}
+	c.heard[node] = clockReading{millis, at}
 }
 
 // median returns the lower median of the wall clocks of self and of those voters that were heard
@@ -33,12 +35,11 @@ func (c *clocks) observe(node string, millis int64, at time.Time) {
 // a majority: of fewer, one bad clock could be the median, so they must not be used.
 func (c *clocks) median(wall time.Time, self string, voters []string) (millis int64, known bool) {
 	now := time.Now()
-	own := wall.UnixMilli()
-	walls := []int64{own}
+	walls := []int64{wall.UnixMilli()}
 	c.mu.Lock()
 	for _, v := range voters {
-		if o, ok := c.offsets[v]; ok && v != self && now.Sub(o.at) <= clockWindow {
-			walls = append(walls, own+o.millis)
+		if r, ok := c.heard[v]; ok && v != self && now.Sub(r.at) <= clockWindow {
+			walls = append(walls, r.millis+now.Sub(r.at).Milliseconds())
 		}
 	}
 	c.mu.Unlock()

@@ -51,6 +51,8 @@ type instance struct {
 	stamps  atomic.Pointer[stamper] // of the ready term
 	kicking atomic.Bool
 
+	transferSince atomic.Int64 // monotonic time since when a transfer refuses all work; 0 = none does
+
 	installed chan struct{} // one token: a snapshot of the leader was restored
 	quit      chan struct{} // closed when the instance is being stopped
 
@@ -158,6 +160,7 @@ func (g *Group) stopInstance(i *instance) {
 	patience.Stop()
 	i.trans.cancel() // unblocks the library's RPCs
 	_ = i.raft.Shutdown().Error()
+	g.host.forget(i)
 }
 
 // enter announces a call of the library whose answer will be waited for, until i.wg.Done; false once
@@ -219,11 +222,27 @@ func (i *instance) watch(ctx context.Context) string {
 				return why
 			}
 		case <-tick.C:
+			if i.transferStuck() {
+				return "a leadership transfer does not end"
+			}
 			i.maintain()
 		case <-ctx.Done():
 			return ""
 		}
 	}
+}
+
+// transferring notes that the library refuses work because of a leadership transfer.
+func (i *instance) transferring() {
+	i.transferSince.CompareAndSwap(0, int64(i.group.host.mono())+1)
+}
+
+// transferStuck reports that it has done so for longer than any transfer takes: its flag can stay set
+// for ever, and then a leader serves nobody while its heartbeats keep all others quiet (hashicorp/raft
+// #696).
+func (i *instance) transferStuck() bool {
+	since := i.transferSince.Load()
+	return since != 0 && i.group.host.mono()-time.Duration(since) > 3*i.group.host.cfg.ElectionTimeout
 }
 
 // becomeReady makes a new leader serve: only once a barrier of its own term is applied has it
@@ -232,6 +251,9 @@ func (i *instance) becomeReady() {
 	for i.raft.State() == raft.Leader {
 		term := i.raft.CurrentTerm()
 		if err := i.raft.Barrier(0).Error(); err != nil {
+			if errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+				i.transferring()
+			}
 			if !i.pause() { // a transfer under way refuses barriers
 				return
 			}
@@ -252,9 +274,12 @@ func (i *instance) becomeReady() {
 			}
 			i.stamps.Store(newStamper(i.wall, m.Clock()))
 		}
+		i.transferSince.Store(0)
 		i.ready.Store(term)
 		if i.raft.State() != raft.Leader || i.raft.CurrentTerm() != term {
-			i.ready.CompareAndSwap(term, 0) // stepDown may have come before the Store
+			if i.ready.CompareAndSwap(term, 0) { // stepDown may have come before the Store
+				i.reads.fail(i.notLeader())
+			}
 			continue
 		}
 		i.group.host.log.Info("leads", "shard", i.group.id.Shard, "term", term)
@@ -312,14 +337,14 @@ func (i *instance) votes() bool {
 	return self
 }
 
-// replicaOn returns the server id of the shard's replica on node.
-func (i *instance) replicaOn(node string) (string, bool) {
-	for _, s := range i.raft.GetConfiguration().Configuration().Servers {
-		if r, err := ParseReplicaID(string(s.ID)); err == nil && r.Node == node {
-			return string(s.ID), true
-		}
+// voterOn returns the server id of the shard's voter on node.
+func (i *instance) voterOn(node string) (string, bool) {
+	voters, _ := i.voters()
+	n := slices.IndexFunc(voters, func(r ReplicaID) bool { return r.Node == node })
+	if n < 0 {
+		return "", false
 	}
-	return "", false
+	return voters[n].String(), true
 }
 
 // kick makes an instance that a peer has outvoted find out: its own heartbeats ignore terms. The
@@ -385,13 +410,17 @@ func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result 
 	if i.ready.Load() == 0 {
 		return 0, nil, i.notLeader()
 	}
-	if ctx.Err() != nil {
+	timeout := time.Duration(0)
+	if d, ok := ctx.Deadline(); ok {
+		timeout = time.Until(d)
+	}
+	if ctx.Err() != nil || timeout < 0 {
 		return 0, nil, ErrDeadline
 	}
 	if !i.enter() {
 		return 0, nil, ErrStopped
 	}
-	f := i.raft.Apply(data, 0)
+	f := i.raft.Apply(data, timeout)
 	done := make(chan error, 1)
 	go func() {
 		defer i.wg.Done()
@@ -415,9 +444,10 @@ func (i *instance) writeError(err error) error {
 	case errors.Is(err, raft.ErrNotLeader):
 		return i.notLeader()
 	case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		i.transferring()
 		return fmt.Errorf("%w: leadership is being handed over", ErrNoLeader)
 	case errors.Is(err, raft.ErrEnqueueTimeout):
-		return ErrOverloaded
+		return ErrDeadline
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 }
@@ -460,15 +490,17 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	if term == 0 {
 		return i.notLeader()
 	}
-	voters, _ := i.voters()
-	n := slices.IndexFunc(voters, func(r ReplicaID) bool { return r.Node == node })
-	if n < 0 || node == g.id.Node {
+	id, ok := i.voterOn(node)
+	if !ok || node == g.id.Node {
 		return fmt.Errorf("no other voter of shard %d on node %q", g.id.Shard, node)
+	}
+	// The library never forgets a transfer to a voter that does not answer (hashicorp/raft #696).
+	if time.Since(g.host.Heard(node)) > 2*pingInterval {
+		return fmt.Errorf("%w: node %s was not heard lately", ErrUnreachable, node)
 	}
 	if !i.enter() {
 		return ErrStopped
 	}
-	id := voters[n].String()
 	g.transferTerm.Store(term)
 	f := i.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id))
 	done := make(chan error, 1)

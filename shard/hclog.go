@@ -19,6 +19,11 @@ const levelTrace = slog.LevelDebug - 4
 // Info; the rest of what it logs there is of use only to who debugs it.
 var leadershipLines = []string{"entering leader state", "entering follower state"}
 
+// peerLossLines begin the lines of hashicorp/raft (raft.go, replication.go) about a peer that does not
+// answer. It logs them as errors, for each group and each try; to a node that hosts many groups a lost
+// peer is ordinary life, which the link tells once.
+var peerLossLines = []string{"failed to heartbeat to", "failed to appendEntries to", "failed to make requestVote RPC"}
+
 // raftLogger hands what hashicorp/raft logs to slog. The level belongs to the slog handler:
 // SetLevel does nothing.
 type raftLogger struct {
@@ -57,6 +62,9 @@ func slogLevel(level hclog.Level, msg string) (slog.Level, bool) {
 	case hclog.Warn:
 		return slog.LevelWarn, true
 	case hclog.Error:
+		if slices.ContainsFunc(peerLossLines, func(line string) bool { return strings.HasPrefix(msg, line) }) {
+			return slog.LevelDebug, true
+		}
 		return slog.LevelError, true
 	case hclog.Off:
 		return 0, false

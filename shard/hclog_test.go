@@ -34,7 +34,8 @@ func wantLines(t *testing.T, out *bytes.Buffer, want ...string) {
 	out.Reset()
 }
 
-// Ensures that each level finds its counterpart, Info being Debug unless it says who leads.
+// Ensures that each level finds its counterpart, Info being Debug unless it says who leads, and Error
+// too where it says no more than that a peer does not answer.
 func TestRaftLoggerLevels(t *testing.T) {
 	l, out := logTo(levelTrace)
 	l.Trace("t")
@@ -52,6 +53,17 @@ func TestRaftLoggerLevels(t *testing.T) {
 	l.Info("entering leader state", "leader", stringer("me"))
 	l.Info("entering follower state")
 	wantLines(t, out, `level=INFO msg="entering leader state" shard=3 leader=me`, `level=INFO msg="entering follower state" shard=3`)
+}
+
+// Ensures that a peer that does not answer is told at Debug, and a failure of this node stays an error.
+func TestRaftLoggerPeerLoss(t *testing.T) {
+	l, out := logTo(slog.LevelInfo)
+	for _, line := range []string{"failed to heartbeat to", "failed to appendEntries to", "failed to make requestVote RPC"} {
+		l.Error(line, "peer", "b", "error", ErrUnreachable)
+	}
+	wantLines(t, out, "")
+	l.Error("failed to append to logs", "error", "disk full")
+	wantLines(t, out, `level=ERROR msg="failed to append to logs" shard=3 err="disk full"`)
 }
 
 type stringer string

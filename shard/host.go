@@ -182,6 +182,15 @@ func (h *Host) peer(node string) *peer {
 	return h.peers[node]
 }
 
+// forget drops what peers were to be asked for an instance that has ended.
+func (h *Host) forget(i *instance) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, p := range h.peers {
+		p.probes.forget(i)
+	}
+}
+
 func (h *Host) peerAddr(node string) Peer {
 	p := h.peer(node)
 	if p == nil {

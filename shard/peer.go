@@ -15,6 +15,9 @@ const (
 	// linkTimeout is how long a peer may leave pings unanswered before its link is given up. What
 	// was sent on it and not answered is then unknown.
 	linkTimeout = 3 * time.Second
+	// clockTrip is the longest round trip of a ping that still tells the peer's clock: half of it is
+	// the error.
+	clockTrip   = time.Second
 	dialTimeout = 2 * time.Second
 	redialMin   = 20 * time.Millisecond
 	redialMax   = 500 * time.Millisecond
@@ -134,10 +137,11 @@ func (p *peer) session() error {
 	p.mu.Lock()
 	p.link, p.out, p.formed = link, out, formed
 	close(p.up)
+	moved := p.addr != addr
 	p.mu.Unlock()
 	p.host.log.Debug("link up", "peer", p.node)
-	if p.host.hello("").cluster != as.cluster {
-		link.Close() // this node became a member meanwhile, and Host.Form did not see the link yet
+	if moved || p.host.hello("").cluster != as.cluster {
+		link.Close() // setAddr or Host.Form came meanwhile, and did not see the link yet
 	}
 
 	var wg sync.WaitGroup
@@ -266,15 +270,15 @@ func (p *peer) ping(stop <-chan struct{}) error {
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), linkTimeout)
 		began := time.Now()
-		wall := p.host.now()
 		body, err := p.call(ctx, framePing, p.host.gossip(), false)
 		cancel()
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrOverloaded) { // a full outbox is no reason to lose what is in it
 			return fmt.Errorf("ping: %w", err)
 		}
 		r := reader{b: body}
-		if theirs := r.uint(); r.err == nil && theirs > 0 {
-			p.host.clocks.observe(p.node, int64(theirs)-wall.Add(time.Since(began)/2).UnixMilli(), time.Now())
+		trip := time.Since(began)
+		if theirs := r.uint(); r.err == nil && theirs > 0 && trip <= clockTrip {
+			p.host.clocks.observe(p.node, int64(theirs), began.Add(trip/2))
 		}
 		select {
 		case <-t.C:

@@ -216,11 +216,24 @@ func newProbeQueue() probeQueue {
 	return probeQueue{wake: make(chan struct{}, 1), want: map[*instance]struct{}{}}
 }
 
+// add makes the peer be asked for i, unless i has ended: nothing may keep it, it holds a cache.
 func (q *probeQueue) add(i *instance) {
+	select {
+	case <-i.quit:
+		return
+	default:
+	}
 	q.mu.Lock()
 	q.want[i] = struct{}{}
 	q.mu.Unlock()
 	notify(q.wake)
+}
+
+// forget drops an instance that has ended.
+func (q *probeQueue) forget(i *instance) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.want, i)
 }
 
 func (q *probeQueue) take() []*instance {
@@ -251,7 +264,7 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 		var items []probeItem
 		body := []byte(nil)
 		for _, i := range p.probes.take() {
-			target, ok := i.replicaOn(p.node)
+			target, ok := i.voterOn(p.node)
 			term, rounds := i.reads.take(p.node)
 			if !ok || len(rounds) == 0 {
 				continue
@@ -269,7 +282,6 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 		answer, err := p.call(ctx, frameProbe, body, false)
 		cancel()
 		r := reader{b: answer}
-		again := false
 		for _, it := range items {
 			term := uint64(0)
 			if err == nil {
@@ -281,18 +293,12 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 			case term > it.term:
 				it.inst.kick()
 			}
-			if it.inst.reads.wants(p.node) {
+			switch {
+			case !it.inst.reads.wants(p.node):
+			case term == it.term:
 				p.probes.add(it.inst)
-				again = again || term != it.term
-			}
-		}
-		if again {
-			t := time.NewTimer(probePause)
-			select {
-			case <-t.C:
-			case <-stop:
-				t.Stop()
-				return
+			default: // this replica can't confirm now; the others of the node must not wait for it
+				time.AfterFunc(probePause, func() { p.probes.add(it.inst) })
 			}
 		}
 	}

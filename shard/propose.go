@@ -2,10 +2,13 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/larder-cache/larder/fsm"
 )
@@ -21,6 +24,8 @@ const (
 	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. While
 	// they are, the next commands gather.
 	maxInFlight = 4
+	// commandLevel is the feature level that all commands of this version need.
+	commandLevel = 1
 )
 
 // proposal is one command on its way into the log, or a tick (command nil).
@@ -64,7 +69,7 @@ type batcher struct {
 
 // flight is a log entry in flight.
 type flight struct {
-	inst  *instance
+	life  <-chan struct{} // quit of the instance: which one it was, without keeping it
 	stamp uint64
 	done  chan struct{} // closed once err is set
 	err   error
@@ -108,7 +113,7 @@ func (b *batcher) enqueue(p *proposal) (outcome, error) {
 	case o := <-p.done:
 		return o, o.err
 	case <-p.ctx.Done():
-		if p.state.CompareAndSwap(waiting, abandoned) {
+		if p.state.CompareAndSwap(waiting, abandoned) || p.state.Load() == abandoned {
 			return outcome{}, ErrDeadline
 		}
 		return outcome{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, p.ctx.Err())
@@ -130,14 +135,40 @@ func (b *batcher) enqueue(p *proposal) (outcome, error) {
 // nothing is proposed after its own deadline, also where this process was stopped in between.
 func (b *batcher) take(p *proposal) bool {
 	b.bytes.Add(-p.size())
-	if !p.state.CompareAndSwap(waiting, taken) {
+	if p.late() {
+		if p.state.CompareAndSwap(waiting, abandoned) {
+			p.done <- outcome{err: ErrDeadline}
+		}
 		return false
 	}
-	if d, ok := p.ctx.Deadline(); p.ctx.Err() != nil || ok && !time.Now().Before(d) {
-		p.done <- outcome{err: ErrDeadline}
-		return false
+	return p.state.CompareAndSwap(waiting, taken)
+}
+
+// late reports whether the proposal's deadline passed, whether or not ctx's timer has noticed.
+func (p *proposal) late() bool {
+	d, ok := p.ctx.Deadline()
+	return p.ctx.Err() != nil || ok && !time.Now().Before(d)
+}
+
+// giveBack queues what the library did not take in time, for those that still have some.
+func (b *batcher) giveBack(batch []*proposal) {
+	for _, p := range batch {
+		if p.late() {
+			p.state.Store(abandoned)
+			p.done <- outcome{err: ErrDeadline}
+			continue
+		}
+		p.state.Store(waiting)
+		b.bytes.Add(p.size())
+		select {
+		case b.queue <- p:
+		default:
+			b.bytes.Add(-p.size())
+			if p.state.CompareAndSwap(waiting, abandoned) {
+				p.done <- outcome{err: ErrOverloaded}
+			}
+		}
 	}
-	return true
 }
 
 func (b *batcher) run() {
@@ -200,7 +231,11 @@ func (b *batcher) propose(batch []*proposal) bool {
 	}
 	commands := make([]fsm.Command, 0, len(batch))
 	need := uint64(0)
+	var earliest time.Time // deadline
 	for _, p := range batch {
+		if d, ok := p.ctx.Deadline(); ok && (earliest.IsZero() || d.Before(earliest)) {
+			earliest = d
+		}
 		if p.command != nil {
 			commands = append(commands, *p.command)
 		}
@@ -209,7 +244,7 @@ func (b *batcher) propose(batch []*proposal) bool {
 	if len(commands) == 0 && b.join(i, batch, need) {
 		return false
 	}
-	entry := fsm.Batch{Stamp: stamps.next(), Level: fsm.MaxLevel, Commands: commands}
+	entry := fsm.Batch{Stamp: stamps.next(), Level: commandLevel, Commands: commands}
 	data, err := entry.AppendBinary(nil)
 	if err != nil {
 		refuse(batch, err)
@@ -219,16 +254,31 @@ func (b *batcher) propose(batch []*proposal) bool {
 		refuse(batch, ErrStopped)
 		return false
 	}
-	fl := &flight{inst: i, stamp: entry.Stamp, done: make(chan struct{})}
+	fl := &flight{life: i.quit, stamp: entry.Stamp, done: make(chan struct{})}
 	b.mu.Lock()
 	b.last = fl
 	b.mu.Unlock()
-	f := i.raft.Apply(data, 0)
+	// The library takes it when its main goroutine is free, which may be in a disk write: nobody's
+	// deadline passes in between.
+	timeout := time.Duration(0)
+	if !earliest.IsZero() {
+		timeout = max(time.Until(earliest), time.Nanosecond)
+	}
+	f := i.raft.Apply(data, timeout)
 	b.wg.Go(func() {
 		err := f.Error()
 		i.wg.Done()
+		if errors.Is(err, raft.ErrEnqueueTimeout) {
+			fl.err = ErrDeadline
+			close(fl.done)
+			<-b.slots
+			b.giveBack(batch)
+			return
+		}
 		if err != nil {
 			err = i.writeError(err)
+		} else {
+			i.transferSince.Store(0)
 		}
 		fl.err = err
 		close(fl.done)
@@ -256,7 +306,7 @@ func (b *batcher) join(i *instance, ticks []*proposal, need uint64) bool {
 	b.mu.Lock()
 	fl := b.last
 	b.mu.Unlock()
-	if fl == nil || fl.inst != i || fl.stamp < need {
+	if fl == nil || fl.life != (<-chan struct{})(i.quit) || fl.stamp < need {
 		return false
 	}
 	select {

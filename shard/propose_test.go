@@ -356,3 +356,48 @@ func forwardTo(h *Host, to string, req Request) (Response, error) {
 	defer cancel()
 	return h.Do(ctx, to, req)
 }
+
+// TestNotProposedAfterDeadline ensures that a write whose deadline passes while the leader's disk is
+// busy is refused and never applied, and that one packed with it which has time left is applied.
+func TestNotProposedAfterDeadline(t *testing.T) {
+	patient := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 5*time.Second, 5*time.Second }
+	inBubble(t, 3, patient, func(c *cluster) {
+		l := c.lead("a")
+		release := stall(l)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := put(l, "first", "v"); err != nil {
+				t.Errorf("the write in the disk: %v", err)
+			}
+		})
+		time.Sleep(10 * time.Millisecond)
+		write := func(key string, timeout time.Duration) error {
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			_, err := l.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
+			return err
+		}
+		// maxInFlight entries may wait for the library at once: fill them too.
+		for _, key := range []string{"late1", "late2", "late3", "late4", "late5"} {
+			wg.Go(func() {
+				if err := write(key, 200*time.Millisecond); err == nil {
+					t.Errorf("%s: applied after its deadline", key)
+				}
+			})
+		}
+		wg.Go(func() {
+			if err := write("patient", 2*time.Second); err != nil {
+				t.Errorf("the patient write: %v", err)
+			}
+		})
+		time.Sleep(800 * time.Millisecond)
+		release()
+		wg.Wait()
+		time.Sleep(time.Second)
+		l = c.leader()
+		for _, key := range []string{"late1", "late2", "late3", "late4", "late5"} {
+			c.wantGet(l, key, "")
+		}
+		c.wantGet(l, "patient", "v")
+	})
+}

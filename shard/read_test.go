@@ -328,3 +328,42 @@ func TestProbeAnswers(t *testing.T) {
 		g.inst.Store(i)
 	})
 }
+
+// TestReadsOfOtherShardsGoOn ensures that a replica which can't confirm, here one that its node does not
+// host yet, slows no read of the node pair's other shards.
+func TestReadsOfOtherShardsGoOn(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		for _, n := range []string{"a", "c"} { // b is a member too
+			if err := c.hosts[n].OpenCache(Spec{Shard: 2, R: 1, Members: c.members(), Campaign: n == "a"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.until("shard 2 is led by a", func() bool { return l.Group(2).Status().Ready })
+		const slow = 50 * time.Millisecond // so that reads of shard 1 are confirmed by b
+		c.net.SetFaults("a", "c", LinkFaults{Delay: slow})
+		c.net.SetFaults("c", "a", LinkFaults{Delay: slow})
+		ctx, stop := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_ = l.Group(2).ReadBarrier(ctx)
+			}
+		})
+		var sum time.Duration
+		const n = 100
+		for range n {
+			time.Sleep(7 * time.Millisecond)
+			began := time.Now()
+			if err := l.Group(testShard).ReadBarrier(ctx); err != nil {
+				t.Error(err)
+			}
+			sum += time.Since(began)
+		}
+		stop()
+		wg.Wait()
+		if sum/n > time.Millisecond {
+			t.Errorf("reads took %v on average beside a shard that can't be confirmed", sum/n)
+		}
+	})
+}

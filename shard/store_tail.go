@@ -9,7 +9,7 @@ type tailLimits struct {
 }
 
 // defaultTail holds what followers a little behind, and Apply, are about to read.
-var defaultTail = tailLimits{entries: 4096, bytes: 64 << 20}
+var defaultTail = tailLimits{entries: 4096, bytes: 8 << 20}
 
 // entryOverhead is about what a raft.Log costs besides its bytes.
 const entryOverhead = 128

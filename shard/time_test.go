@@ -248,6 +248,28 @@ func TestStillClock(t *testing.T) {
 	})
 }
 
+// TestOwnClockSteps ensures that a step of the leader's own clock moves nothing, also for the entries
+// that it stamps before its next ping: the others' clocks are not known relative to its own.
+func TestOwnClockSteps(t *testing.T) {
+	k := newTestClocks()
+	inBubble(t, 3, k.tune, func(c *cluster) {
+		l := c.lead("a")
+		c.putTTL(l, "k", 30*time.Minute)
+		time.Sleep(3*time.Second + pingInterval/2)
+		for _, step := range []time.Duration{time.Hour, -time.Hour} {
+			k.set("a", step)
+			c.mustPut(l, "other", "v")
+			off := time.Duration(int64(c.stats(l).Clock)-time.Now().UnixMilli()) * time.Millisecond
+			if off.Abs() > time.Second {
+				t.Errorf("a step of %v moved the log clock by %v", step, off)
+			}
+		}
+		if _, ok := c.lives(l, "k"); !ok {
+			t.Error("an entry of half an hour is gone after seconds")
+		}
+	})
+}
+
 // TestMedian ensures that the median is taken over those clocks only that were measured lately, and is
 // not known without a majority of them.
 func TestMedian(t *testing.T) {
@@ -262,17 +284,17 @@ func TestMedian(t *testing.T) {
 		}
 		want("alone", 1_000_000, true, "a")
 		want("nobody heard", 0, false, "a", "b", "c")
-		k.observe("b", 500, time.Now())
+		k.observe("b", 1_000_500, time.Now())
 		want("one of two others heard", 1_000_000, true, "a", "b", "c")
 		want("one of four others heard", 0, false, "a", "b", "c", "d", "e")
-		k.observe("c", -700, time.Now())
+		k.observe("c", 999_300, time.Now())
 		want("all heard", 1_000_000, true, "a", "b", "c")
-		k.observe("z", -90_000, time.Now())
+		k.observe("z", 910_000, time.Now())
 		want("a stranger does not count", 1_000_000, true, "a", "b", "c")
-		k.observe("b", -900, time.Now())
+		k.observe("b", 999_100, time.Now())
 		want("the lower of the middle two", 999_300, true, "a", "b", "c")
 		time.Sleep(clockWindow + time.Second)
-		k.observe("c", 800, time.Now())
+		k.observe("c", 1_000_800, time.Now())
 		want("what was measured long ago does not count", 1_000_000, true, "a", "b", "c")
 	})
 }

@@ -278,10 +278,14 @@ func (t *transport) timeoutNow(ctx context.Context, source string, term uint64) 
 	if !inst.votes() {
 		return errors.New("this replica does not vote")
 	}
-	if last := g.lastTimeoutNow.Swap(term); last == term {
+	last := g.lastTimeoutNow.Swap(term)
+	if last == term {
 		return errors.New("repeated")
 	}
 	_, err := t.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(source)}, nil)
+	if err != nil {
+		g.lastTimeoutNow.CompareAndSwap(term, last) // it may be given again
+	}
 	return err
 }
 
