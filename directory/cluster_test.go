@@ -84,6 +84,7 @@ func (r *testRig) join(id string) *fakeHost {
 		stopped:  make(chan struct{}),
 		handlers: make(map[string]shard.Handler),
 		heard:    make(map[string]time.Time),
+		hits:     make(map[shard.ID]uint64),
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -108,23 +108,28 @@ var errCommand = errors.New("not a command of the directory that this build know
 // Encode returns the bytes of c for the log, its V and Kind filled in from the field that is set.
 // It refuses what a replica of this build would stop at.
 func (c Command) Encode() ([]byte, error) {
-	c.V = commandVersion
-	switch {
-	case c.Init != nil:
-		c.Kind = KindInit
-	case c.RegisterNode != nil:
-		c.Kind = KindRegisterNode
-	case c.SetLimits != nil:
-		c.Kind = KindSetLimits
-	case c.SetLevel != nil:
-		c.Kind = KindSetLevel
-	case c.Regrant != nil:
-		c.Kind = KindRegrant
-	}
+	c.V, c.Kind = commandVersion, c.kind()
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	return json.Marshal(c)
+}
+
+// kind returns the kind of the field that is set.
+func (c Command) kind() Kind {
+	switch {
+	case c.Init != nil:
+		return KindInit
+	case c.RegisterNode != nil:
+		return KindRegisterNode
+	case c.SetLimits != nil:
+		return KindSetLimits
+	case c.SetLevel != nil:
+		return KindSetLevel
+	case c.Regrant != nil:
+		return KindRegrant
+	}
+	return c.Kind
 }
 
 // DecodeCommand reads the bytes of one command. It is strict: a field that this build does not know

@@ -31,6 +31,7 @@ type fakeHost struct {
 	failOpen error                 // what OpenCache fails with
 	machine  shard.StateMachine    // of the directory; nil: no replica here
 	applied  int                   // entries of the directory's log that machine has seen
+	hits     map[shard.ID]uint64   // reads served here
 }
 
 var (
@@ -129,6 +130,7 @@ func (h *fakeHost) Status() []shard.Status {
 			Term:    r.terms[spec.Shard],
 			Leader:  h.leaderLocked(spec.Shard),
 			Conf:    rigConf,
+			Hits:    h.hits[spec.Shard],
 		}
 		if st.Leader == h.id {
 			st.Role, st.Ready = shard.RoleLeader, true
@@ -186,6 +188,9 @@ func (h *fakeHost) Do(_ context.Context, node string, req shard.Request) (shard.
 	cache := r.caches[req.Shard]
 	if !cache.Range.Contains(fsm.Slot(req.Key)) {
 		return shard.Response{}, &shard.NotOwnerError{Epoch: cache.Epoch}
+	}
+	if req.Op == shard.OpGet {
+		r.hosts[node].hits[req.Shard]++
 	}
 	return shard.Response{Shard: req.Shard, Epoch: cache.Epoch, ServedBy: node, Status: fsm.StatusOK}, nil
 }

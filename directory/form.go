@@ -115,9 +115,10 @@ func (f *former) answer(from string, r FormReport) (*founding, error) {
 				f.persists = true
 				return &founding{r.Cluster, r.List}, nil
 			default:
-				return nil, fmt.Errorf("node %s has data folder incarnation %s, but cluster %s was founded with %s: %w: "+
-					"run `larder node remove %s --force` on a live node, then start this one with --join under any id",
-					me.ID, me.Incarnation, r.Cluster, founder.Incarnation, shard.ErrDataLost, me.ID)
+				return nil, fmt.Errorf("%w: cluster %s knows node %s by the data folder with incarnation %s, this folder has incarnation %s: "+
+					"the data of %s was wiped or moved away, and what it promised to its peers with it, so it may not go on under this id. "+
+					"The cluster goes on with its other members; removing this one and joining a new one comes in a later version",
+					shard.ErrDataLost, r.Cluster, me.ID, founder.Incarnation, me.Incarnation, me.ID)
 			}
 		}
 	}

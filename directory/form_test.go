@@ -337,7 +337,7 @@ func TestFormWithoutFaults(t *testing.T) {
 }
 
 // TestFormRefuses ensures that nodes which were started differently, or lost their data, stop with an
-// error that names both values, or the remedy.
+// error that names both values.
 func TestFormRefuses(t *testing.T) {
 	report := func() FormReport {
 		return FormReport{
@@ -360,7 +360,7 @@ func TestFormRefuses(t *testing.T) {
 		"founded without this one": {func(r *FormReport) {
 			r.List = append(r.List, shard.Founder{Node: "a", Incarnation: fmt.Sprintf("%032x", 7)})
 			r.Cluster = shard.ClusterID(r.List)
-		}, []string{"data lost, rejoin as new", fmt.Sprintf("incarnation %032x", 1), fmt.Sprintf("founded with %032x", 7), "larder node remove a --force", "--join"}},
+		}, []string{"data lost, rejoin as new", fmt.Sprintf("knows node a by the data folder with incarnation %032x", 7), fmt.Sprintf("this folder has incarnation %032x", 1), "goes on with its other members", "comes in a later version"}},
 		"founded, but the id is another's": {func(r *FormReport) {
 			r.List = append(r.List, shard.Founder{Node: "a", Incarnation: fmt.Sprintf("%032x", 1)})
 			r.Cluster = testCluster

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -24,14 +25,15 @@ const (
 	formTimeout = time.Second
 	// formPause is the longest pause between two rounds.
 	formPause = 50 * time.Millisecond
-	// formPatience is the time between two lines of the log that say who is missing.
+	// formPatience is the time between two lines of the log that say who is missing; the first one
+	// follows the first round.
 	formPatience = 5 * time.Second
 )
 
 // form runs the rounds that found the cluster, until it is founded and that is on disk (see former).
 // It returns at once when it was before.
 func (s *Service) form(ctx context.Context) error {
-	reminded := time.Now()
+	var reminded time.Time
 	for {
 		if cluster, _, ok := s.cfg.Identity.Formed(); ok {
 			s.log.Info("member of a cluster", "cluster", cluster)
@@ -41,6 +43,9 @@ func (s *Service) form(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.mu.Lock()
+		s.missing = slices.Sorted(maps.Keys(missing))
+		s.mu.Unlock()
 		if d != nil {
 			if err := s.cfg.Identity.Form(d.cluster, d.list); err != nil {
 				return fmt.Errorf("keeping the cluster id: %w", err)
@@ -52,7 +57,11 @@ func (s *Service) form(ctx context.Context) error {
 		}
 		if len(missing) > 0 && time.Since(reminded) >= formPatience {
 			reminded = time.Now()
-			s.log.Info("waiting for all initial nodes", "missing", strings.Join(missing, "; "))
+			var why []string
+			for _, node := range slices.Sorted(maps.Keys(missing)) {
+				why = append(why, fmt.Sprintf("%s: %v", node, missing[node]))
+			}
+			s.log.Info("waiting for all initial nodes", "missing", strings.Join(why, "; "))
 		}
 		pause := time.NewTimer(formPause/2 + rand.N(formPause/2))
 		select {
@@ -64,16 +73,17 @@ func (s *Service) form(ctx context.Context) error {
 	}
 }
 
-// formRound asks each other initial node once and returns what was decided, and who did not answer.
-func (s *Service) formRound(ctx context.Context) (d *founding, missing []string, err error) {
+// formRound asks each other initial node once and returns what was decided, and who did not answer
+// and why.
+func (s *Service) formRound(ctx context.Context) (d *founding, missing map[string]error, err error) {
 	s.setPeers(s.latest.Table())
 	s.mu.Lock()
 	s.former.begin()
 	s.mu.Unlock()
-	others := s.others()
-	for _, a := range s.askAll(ctx, others) {
+	missing = make(map[string]error)
+	for _, a := range s.askAll(ctx, s.others()) {
 		if a.err != nil {
-			missing = append(missing, fmt.Sprintf("%s: %v", a.node, a.err))
+			missing[a.node] = a.err
 			continue
 		}
 		s.mu.Lock()

@@ -175,17 +175,18 @@ func (c *Regrant) apply(t *Table) (*Table, string) {
 
 // describe names what a command does, for the log of a node.
 func (c Command) describe() string {
+	kind := c.kind()
 	switch {
 	case c.RegisterNode != nil:
-		return fmt.Sprintf("%s %s", c.Kind, c.RegisterNode.Node.ID)
+		return fmt.Sprintf("%s %s", kind, c.RegisterNode.Node.ID)
 	case c.Regrant != nil:
-		return fmt.Sprintf("%s %d", c.Kind, c.Regrant.Shard)
+		return fmt.Sprintf("%s %d", kind, c.Regrant.Shard)
 	case c.SetLimits != nil:
 		ids := make([]string, len(c.SetLimits.Limits))
 		for i, l := range c.SetLimits.Limits {
 			ids[i] = fmt.Sprint(l.Shard)
 		}
-		return fmt.Sprintf("%s %s", c.Kind, strings.Join(ids, ","))
+		return fmt.Sprintf("%s %s", kind, strings.Join(ids, ","))
 	}
-	return string(c.Kind)
+	return string(kind)
 }

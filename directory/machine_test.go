@@ -318,3 +318,18 @@ func TestLatest(t *testing.T) {
 		t.Errorf("woken with %d", got)
 	}
 }
+
+// TestDescribe ensures that each command has a name for the log, also one that was not encoded yet.
+func TestDescribe(t *testing.T) {
+	for want, c := range map[string]Command{
+		"init":            {Init: &Init{}},
+		"register-node b": {RegisterNode: &RegisterNode{Node: Node{ID: "b"}}},
+		"set-limits 1,2":  {SetLimits: &SetLimits{Limits: []ShardLimit{{Shard: 1}, {Shard: 2}}}},
+		"set-level":       {SetLevel: &SetLevel{}},
+		"regrant 3":       {Regrant: &Regrant{Shard: 3}},
+	} {
+		if got := c.describe(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

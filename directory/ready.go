@@ -2,6 +2,7 @@ package directory
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/larder-cache/larder/shard"
 )
@@ -24,7 +25,7 @@ func (s *Service) Ready() []Check {
 	t := s.Table()
 	known := Check{Name: "directory", OK: t.Founded()}
 	if !known.OK {
-		known.Detail = "the table is not known yet"
+		known.Detail = "the table is not known yet" + s.forming()
 	}
 	checks := []Check{known}
 	add := func(id shard.ID, problem string) {
@@ -42,6 +43,29 @@ func (s *Service) Ready() []Check {
 		}
 	}
 	return checks
+}
+
+// Known returns nil once this node knows the table, else an error that is ErrNoTable and says what it
+// waits for.
+func (s *Service) Known() error {
+	if s.Table().Founded() {
+		return nil
+	}
+	return fmt.Errorf("%w%s", ErrNoTable, s.forming())
+}
+
+// forming ends a sentence on the missing table with what the cluster needs to form, "" once it has.
+func (s *Service) forming() string {
+	s.mu.Lock()
+	formed, missing := s.former.formed(), s.missing
+	s.mu.Unlock()
+	switch {
+	case formed:
+		return ""
+	case len(missing) == 0:
+		return ": the cluster is not formed yet"
+	}
+	return ": the cluster is not formed yet, it waits for " + strings.Join(missing, ", ")
 }
 
 // problem says what keeps this node's replica from being ready, "" when nothing does. sh is nil for

@@ -93,11 +93,12 @@ type Service struct {
 	duties *duties
 	loop   sync.WaitGroup
 
-	mu     sync.Mutex // guards former, group, opened, closed
-	closed bool
-	former *former
-	group  group              // of the directory; nil on a node without a replica of it
-	opened map[shard.ID]error // outcome of opening each replica; absent: not tried yet
+	mu      sync.Mutex // guards former, missing, group, opened, closed
+	closed  bool
+	former  *former
+	missing []string           // initial nodes that the cluster still waits for, in order
+	group   group              // of the directory; nil on a node without a replica of it
+	opened  map[shard.ID]error // outcome of opening each replica; absent: not tried yet
 
 	book     addressBook
 	peersSet map[string]shard.Peer
@@ -140,12 +141,14 @@ func newService(cfg Config, h host) (*Service, error) {
 		Names:    slices.Collect(maps.Keys(cfg.Initial)),
 		Settings: cfg.Settings,
 	}, formed)
+	s.missing = s.others()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.duties = newDuties(s.ctx, s.log)
 	s.metrics = newMetrics(s)
 	s.router = &Router{
 		self:    h.Node(),
 		latest:  s.latest,
+		known:   s.Known,
 		leader:  s.soft.leader,
 		up:      func(node string) bool { state, _ := s.soft.state(node); return state == NodeUp },
 		do:      h.Do,
@@ -314,9 +317,11 @@ func (s *Service) grant(sh Shard, has fsm.Stats) {
 }
 
 // newerGrant reports whether g would change a machine that reports has, by the order of grants (see
-// fsm.Grant): generation, epoch, version bits.
+// fsm.Grant): generation, epoch, version bits. The bits must be new whatever else is.
 func newerGrant(g fsm.Grant, has fsm.Stats) bool {
 	switch {
+	case has.Generation != 0 && g.VersionBits <= has.VersionBits():
+		return false
 	case g.Generation != has.Generation:
 		return g.Generation > has.Generation
 	case g.Epoch != has.Epoch:

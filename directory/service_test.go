@@ -1,11 +1,14 @@
 package directory
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -137,7 +140,7 @@ func TestServiceRegisters(t *testing.T) {
 }
 
 // TestServiceWipedNode ensures that a founder which comes back with an empty data folder stops with
-// the error that tells the remedy, whether the others still form or run for long.
+// the error that tells what happened, whether the others still form or run for long.
 func TestServiceWipedNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRig(t, 3)
@@ -146,7 +149,7 @@ func TestServiceWipedNode(t *testing.T) {
 		r.stop("c")
 		r.identities["c"] = &fakeIdentity{incarnation: fmt.Sprintf("%032x", 77)}
 		err := r.prepare("c").Start(t.Context())
-		if !errors.Is(err, shard.ErrDataLost) || !strings.Contains(err.Error(), "larder node remove c --force") {
+		if !errors.Is(err, shard.ErrDataLost) || !strings.Contains(err.Error(), "the data of c was wiped") {
 			t.Errorf("wiped node: %v", err)
 		}
 		if _, _, ok := r.identities["c"].Formed(); ok {
@@ -155,14 +158,42 @@ func TestServiceWipedNode(t *testing.T) {
 	})
 }
 
-// TestServiceWaits ensures that forming waits for all initial nodes, ends with its context, and
-// resumes with what was persisted.
+// lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// TestServiceWaits ensures that forming waits for all initial nodes and says for which, in its log, in
+// its readiness and to whoever asks for a key; that it ends with its context, and resumes with what
+// was persisted.
 func TestServiceWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRig(t, 3)
+		var log lockedBuffer
+		r.configure = func(cfg *Config) {
+			if cfg.Self.ID == "a" {
+				cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			}
+		}
 		var wg sync.WaitGroup
 		for _, id := range []string{"a", "b"} {
 			s := r.prepare(id)
+			if got := s.Ready()[0].Detail; !strings.Contains(got, "waits for") {
+				t.Errorf("%s is not ready, and does not say why: %q", id, got)
+			}
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 				defer cancel()
@@ -171,11 +202,31 @@ func TestServiceWaits(t *testing.T) {
 				}
 			})
 		}
+		<-time.After(time.Second)
+		a := r.services["a"]
+		if got := a.Ready()[0]; got.OK || !strings.HasSuffix(got.Detail, "it waits for c") {
+			t.Errorf("while c is missing: %+v", got)
+		}
+		if err := a.Known(); !errors.Is(err, ErrNoTable) || !errors.Is(err, shard.ErrNoLeader) || !strings.HasSuffix(err.Error(), "it waits for c") {
+			t.Errorf("while c is missing: %v", err)
+		}
+		if d, ok := a.ShardView(shard.Directory); ok {
+			t.Errorf("a directory before the cluster formed: %+v", d)
+		}
+		if _, err := a.Router().Do(t.Context(), shard.Request{Op: shard.OpGet, Key: []byte("k")}); !errors.Is(err, ErrNoTable) || !strings.Contains(err.Error(), "the cluster is not formed yet") {
+			t.Errorf("a key while c is missing: %v", err)
+		}
 		wg.Wait()
+		if lines := strings.Count(log.String(), `msg="waiting for all initial nodes" missing="c: `); lines != 12 {
+			t.Errorf("%d lines in a minute name c alone, want one at the start and one each 5 s:\n%s", lines, log.String())
+		}
 		r.stop("a")
 		r.stop("b")
 		r.startAll("a", "b", "c")
 		r.ready()
+		if err := r.services["a"].Known(); err != nil {
+			t.Errorf("once ready: %v", err)
+		}
 		cluster := r.services["b"].Table().Cluster
 		for _, id := range []string{"a", "b", "c"} {
 			r.stop(id)
@@ -355,7 +406,7 @@ func TestServiceReady(t *testing.T) {
 }
 
 // TestServiceViews ensures that the views have the documented shape, the leaders that are believed in,
-// and numbers from the local replica or else from reports.
+// numbers from the local replica or else from reports, and the leader's hits and misses.
 func TestServiceViews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRig(t, 4)
@@ -388,6 +439,26 @@ func TestServiceViews(t *testing.T) {
 			cluster, sh.Members[0].Node, sh.Members[0].Node)
 		if !strings.HasPrefix(string(data), first) || !strings.Contains(string(data), `"nodes":{"a":{"http":"127.0.0.1:7001","state":"up"},`) {
 			t.Errorf("got  %s\nwant %s...", data, first)
+		}
+		for key := 0; slices.ContainsFunc(a.Shards(), func(d ShardDetail) bool { return d.Hits == 0 }); key++ {
+			if key == 1000 {
+				t.Fatalf("1000 reads, but shards without a hit: %+v", a.Shards())
+			}
+			leader := a.View().Shards[key%4].Leader
+			if _, err := r.services[leader].Router().Do(t.Context(), shard.Request{Op: shard.OpGet, Key: fmt.Append(nil, key)}); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range r.services {
+				l, err := s.Router().Locate(fmt.Append(nil, key))
+				if err != nil {
+					t.Fatal(err)
+				}
+				d, _ := s.ShardView(l.Shard)
+				if l.Leader == s.self.ID && d.Hits != r.hosts[l.Leader].hits[l.Shard] {
+					t.Errorf("%s leads shard %d and tells of %d hits at once, not %d", l.Leader, l.Shard, d.Hits, r.hosts[l.Leader].hits[l.Shard])
+				}
+			}
+			<-time.After(pingEvery)
 		}
 		local, reported := 0, 0
 		for _, d := range a.Shards() {

@@ -40,7 +40,8 @@ type MemberView struct {
 }
 
 // ShardDetail is a shard with the numbers of one of its replicas: this node's own, else the
-// leader's or another's as last reported; all 0, and Source "", when none is known.
+// leader's or another's as last reported; all 0, and Source "", when none is known. Hits and Misses
+// are the leader's where it is known, whatever Source is: reads are served and counted there.
 type ShardDetail struct {
 	ShardView
 	Source    string `json:"source"` // node whose replica the numbers are of
@@ -98,24 +99,29 @@ func (s *Service) View() TableView {
 	return v
 }
 
-// ShardView returns one shard with its numbers; 0 is the directory. False: there is no such shard.
+// ShardView returns one shard with its numbers; 0 is the directory, which is there once the cluster has
+// formed. False: there is no such shard, as far as this node knows.
 func (s *Service) ShardView(id shard.ID) (ShardDetail, bool) {
+	live := s.live()
 	if id == shard.Directory {
-		return s.detail(s.directoryView(), 0), true
+		if _, _, formed := s.cfg.Identity.Formed(); !formed {
+			return ShardDetail{}, false
+		}
+		return s.detail(s.directoryView(), 0, live), true
 	}
 	sh, ok := s.Table().Shard(id)
 	if !ok {
 		return ShardDetail{}, false
 	}
-	return s.detail(s.shardView(sh), sh.Limit), true
+	return s.detail(s.shardView(sh), sh.Limit, live), true
 }
 
 // Shards returns the data shards with their numbers, in the order of their ranges.
 func (s *Service) Shards() []ShardDetail {
-	t := s.Table()
+	t, live := s.Table(), s.live()
 	details := make([]ShardDetail, len(t.Shards))
 	for i, sh := range t.Shards {
-		details[i] = s.detail(s.shardView(sh), sh.Limit)
+		details[i] = s.detail(s.shardView(sh), sh.Limit, live)
 	}
 	return details
 }
@@ -199,15 +205,32 @@ func (s *Service) conf(id shard.ID, generation uint64, nodes []string) string {
 	return fmt.Sprintf("%d-%d", generation, conf)
 }
 
-// detail adds the numbers of this node's replica, else of the leader's, else of any.
-func (s *Service) detail(v ShardView, limit uint64) ShardDetail {
+// live returns this node's replicas as they are now, not as they were at the last tick.
+func (s *Service) live() map[shard.ID]replicaReport {
+	live := make(map[shard.ID]replicaReport)
+	for _, st := range s.host.Status() {
+		live[st.Shard] = reportReplica(st)
+	}
+	return live
+}
+
+// detail adds the numbers of this node's replica, else of the leader's, else of any; hits and misses
+// of the leader's, else of the same. live are this node's replicas.
+func (s *Service) detail(v ShardView, limit uint64, live map[shard.ID]replicaReport) ShardDetail {
+	replica := func(node string) (replicaReport, bool) {
+		if node == s.self.ID {
+			r, ok := live[v.ID]
+			return r, ok
+		}
+		return s.soft.replica(node, v.ID)
+	}
 	d := ShardDetail{ShardView: v, Limit: limit}
 	sources := []string{s.self.ID, v.Leader}
 	for _, m := range v.Members {
 		sources = append(sources, m.Node)
 	}
 	for _, node := range sources {
-		r, ok := s.soft.replica(node, v.ID)
+		r, ok := replica(node)
 		if !ok {
 			continue
 		}
@@ -216,6 +239,9 @@ func (s *Service) detail(v ShardView, limit uint64) ShardDetail {
 		d.Items, d.Bytes, d.Evictions = r.entries, r.bytes, r.evictions
 		d.Hits, d.Misses = r.hits, r.misses
 		break
+	}
+	if r, ok := replica(v.Leader); ok {
+		d.Hits, d.Misses = r.hits, r.misses
 	}
 	return d
 }

@@ -52,11 +52,15 @@ func (c *call) perform(req shard.Request) (shard.Response, error) {
 			return resp, err
 		}
 		place := c.place(err)
-		if c.mode == Refuse {
-			return resp, misdirected(place, err)
-		}
 		// This node has just refused: to name it would send the client in a circle.
-		if place.Leader != "" && place.Leader != c.s.cfg.Node {
+		known := place.Leader != "" && place.Leader != c.s.cfg.Node
+		if c.mode == Refuse {
+			if known {
+				return resp, misdirected(place, err, isRead(c.r))
+			}
+			return resp, err
+		}
+		if known {
 			if node, ok := c.s.cfg.Directory.Node(place.Leader); ok {
 				return resp, c.redirect(node.HTTP)
 			}
@@ -92,15 +96,10 @@ func (c *call) place(refusal error) directory.Location {
 }
 
 // misdirected is the 421 that a client with a routing table of its own learns from.
-func misdirected(place directory.Location, refusal error) error {
-	p := kindMisdirected.problem("%s. Send it to the leader, or without route=local.", sentence(refusal))
-	if place.Epoch > 0 {
-		p.with("Larder-Epoch", strconv.FormatUint(place.Epoch, 10))
-	}
-	if place.Leader != "" {
-		p.with("Larder-Leader", place.Leader)
-	}
-	return p
+func misdirected(place directory.Location, refusal error, read bool) error {
+	return kindMisdirected.problem("%s. Send it to the leader, or without route=local.", sentence(refusal, read)).
+		with("Larder-Epoch", strconv.FormatUint(place.Epoch, 10)).
+		with("Larder-Leader", place.Leader)
 }
 
 // redirect sends the client to the same path and query on another node. It is 307 always: after a

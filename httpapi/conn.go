@@ -139,7 +139,7 @@ func translate(p []byte) (answer []byte, ok bool) {
 func belowHandlers(status int, more string) *Problem {
 	switch status {
 	case http.StatusRequestHeaderFieldsTooLarge:
-		return kindHeadersTooLarge.problem("Request line and headers may have %d bytes.", maxHeaderBytes)
+		return kindHeadersTooLarge.problem("Request line and headers may have about %d KiB.", maxHeaderBytes>>10)
 	case http.StatusExpectationFailed:
 		return kindExpectation.problem("The only expectation that is met is 100-continue.")
 	case http.StatusNotImplemented:
@@ -148,7 +148,8 @@ func belowHandlers(status int, more string) *Problem {
 		return kindHTTPVersion.problem("Use HTTP/1.1.")
 	}
 	if more == "" {
-		more = "it does not follow the grammar of HTTP/1.1; look at its percent-encoding"
+		// net/http says as little of a bad request line as of a bad header.
+		more = "its request line (for one, its percent-encoding) or a header does not follow the grammar of HTTP/1.1"
 	}
 	k := kindMalformed
 	k.status = status

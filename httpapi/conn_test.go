@@ -102,3 +102,17 @@ func TestConnectionOutlivesTimeout(t *testing.T) {
 		t.Errorf("got %d %s, want 201", got.status, got.body)
 	}
 }
+
+// What net/http refuses for a reason that it doesn't give is not blamed on the request line alone, and the
+// limit of headers, to which net/http adds, is not told as if it were exact.
+func TestMalformedDetail(t *testing.T) {
+	f := newFixture(t)
+	got := f.exchange(t, "GET", []byte("GET /v1/kv/k HTTP/1.1\r\nHost: a\r\nno header\r\n\r\n"))
+	if p := checkProblem(t, got.status, got.header, got.body, 400, "malformed-request", AppliedNo); !strings.Contains(p.Detail, "or a header") {
+		t.Errorf("a bad header: %s", p.Detail)
+	}
+	got = f.send(t, "GET", "/v1/kv/k", nil, false, "X-Long: "+strings.Repeat("x", 2*maxHeaderBytes))
+	if p := checkProblem(t, got.status, got.header, got.body, 431, "headers-too-large", AppliedNo); !strings.Contains(p.Detail, "about 64 KiB") {
+		t.Errorf("long headers: %s", p.Detail)
+	}
+}

@@ -6,7 +6,10 @@ import (
 	"hash/fnv"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/gorilla/mux"
 
@@ -17,11 +20,15 @@ import (
 // Directory is what the REST interface asks of the directory. All of it is answered from memory, at
 // once, with or without a quorum.
 type Directory interface {
+	// Known is nil once this node knows the table, else it is directory.ErrNoTable and says what is
+	// missing. What describes the cluster before would be that of an empty one.
+	Known() error
 	// View is the table for clients.
 	View() directory.TableView
 	// Shards describes the data shards.
 	Shards() []directory.ShardDetail
-	// ShardView describes one shard, the directory's own (0) too; false for an id that there is not.
+	// ShardView describes one shard, the directory's own (0) too, that without the table; false for an
+	// id that there is not, or that is not known.
 	ShardView(id shard.ID) (directory.ShardDetail, bool)
 	// Nodes describes all nodes.
 	Nodes() []directory.NodeView
@@ -42,22 +49,46 @@ type (
 )
 
 // showTable serves the table for clients. Its ETag is the table version; leaders and the states of
-// nodes are hints, outside of the version, and a 304 doesn't renew them.
+// nodes are hints, outside of the version, and a 304 doesn't renew them. To wait for a change is not
+// built yet, and is refused: a client that counts on it would ask again and again without a pause.
 func (s *server) showTable(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
+	if err := s.cfg.Directory.Known(); err != nil {
+		return err
+	}
+	if len(r.Header.Values("If-None-Match")) > 0 && prefersWait(r.Header) {
+		return kindNotBuilt.problem("Prefer: wait, for a change of the table, is not built yet. Leave it out, and ask again after a while.")
+	}
 	view := s.cfg.Directory.View()
 	return writeJSON(w, r, view, formatETag(view.Version))
+}
+
+// prefersWait reports whether the client prefers to wait (RFC 7240 4.3).
+func prefersWait(h http.Header) bool {
+	for preference := range strings.SplitSeq(strings.Join(h.Values("Prefer"), ","), ",") {
+		token, _, _ := strings.Cut(preference, ";")
+		token, _, _ = strings.Cut(token, "=")
+		if strings.EqualFold(strings.Trim(token, " \t"), "wait") {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *server) showShards(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
+	if err := s.cfg.Directory.Known(); err != nil {
+		return err
+	}
 	return writeJSON(w, r, shardList{s.cfg.Directory.Shards()}, "")
 }
 
+// showShard serves one shard. Its ETag is that of its members, which a change of them names in
+// If-Match; the numbers are outside of it, and a 304 doesn't renew them.
 func (s *server) showShard(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -66,8 +97,11 @@ func (s *server) showShard(w http.ResponseWriter, r *http.Request) error {
 	id, err := strconv.ParseUint(text, 10, 64)
 	if err == nil {
 		if view, ok := s.cfg.Directory.ShardView(shard.ID(id)); ok {
-			return writeJSON(w, r, view, "")
+			return writeJSON(w, r, view, `"`+view.Conf+`"`)
 		}
+	}
+	if err := s.cfg.Directory.Known(); err != nil {
+		return err
 	}
 	return kindUnknownShard.problem("There is no shard %q. GET /v1/shards lists them.", text)
 }
@@ -76,7 +110,28 @@ func (s *server) showNodes(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	return writeJSON(w, r, nodeList{s.cfg.Directory.Nodes()}, "")
+	if err := s.cfg.Directory.Known(); err != nil {
+		return err
+	}
+	nodes := s.cfg.Directory.Nodes()
+	etag, err := nodesTag(nodes)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, r, nodeList{nodes}, etag)
+}
+
+// nodesTag is an ETag of nodes that stays when a node is merely seen once more.
+func nodesTag(nodes []directory.NodeView) (string, error) {
+	nodes = slices.Clone(nodes)
+	for i := range nodes {
+		nodes[i].LastSeen = time.Time{}
+	}
+	body, err := json.Marshal(nodes)
+	if err != nil {
+		return "", fmt.Errorf("encoding the nodes: %w", err)
+	}
+	return hashTag(body), nil
 }
 
 func (s *server) showNode(w http.ResponseWriter, r *http.Request) error {
@@ -86,8 +141,15 @@ func (s *server) showNode(w http.ResponseWriter, r *http.Request) error {
 	id, err := url.PathUnescape(mux.Vars(r)["id"])
 	if err == nil {
 		if node, ok := s.cfg.Directory.Node(id); ok {
-			return writeJSON(w, r, node, "")
+			etag, err := nodesTag([]directory.NodeView{node})
+			if err != nil {
+				return err
+			}
+			return writeJSON(w, r, node, etag)
 		}
+	}
+	if err := s.cfg.Directory.Known(); err != nil {
+		return err
 	}
 	return kindUnknownNode.problem("There is no node %q. GET /v1/nodes lists them.", id)
 }
@@ -107,6 +169,13 @@ func (s *server) locate(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, r, place, "")
 }
 
+// hashTag is an ETag made of content.
+func hashTag(content []byte) string {
+	sum := fnv.New128a()
+	sum.Write(content)
+	return fmt.Sprintf(`"%x"`, sum.Sum(nil))
+}
+
 // writeJSON answers with value, or 304 if the client has it. Without an etag the body's hash is it.
 func writeJSON(w http.ResponseWriter, r *http.Request, value any, etag string) error {
 	unless, err := readTags(r.Header)
@@ -119,9 +188,7 @@ func writeJSON(w http.ResponseWriter, r *http.Request, value any, etag string) e
 	}
 	body = append(body, '\n')
 	if etag == "" {
-		sum := fnv.New128a()
-		sum.Write(body)
-		etag = fmt.Sprintf(`"%x"`, sum.Sum(nil))
+		etag = hashTag(body)
 	}
 	h := w.Header()
 	h.Set("ETag", etag)

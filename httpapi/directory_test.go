@@ -2,9 +2,11 @@ package httpapi
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/larder-cache/larder/directory"
 	"github.com/larder-cache/larder/shard"
@@ -12,8 +14,13 @@ import (
 
 // fakeDirectory is a directory of fixed answers.
 type fakeDirectory struct {
-	checks []directory.Check
+	checks  []directory.Check
+	unknown error     // why the table is not known
+	seen    time.Time // when the nodes were
+	state   string    // of the nodes
 }
+
+func (d *fakeDirectory) Known() error { return d.unknown }
 
 func (d *fakeDirectory) View() directory.TableView {
 	return directory.TableView{
@@ -31,11 +38,14 @@ func (d *fakeDirectory) Shards() []directory.ShardDetail {
 }
 
 func (d *fakeDirectory) ShardView(id shard.ID) (directory.ShardDetail, bool) {
-	return directory.ShardDetail{ShardView: directory.ShardView{ID: id}}, id <= 1
+	return directory.ShardDetail{ShardView: directory.ShardView{ID: id, Conf: "1-7"}}, id <= 1
 }
 
 func (d *fakeDirectory) Nodes() []directory.NodeView {
-	return []directory.NodeView{{ID: "a", HTTP: "127.0.0.1:1"}, {ID: "b", HTTP: "127.0.0.1:2"}}
+	return []directory.NodeView{
+		{ID: "a", HTTP: "127.0.0.1:1", State: d.state, LastSeen: d.seen},
+		{ID: "b", HTTP: "127.0.0.1:2", State: d.state, LastSeen: d.seen},
+	}
 }
 
 func (d *fakeDirectory) Node(id string) (directory.NodeView, bool) {
@@ -75,9 +85,22 @@ func TestLocateWithoutTable(t *testing.T) {
 	checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "no-leader", AppliedNo)
 	f.data.local = refuseWith(shard.ErrNoLeader)
 	w = f.request(t, "PUT", "/v1/kv/k?route=local", "")
-	checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 421, "misdirected", AppliedNo)
-	if w.Header().Values("Larder-Epoch") != nil || w.Header().Values("Larder-Leader") != nil {
-		t.Errorf("got epoch %q and leader %q of no table", w.Header().Values("Larder-Epoch"), w.Header().Values("Larder-Leader"))
+	checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "no-leader", AppliedNo)
+}
+
+// Before the cluster is known, what describes it is unavailable rather than empty, and a request for a
+// key is told why.
+func TestUnknownCluster(t *testing.T) {
+	f := newFixture(t)
+	f.dir.unknown = fmt.Errorf("%w: the cluster is not formed yet, it waits for b", directory.ErrNoTable)
+	f.data.answer = refuseWith(fmt.Errorf("gave up: %w", f.dir.unknown))
+	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/9", "/v1/nodes", "/v1/nodes/z", "/v1/kv/k"} {
+		w := f.request(t, "GET", path, "")
+		p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "unavailable", AppliedNo)
+		checkRetryAfter(t, w.Code, w.Header())
+		if !strings.Contains(p.Detail, "not formed yet, it waits for b") {
+			t.Errorf("%s: detail %q does not say why", path, p.Detail)
+		}
 	}
 }
 
@@ -100,10 +123,43 @@ func TestDirectoryResources(t *testing.T) {
 			t.Errorf("%s with another ETag: got %d", path, w.Code)
 		}
 	}
-	// A preference that isn't honoured is ignored, and not said to be applied.
-	w := f.request(t, "GET", "/v1/directory", "", "Prefer", "wait=30", "If-None-Match", `"42"`)
+}
+
+// To wait for a change of the table is refused; other preferences are ignored, and not said to be applied.
+func TestPrefer(t *testing.T) {
+	f := newFixture(t)
+	for _, prefer := range []string{"wait=30", "Wait = 30", "respond-async, wait=10;x=y"} {
+		w := f.request(t, "GET", "/v1/directory", "", "Prefer", prefer, "If-None-Match", `"42"`)
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 501, "not-built", AppliedNo)
+		if w := f.request(t, "GET", "/v1/directory", "", "Prefer", prefer); w.Code != 200 {
+			t.Errorf("%s without If-None-Match: got %d", prefer, w.Code)
+		}
+	}
+	w := f.request(t, "GET", "/v1/directory", "", "Prefer", "respond-async, waiter=1", "If-None-Match", `"42"`)
 	if w.Code != 304 || w.Header().Get("Preference-Applied") != "" {
-		t.Errorf("Prefer: got %d, Preference-Applied %q", w.Code, w.Header().Get("Preference-Applied"))
+		t.Errorf("other preferences: got %d, Preference-Applied %q", w.Code, w.Header().Get("Preference-Applied"))
+	}
+}
+
+// The ETag of a shard names its generation and configuration; that of nodes changes with what they are,
+// not with each sign of life.
+func TestDirectoryETags(t *testing.T) {
+	f := newFixture(t)
+	if got := f.request(t, "GET", "/v1/shards/1", "").Header().Get("ETag"); got != `"1-7"` {
+		t.Errorf("shard: got ETag %s", got)
+	}
+	for _, path := range []string{"/v1/nodes", "/v1/nodes/b"} {
+		f.dir.seen, f.dir.state = time.Unix(1, 0), "up"
+		before := f.request(t, "GET", path, "")
+		f.dir.seen = time.Unix(2, 0)
+		seen := f.request(t, "GET", path, "")
+		if before.Header().Get("ETag") != seen.Header().Get("ETag") || before.Body.String() == seen.Body.String() {
+			t.Errorf("%s, seen once more: got %s\n%s, then %s\n%s", path, before.Header().Get("ETag"), before.Body, seen.Header().Get("ETag"), seen.Body)
+		}
+		f.dir.state = "down"
+		if down := f.request(t, "GET", path, ""); down.Header().Get("ETag") == seen.Header().Get("ETag") {
+			t.Errorf("%s, gone down: got the same ETag %s", path, down.Header().Get("ETag"))
+		}
 	}
 }
 

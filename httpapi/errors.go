@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/larder-cache/larder/directory"
 	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
@@ -171,11 +172,12 @@ func as[E error](err error) bool {
 	return errors.As(err, &e)
 }
 
-// errorTable is the one place that says what an error of package shard is over HTTP. The first row
+// errorTable is the one place that says what an error of the packages below is over HTTP. The first row
 // that matches decides: an error may wrap others, as a deadline does the last refusal. A shard that
 // this node doesn't host is no 404 here, since to a reader that would say that the key is absent.
 var errorTable = []errorRow{
 	{is(shard.ErrOutcomeUnknown), kindUnknown, "Read the key to learn whether it happened."},
+	{is(directory.ErrNoTable), kindUnavailable, "Try again; /readyz tells what this node waits for."},
 	{is(shard.ErrOverloaded), kindOverloaded, "Send fewer requests at a time, or try again later."},
 	{is(shard.ErrNoLeader), kindNoLeader, "Try again: an election takes a second or two."},
 	{as[*shard.NotLeaderError], kindNoLeader, "Try again: leadership is changing hands."},
@@ -201,24 +203,27 @@ func problemOf(err error, read bool) *Problem {
 	}
 	for _, row := range errorTable {
 		if row.is(err) {
-			return row.kind.problem("%s. %s", sentence(err), row.advice)
+			return row.kind.problem("%s. %s", sentence(err, read), row.advice)
 		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		if read {
-			return kindDeadline.problem("%s. Try again, or allow more time with Larder-Timeout.", sentence(err))
+			return kindDeadline.problem("%s. Try again, or allow more time with Larder-Timeout.", sentence(err, read))
 		}
-		return kindUnknown.problem("%s. Read the key to learn whether it happened.", sentence(err))
+		return kindUnknown.problem("%s. Read the key to learn whether it happened.", sentence(err, read))
 	}
 	if read {
-		return kindInternalRead.problem("%s.", sentence(err))
+		return kindInternalRead.problem("%s.", sentence(err, read))
 	}
-	return kindInternalWrite.problem("%s. Read the key to learn whether it happened.", sentence(err))
+	return kindInternalWrite.problem("%s. Read the key to learn whether it happened.", sentence(err, read))
 }
 
-// sentence is err's text with a capital letter.
-func sentence(err error) string {
+// sentence is err's text with a capital letter. ErrDeadline speaks of proposals, which reads are not.
+func sentence(err error, read bool) string {
 	text := err.Error()
+	if read {
+		text = strings.ReplaceAll(text, shard.ErrDeadline.Error(), "the time is over")
+	}
 	if text == "" {
 		return text
 	}

@@ -11,12 +11,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/larder-cache/larder/directory"
 	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
-// errorCases has each exported error of package shard by name, and what it is for a write and for
-// a read.
+// errorCases has each exported error of packages shard and directory by name, and what it is for a
+// write and for a read.
 var errorCases = map[string]struct {
 	err         error
 	status      int
@@ -36,6 +37,7 @@ var errorCases = map[string]struct {
 	"ErrDataLost":       {shard.ErrDataLost, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrWrongCluster":   {shard.ErrWrongCluster, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
+	"ErrNoTable":        {directory.ErrNoTable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
 }
 
@@ -190,6 +192,21 @@ func checkPlace(t *testing.T, h http.Header, shardID, epoch, index, node string)
 	} {
 		if got := h.Get(name); got != want {
 			t.Errorf("got %s %q, want %q", name, got, want)
+		}
+	}
+}
+
+// A read that was not done in time says nothing of proposals, also where the deadline is but the last
+// cause; a write does.
+func TestReadDeadline(t *testing.T) {
+	f := newFixture(t)
+	for _, err := range []error{shard.ErrDeadline, fmt.Errorf("%w: b did not answer the read in time: %w", shard.ErrNoLeader, shard.ErrDeadline)} {
+		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) { return shard.Response{}, err }
+		if got := f.request(t, http.MethodGet, "/v1/kv/k", "").Body.String(); strings.Contains(got, "proposed") || !strings.Contains(got, "he time is over") {
+			t.Errorf("a read after %q: got %s", err, got)
+		}
+		if got := f.request(t, http.MethodPut, "/v1/kv/k", "v").Body.String(); !strings.Contains(got, "before anything was proposed") {
+			t.Errorf("a write after %q: got %s", err, got)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -123,17 +124,22 @@ func ttlOf(values url.Values, h http.Header) (time.Duration, error) {
 	return ttl, nil
 }
 
+// maxAgeDirective matches what begins with the token max-age (RFC 9110 5.6.2), also where the rest is
+// not as the grammar wants it: a time to live must not get lost over a space.
+var maxAgeDirective = regexp.MustCompile("(?i)^max-age([^-!#$%&'*+.^_`|~0-9a-z]|$)")
+
 // maxAgeOf is the max-age of a request's Cache-Control, and whether there is one.
 func maxAgeOf(h http.Header) (age time.Duration, given bool, err error) {
 	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
-		name, value, _ := strings.Cut(strings.Trim(directive, " \t"), "=")
-		if !strings.EqualFold(name, "max-age") {
+		directive = strings.Trim(directive, " \t")
+		if !maxAgeDirective.MatchString(directive) {
 			continue
 		}
+		_, value, _ := strings.Cut(directive, "=")
 		seconds, parseErr := strconv.ParseUint(value, 10, 63)
 		switch {
-		case parseErr != nil:
-			return 0, false, kindBadHeader.problem("Cache-Control: max-age takes whole seconds.")
+		case parseErr != nil || len(directive) != len("max-age=")+len(value):
+			return 0, false, kindBadHeader.problem("Cache-Control: max-age takes whole seconds, written as in max-age=60.")
 		case seconds == 0:
 			return 0, false, kindBadHeader.problem("Cache-Control: max-age is more than 0. DELETE the key instead.")
 		case seconds > uint64(maxTTL/time.Second):

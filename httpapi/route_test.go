@@ -77,7 +77,8 @@ func TestRedirectWaits(t *testing.T) {
 	})
 }
 
-// With route=local a node that does not serve the key says who does, at once.
+// With route=local a node that does not serve the key says who does, at once; where it knows nobody, or
+// only itself, the client is to come back rather than to search.
 func TestLocal(t *testing.T) {
 	f := newFixture(t)
 	if w := f.request(t, "PUT", "/v1/kv/k?route=local", "v"); w.Code != 201 {
@@ -90,7 +91,7 @@ func TestLocal(t *testing.T) {
 		{&shard.NotLeaderError{Leader: "c"}, "b", "c"},
 		{&shard.NotLeaderError{}, "b", "b"},
 		{shard.ErrUnknownShard, "b", "b"},
-		{shard.ErrNoLeader, "", ""},
+		{shard.ErrNoLeader, "b", "b"},
 	}
 	for _, tc := range tests {
 		f.data.local = refuseWith(tc.refusal)
@@ -101,6 +102,15 @@ func TestLocal(t *testing.T) {
 			if w.Header().Get("Larder-Leader") != tc.want || w.Header().Get("Larder-Epoch") != "7" {
 				t.Errorf("%v: got leader %q at epoch %q, want %q at 7", tc.refusal, w.Header().Get("Larder-Leader"), w.Header().Get("Larder-Epoch"), tc.want)
 			}
+		}
+	}
+	for _, located := range []string{"", "a"} {
+		f.data.setLeader(located)
+		for _, refusal := range []error{shard.ErrNoLeader, &shard.NotLeaderError{}} {
+			f.data.local = refuseWith(refusal)
+			w := f.request(t, "PUT", "/v1/kv/k?route=local", "")
+			checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "no-leader", AppliedNo)
+			checkRetryAfter(t, w.Code, w.Header())
 		}
 	}
 }

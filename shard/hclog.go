@@ -60,6 +60,9 @@ func slogLevel(level hclog.Level, msg string) (slog.Level, bool) {
 	case hclog.Debug:
 		return slog.LevelDebug, true
 	case hclog.Warn:
+		if msg == "failed to contact" { // one peer, again and again; that a quorum is lost is another line
+			return slog.LevelDebug, true
+		}
 		return slog.LevelWarn, true
 	case hclog.Error:
 		if slices.ContainsFunc(peerLossLines, func(line string) bool { return strings.HasPrefix(msg, line) }) {

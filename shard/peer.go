@@ -139,7 +139,12 @@ func (p *peer) session() error {
 	close(p.up)
 	moved := p.addr != addr
 	p.mu.Unlock()
-	p.host.log.Debug("link up", "peer", p.node)
+	p.host.log.Info("peer connected", "peer", p.node)
+	defer func() {
+		if p.ctx.Err() == nil {
+			p.host.log.Info("peer disconnected", "peer", p.node)
+		}
+	}()
 	if moved || p.host.hello("").cluster != as.cluster {
 		link.Close() // setAddr or Host.Form came meanwhile, and did not see the link yet
 	}

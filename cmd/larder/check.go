@@ -2,7 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -13,7 +16,16 @@ import (
 )
 
 func newCheckCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "check", Short: "Check data for damage and divergence"}
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check data for damage and divergence",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no check of %q", args[0])}
+			}
+			return usageError{errors.New("what to check is missing")}
+		},
+	}
 	cmd.AddCommand(newCheckDataDirCmd())
 	return cmd
 }
@@ -24,18 +36,33 @@ func newCheckDataDirCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "data-dir DIR",
 		Short: "Check the data folder of a node that does not run",
-		Long: `Check the data folder of a node that does not run: replays the log of each data shard over its
-newest snapshot and prints the checksum of the state. Replicas of a shard have the same
-checksum at the same index: compare them with --at SHARD=INDEX.`,
+		Long: `Check the data folder of a node that does not run: that its parts are there, that snapshots have
+their checksums, and that the log of each data shard can be replayed over its newest snapshot.
+It prints the checksum of the state that this gives. All replicas of a shard have the same one at
+the same index: compare them with --at SHARD=INDEX, at an index that all of them have committed.
+
+Not every damaged byte is found: what still makes a valid log shows in that comparison at most.
+The exit code is 8 for damage, and 1 when the data ends before an index of --at.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			indexes, err := parseIndexes(at)
 			if err != nil {
 				return usageError{err}
 			}
+			if output != "table" && output != "json" {
+				return usageError{fmt.Errorf("-o %q is not table or json", output)}
+			}
 			found, damage := shard.Inspect(args[0], indexes)
 			if len(found) == 0 && damage != nil {
-				return damage
+				if errors.Is(damage, shard.ErrDataLost) {
+					return violationError{damage}
+				}
+				return damage // it could not be looked at
+			}
+			for _, id := range slices.Sorted(maps.Keys(indexes)) {
+				if !slices.ContainsFunc(found, func(i shard.Inspection) bool { return i.Shard == id }) {
+					return usageError{fmt.Errorf("--at %d=%d: %s has no replica of shard %d", id, indexes[id], args[0], id)}
+				}
 			}
 			out := cmd.OutOrStdout()
 			switch output {
@@ -45,7 +72,7 @@ checksum at the same index: compare them with --at SHARD=INDEX.`,
 				if err := e.Encode(found); err != nil {
 					return err
 				}
-			case "table":
+			default:
 				w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(w, "SHARD\tREPLICA\tSNAPSHOT\tLOG\tAPPLIED\tENTRIES\tBYTES\tCHECKSUM")
 				for _, i := range found {
@@ -58,18 +85,38 @@ checksum at the same index: compare them with --at SHARD=INDEX.`,
 				if err := w.Flush(); err != nil {
 					return err
 				}
-			default:
-				return usageError{fmt.Errorf("-o %q is not table or json", output)}
 			}
-			if damage != nil {
-				return violationError{damage}
+			switch {
+			case damage == nil:
+				return nil
+			case beyondEnd(args[0], indexes, found):
+				return damage
 			}
-			return nil
+			return violationError{damage}
 		},
 	}
 	cmd.Flags().StringArrayVar(&at, "at", nil, "SHARD=INDEX: stop at this log index (repeatable)")
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
 	return cmd
+}
+
+// beyondEnd reports whether all that is wrong with found, inspected at the given indexes, is that
+// these lie after the end of the data, which is sound by itself.
+func beyondEnd(dir string, at map[shard.ID]uint64, found []shard.Inspection) bool {
+	if len(at) == 0 {
+		return false
+	}
+	whole, damage := shard.Inspect(dir, nil)
+	if damage != nil {
+		return false
+	}
+	end := map[string]uint64{}
+	for _, i := range whole {
+		end[i.Replica] = i.At
+	}
+	return !slices.ContainsFunc(found, func(i shard.Inspection) bool {
+		return i.Error != "" && at[i.Shard] <= end[i.Replica]
+	})
 }
 
 func parseIndexes(at []string) (map[shard.ID]uint64, error) {

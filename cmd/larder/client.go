@@ -128,11 +128,18 @@ func (c *client) ask(ctx context.Context, server *url.URL, r request, dial time.
 	req.Header = r.header
 	req.Header.Set("Larder-Timeout", c.timeout.String())
 	req.Header.Set("User-Agent", "larder")
+	if len(r.body) > 0 {
+		// A server that refuses for what the header says, above all a length over its limit, closes
+		// the connection without reading the rest. Whoever sends that rest may lose the answer.
+		req.Header.Set("Expect", "100-continue")
+	}
 	client := http.Client{
 		// One request, no proxy (they tidy up paths, and so keys), no second try behind our back.
 		Transport: &http.Transport{
 			DialContext:       (&net.Dialer{Timeout: dial}).DialContext,
 			DisableKeepAlives: true,
+			// What does not know 100-continue gets the body nonetheless.
+			ExpectContinueTimeout: time.Second,
 			// Values come back as they are stored.
 			DisableCompression: true,
 		},

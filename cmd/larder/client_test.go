@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -231,10 +232,12 @@ func TestUsage(t *testing.T) {
 		{"get", "k", "-o", "xml"}, {"put", "k", "v", "--ttl", "0s"}, {"put", "k", "v", "--ttl", "60"},
 		{"put", "k", "v", "--ttl", "1us"}, {"put", "k", "v", "--ttl", "-1s"},
 		{"put", "k", "v", "--if-match", "x"}, {"put", "k", "v", "--if-match", "1", "--if-absent"},
-		{"del", "k", "--if-match", `""`}, {"del", "k", "--if-absent"}, {"get", "k", "--colour"}, {"fetch", "k"},
+		{"del", "k", "--if-match", `""`}, {"put", "k", "v", "--if-match", ""}, {"del", "k", "--if-match="},
+		{"check"}, {"check", "replicas"}, {"check", "data-dir"}, {"check", "data-dir", ".", "-o", "xml"}, {"check", "data-dir", ".", "--at", "1"},
+		{"del", "k", "--if-absent"}, {"get", "k", "--colour"}, {"fetch", "k"},
 		{"get", "k", "--server", "ftp://x"}, {"get", "k", "--server", "http://x/path"}, {"get", "k", "--server", ""},
 	} {
-		if !strings.Contains(strings.Join(args, " "), "--server") {
+		if !strings.Contains(strings.Join(args, " "), "--server") && args[0] != "check" {
 			args = append(args, "--server", address)
 		}
 		code, stdout, stderr := larder(t, "", nil, args...)
@@ -244,6 +247,51 @@ func TestUsage(t *testing.T) {
 	}
 	if sent := len(got.take()); sent != 0 {
 		t.Errorf("%d requests were sent", sent)
+	}
+}
+
+// An empty version from a variable is no less a mistake than one from the flag.
+func TestEmptyVersionVariable(t *testing.T) {
+	address, got := serve(t, hit)
+	for _, args := range [][]string{{"put", "k", "v"}, {"del", "k"}} {
+		code, _, stderr := larder(t, "", []string{"LARDER_IF_MATCH="}, append(args, "--server", address)...)
+		if code != exitUsage || !strings.Contains(stderr, "--if-match") {
+			t.Errorf("%q: got exit code %d, %q", args, code, stderr)
+		}
+	}
+	if sent := len(got.take()); sent != 0 {
+		t.Errorf("%d requests were sent", sent)
+	}
+}
+
+// A server that refuses a value for its length is heard, since the value is not sent before it asks for it.
+func TestRefusedValueIsNotSent(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	received := make(chan int64)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		reader := bufio.NewReader(conn)
+		for line := ""; line != "\r\n"; {
+			if line, err = reader.ReadString('\n'); err != nil {
+				break
+			}
+		}
+		body := `{"type":"/problems/value-too-large","title":"T","status":413,"detail":"D.","applied":"no"}`
+		fmt.Fprintf(conn, "HTTP/1.1 413 X\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
+		rest, _ := io.Copy(io.Discard, reader)
+		received <- rest
+	}()
+	code, _, stderr := larder(t, strings.Repeat("v", 2<<20), nil, "put", "k", "--server", l.Addr().String())
+	if sent := <-received; code != exitFailed || sent != 0 {
+		t.Errorf("got exit code %d, %q, and sent %d bytes", code, stderr, sent)
 	}
 }
 

@@ -20,7 +20,7 @@ func newDelCmd() *cobra.Command {
 				return err
 			}
 			r := request{method: http.MethodDelete, key: args[0], header: http.Header{}}
-			if err := cond.apply(r.header); err != nil {
+			if err := cond.apply(cmd, r.header); err != nil {
 				return err
 			}
 			a, err := c.do(cmd.Context(), r)

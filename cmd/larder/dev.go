@@ -46,11 +46,25 @@ temporary folder, which is removed at the end, unless --data-dir is given. ^C en
 			if cfg.maxMemory, err = directory.ParseSize(maxMemory); err != nil {
 				return usageError{fmt.Errorf("--max-memory: %w", err)}
 			}
-			log, err := newLogger(cmd.ErrOrStderr(), level)
+			log, logLevel, err := newLogger(cmd.ErrOrStderr(), level)
 			if err != nil {
 				return err
 			}
-			return runDev(cfg, nodes, log, cmd.OutOrStdout())
+			cfgs, err := devNodes(cfg, nodes)
+			if err != nil {
+				return err
+			}
+			if cfg.dataDir == "" {
+				dir, err := os.MkdirTemp("", "larder-dev-")
+				if err != nil {
+					return err
+				}
+				defer os.RemoveAll(dir)
+				for i := range cfgs {
+					cfgs[i].dataDir = filepath.Join(dir, cfgs[i].dataDir)
+				}
+			}
+			return runDev(cfgs, log, logLevel, cmd.OutOrStdout())
 		},
 	}
 	f := cmd.Flags()
@@ -64,7 +78,8 @@ temporary folder, which is removed at the end, unless --data-dir is given. ^C en
 	return cmd
 }
 
-// devNodes spells out the nodes of a dev cluster.
+// devNodes spells out the nodes of a dev cluster. Without a data folder in base, those of the nodes are
+// relative to one that is to be made.
 func devNodes(base nodeConfig, nodes int) ([]nodeConfig, error) {
 	host, port, err := splitAddr("--http", base.http)
 	if err != nil {
@@ -90,24 +105,17 @@ func devNodes(base nodeConfig, nodes int) ([]nodeConfig, error) {
 	return cfgs, nil
 }
 
-func runDev(base nodeConfig, count int, log *slog.Logger, out io.Writer) (err error) {
+// runDev runs nodes until a signal comes. level is that of log.
+func runDev(cfgs []nodeConfig, log *slog.Logger, level *slog.LevelVar, out io.Writer) (err error) {
 	began := time.Now()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	if base.dataDir == "" {
-		if base.dataDir, err = os.MkdirTemp("", "larder-dev-"); err != nil {
-			return err
-		}
-		defer os.RemoveAll(base.dataDir)
-	}
-	cfgs, err := devNodes(base, count)
-	if err != nil {
-		return err
-	}
+	// What nodes say of each other's end, when all of them end, is of no use to anybody.
+	hush := func() { level.Set(slog.LevelError + 1) }
 	var nodes []*node
 	defer func() { err = errors.Join(err, stopOrSignal(signals, nodes...)) }()
-	failed := make(chan error, count)
+	failed := make(chan error, len(cfgs))
 	for _, cfg := range cfgs {
 		n, err := startNode(cfg, log)
 		if err != nil {
@@ -124,6 +132,7 @@ func runDev(base nodeConfig, count int, log *slog.Logger, out io.Writer) (err er
 	case err = <-ready:
 	case err = <-failed:
 	case <-signals:
+		hush()
 		return nil
 	}
 	if err != nil {
@@ -134,6 +143,7 @@ func runDev(base nodeConfig, count int, log *slog.Logger, out io.Writer) (err er
 	case err := <-failed:
 		return err
 	case <-signals:
+		hush()
 		fmt.Fprintln(out, "\nstopping")
 		return nil
 	}

@@ -58,16 +58,16 @@ func (c *nodeConfig) complete() error {
 	if err != nil {
 		return err
 	}
-	for _, l := range []struct{ flag, host string }{{"--http", host}, {"--raft", raftHost}} {
+	for _, l := range []struct{ flag, addr, host string }{{"--http", c.http, host}, {"--raft", c.raft, raftHost}} {
 		if !c.insecure && !loopback(l.host) {
-			return usageError{fmt.Errorf("%s %s is reachable from other machines, and nothing protects it yet: use a loopback address, or say --insecure where the network itself is trusted", l.flag, l.host)}
+			return usageError{fmt.Errorf("%s %s is reachable from other machines, and nothing protects it yet: use a loopback address, or say --insecure where the network itself is trusted", l.flag, l.addr)}
 		}
 	}
-	if c.advertiseHTTP == "" {
-		c.advertiseHTTP = c.http
+	if err := advertise("--advertise-http", &c.advertiseHTTP, c.http); err != nil {
+		return err
 	}
-	if c.advertiseRaft == "" {
-		c.advertiseRaft = c.raft
+	if err := advertise("--advertise-raft", &c.advertiseRaft, c.raft); err != nil {
+		return err
 	}
 	if len(c.initial) == 0 {
 		return usageError{errors.New("--initial-cluster is missing: the nodes that form the cluster, as a=HOST:PORT,b=HOST:PORT")}
@@ -75,16 +75,74 @@ func (c *nodeConfig) complete() error {
 	if _, ok := c.initial[c.id]; !ok {
 		return usageError{fmt.Errorf("--initial-cluster does not name this node, %s", c.id)}
 	}
-	return c.settings.Validate()
+	if mode := httpapi.Mode(c.route); mode != httpapi.Forward && mode != httpapi.Redirect {
+		return usageError{fmt.Errorf("--route %q is not %s or %s", c.route, httpapi.Forward, httpapi.Redirect)}
+	}
+	return c.checkSettings()
 }
 
+// checkSettings refuses settings that no cluster of the initial nodes could be founded with.
+func (c *nodeConfig) checkSettings() error {
+	if err := c.settings.Validate(); err != nil {
+		return usageError{fmt.Errorf("--%w", err)} // it begins with the setting's name
+	}
+	if c.settings.Replicas > len(c.initial) {
+		return usageError{fmt.Errorf("--replicas is %d, but there are only %d nodes", c.settings.Replicas, len(c.initial))}
+	}
+	// A node hosts at least this many replicas if they are spread evenly, and gives each its share.
+	replicas := (c.settings.InitialShards*c.settings.Replicas + len(c.initial) - 1) / len(c.initial)
+	if share := float64(c.capacity()) / (float64(replicas) + 1.5); share < leastShard {
+		return usageError{fmt.Errorf("--max-memory and --cache-memory leave each of %d replicas on a node %.0f bytes for entries, %d are the least", replicas, share, leastShard)}
+	}
+	return nil
+}
+
+// leastShard is the room that a shard needs to take an entry with the longest key and half a KiB of
+// value, bytes: one entry may have an eighth of it.
+const leastShard = 16 << 10
+
+// capacity is the part of the node's memory that is for entries. The settings are valid.
+func (c *nodeConfig) capacity() uint64 {
+	memory, err := directory.ParseMemory(c.settings.CacheMemory)
+	if err != nil {
+		return 0
+	}
+	return memory.Of(c.maxMemory)
+}
+
+// advertise completes the address by which others reach a listener, and refuses one that says nothing
+// to another machine.
+func advertise(flag string, advertised *string, listen string) error {
+	what := *advertised
+	if what == "" {
+		what = listen
+	}
+	host, _, err := splitAddr(flag, what)
+	if err != nil {
+		return err
+	}
+	if unspecified(host) {
+		return usageError{fmt.Errorf("%s is needed: nobody can be reached at %s", flag, what)}
+	}
+	*advertised = what
+	return nil
+}
+
+// unspecified reports whether host stands for all addresses of a machine, rather than for one.
+func unspecified(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+// splitAddr takes HOST:PORT apart. Port 0, which leaves the choice to the system, is refused: peers and
+// clients have to know it.
 func splitAddr(flag, addr string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(addr)
 	if err == nil {
 		port, err = strconv.Atoi(p)
 	}
-	if err != nil || port < 0 || port > 65535 {
-		return "", 0, usageError{fmt.Errorf("%s %q is not HOST:PORT", flag, addr)}
+	if err != nil || port < 1 || port > 65535 {
+		return "", 0, usageError{fmt.Errorf("%s %q is not HOST:PORT, with a port from 1 to 65535", flag, addr)}
 	}
 	return host, port, nil
 }
@@ -144,14 +202,11 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.host.Collector())
 	var handler http.Handler
-	capacity, err := directory.ParseMemory(cfg.settings.CacheMemory)
-	if err == nil {
-		n.dir, err = directory.New(directory.Config{
-			Host: n.host, Identity: n.host, Initial: cfg.initial, Settings: cfg.settings,
-			Self:   directory.Node{Raft: cfg.advertiseRaft, HTTP: cfg.advertiseHTTP, Zone: cfg.zone, Capacity: capacity.Of(cfg.maxMemory)},
-			Logger: log, Registry: registry,
-		})
-	}
+	n.dir, err = directory.New(directory.Config{
+		Host: n.host, Identity: n.host, Initial: cfg.initial, Settings: cfg.settings,
+		Self:   directory.Node{Raft: cfg.advertiseRaft, HTTP: cfg.advertiseHTTP, Zone: cfg.zone, Capacity: cfg.capacity()},
+		Logger: log, Registry: registry,
+	})
 	if err == nil {
 		handler, err = httpapi.New(httpapi.Config{Node: cfg.id, Data: n.dir.Router(), Directory: n.dir, Metrics: registry, Log: log, Route: httpapi.Mode(cfg.route)})
 	}

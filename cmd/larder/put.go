@@ -27,7 +27,7 @@ A time to live that the key had is replaced by --ttl, or cleared.`,
 				return err
 			}
 			r := request{method: http.MethodPut, key: args[0], query: url.Values{}, header: http.Header{}}
-			if err := cond.apply(r.header); err != nil {
+			if err := cond.apply(cmd, r.header); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("ttl") {

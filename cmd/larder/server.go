@@ -48,7 +48,7 @@ stops; a second signal stops it at once.`,
 			if err := cfg.complete(); err != nil {
 				return err
 			}
-			log, err := newLogger(cmd.ErrOrStderr(), level)
+			log, _, err := newLogger(cmd.ErrOrStderr(), level)
 			if err != nil {
 				return err
 			}
@@ -77,7 +77,7 @@ stops; a second signal stops it at once.`,
 // clusterFlags are those that server and dev share. Those of the cluster seed its first start only.
 func clusterFlags(f *pflag.FlagSet, cfg *nodeConfig, maxMemory *string) {
 	f.StringVar(maxMemory, "max-memory", "1GiB", "memory of the process, all included")
-	f.StringVar(&cfg.settings.CacheMemory, "cache-memory", directory.DefaultCacheMemory, "first start: part of it for entries, as a percentage or a size")
+	f.StringVar(&cfg.settings.CacheMemory, "cache-memory", directory.DefaultCacheMemory, "first start: the part of --max-memory for entries, as a percentage or a size; each shard gets it\ndivided by the node's replicas + 1.5, which leaves room for a spare replica and half a staged shard")
 	f.IntVar(&cfg.settings.InitialShards, "initial-shards", directory.DefaultInitialShards, "first start: shards that the keys are divided among")
 	f.IntVar(&cfg.settings.Replicas, "replicas", directory.DefaultReplicas, "first start: members of each shard")
 	f.StringVar(&cfg.route, "route", "forward", "what to do with a key of another node: forward or redirect")
@@ -93,8 +93,12 @@ func parseInitialCluster(s string) (map[string]string, error) {
 		if !ok || id == "" {
 			return nil, fmt.Errorf("--initial-cluster: %q is not ID=HOST:PORT", item)
 		}
-		if _, _, err := splitAddr("--initial-cluster", addr); err != nil {
+		host, _, err := splitAddr("--initial-cluster", addr)
+		if err != nil {
 			return nil, err
+		}
+		if unspecified(host) {
+			return nil, fmt.Errorf("--initial-cluster: nobody can be reached at %s", addr)
 		}
 		if nodes[id] != "" {
 			return nil, fmt.Errorf("--initial-cluster names %s twice", id)
@@ -104,12 +108,13 @@ func parseInitialCluster(s string) (map[string]string, error) {
 	return nodes, nil
 }
 
-func newLogger(w io.Writer, level string) (*slog.Logger, error) {
-	var l slog.Level
+// newLogger returns a logger, and its level, to be changed while it is in use.
+func newLogger(w io.Writer, level string) (*slog.Logger, *slog.LevelVar, error) {
+	var l slog.LevelVar
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, usageError{fmt.Errorf("--log-level %q is not debug, info, warn or error", level)}
+		return nil, nil, usageError{fmt.Errorf("--log-level %q is not debug, info, warn or error", level)}
 	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l})), nil
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: &l})), &l, nil
 }
 
 func runServer(cfg nodeConfig, log *slog.Logger, out io.Writer) error {
