@@ -61,7 +61,10 @@ func TestRaftLoggerPeerLoss(t *testing.T) {
 	for _, line := range []string{"failed to heartbeat to", "failed to appendEntries to", "failed to make requestVote RPC"} {
 		l.Error(line, "peer", "b", "error", ErrUnreachable)
 	}
+	l.Warn("failed to contact", "server-id", "1/b/1")
 	wantLines(t, out, "")
+	l.Warn("failed to contact quorum of nodes, stepping down")
+	wantLines(t, out, `level=WARN msg="failed to contact quorum of nodes, stepping down" shard=3`)
 	l.Error("failed to append to logs", "error", "disk full")
 	wantLines(t, out, `level=ERROR msg="failed to append to logs" shard=3 err="disk full"`)
 }
