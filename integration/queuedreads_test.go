@@ -46,7 +46,7 @@ func TestPauseQueuedReads(t *testing.T) {
 func TestPauseQueuedReadsFindsVerifyLeader(t *testing.T) {
 	processes(t)
 	p := startPauses(t, builder.Binary(t, "faults"), "LARDER_FAULTS=verify-leader-reads")
-	const tries = 30
+	const tries = 80 // about one pause in eight shows it
 	for n := range tries {
 		if stale := p.round(); len(stale) > 0 {
 			t.Logf("found after %d pauses: %d stale reads, the first is\n%s", n+1, len(stale), stale[0])
