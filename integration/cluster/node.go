@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -113,11 +114,39 @@ func (n *Node) Kill() error {
 	return nil
 }
 
-// Pause stops the process where it is, as SIGSTOP does. It returns at once; the kernel stops all
-// threads within moments.
+// pauseTime bounds how long the kernel may take to stop all threads of a process.
+const pauseTime = 5 * time.Second
+
+// Pause stops the process where it is, as SIGSTOP does, and returns once all its threads stand still:
+// the signal is on its way for a moment, in which the process would still answer.
 func (n *Node) Pause() error {
-	_, err := n.signal(syscall.SIGSTOP)
-	return err
+	p, err := n.signal(syscall.SIGSTOP)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pauseTime)
+	defer cancel()
+	return Poll(ctx, func() bool { return stopped(p.cmd.Process.Pid) })
+}
+
+// stopped reports whether all threads of a process are stopped by a signal.
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	for _, t := range threads {
+		stat, err := os.ReadFile(t)
+		if err != nil {
+			return false
+		}
+		// The state follows the name, which stands in parentheses and may hold anything.
+		_, rest, ok := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+		if !ok || len(rest) == 0 || rest[0] != 'T' {
+			return false
+		}
+	}
+	return true
 }
 
 // Resume lets a paused process go on.
