@@ -51,7 +51,11 @@ type instance struct {
 	stamps  atomic.Pointer[stamper] // of the ready term
 	kicking atomic.Bool
 
-	transferSince atomic.Int64 // monotonic time since when a transfer refuses all work; 0 = none does
+	transferSince atomic.Int64 // monotonic time of the first refusal because of a transfer; 0 = none
+	transferLast  atomic.Int64 // and of the last
+	asking        atomic.Bool  // a barrier asks whether the refusals have ended
+
+	snapshotAfter atomic.Int64 // monotonic time before which none is taken: the last one failed
 
 	installed chan struct{} // one token: a snapshot of the leader was restored
 	quit      chan struct{} // closed when the instance is being stopped
@@ -234,15 +238,37 @@ func (i *instance) watch(ctx context.Context) string {
 
 // transferring notes that the library refuses work because of a leadership transfer.
 func (i *instance) transferring() {
-	i.transferSince.CompareAndSwap(0, int64(i.group.host.mono())+1)
+	now := int64(i.group.host.mono()) + 1
+	i.transferLast.Store(now)
+	i.transferSince.CompareAndSwap(0, now)
 }
 
-// transferStuck reports that it has done so for longer than any transfer takes: its flag can stay set
-// for ever, and then a leader serves nobody while its heartbeats keep all others quiet (hashicorp/raft
-// #696).
+// transferStuck reports that a leader has refused all work for longer than any transfer takes: the
+// library's flag can stay set for ever, and then a leader serves nobody while its heartbeats keep all
+// others quiet (hashicorp/raft #696). While it is not known whether the refusals have ended, a barrier
+// asks. Only watch calls it.
 func (i *instance) transferStuck() bool {
 	since := i.transferSince.Load()
-	return since != 0 && i.group.host.mono()-time.Duration(since) > 3*i.group.host.cfg.ElectionTimeout
+	switch {
+	case since == 0:
+		return false
+	case i.raft.State() != raft.Leader: // it was handed over
+		i.transferSince.Store(0)
+		return false
+	case time.Duration(i.transferLast.Load()-since) > 3*i.group.host.cfg.ElectionTimeout:
+		return true
+	case i.asking.CompareAndSwap(false, true): // one at a time: the disk may stall
+		i.wg.Go(func() {
+			defer i.asking.Store(false)
+			switch err := i.raft.Barrier(0).Error(); {
+			case err == nil:
+				i.transferSince.Store(0)
+			case errors.Is(err, raft.ErrLeadershipTransferInProgress):
+				i.transferring()
+			}
+		})
+	}
+	return false
 }
 
 // becomeReady makes a new leader serve: only once a barrier of its own term is applied has it
@@ -375,11 +401,15 @@ func (i *instance) afterInstall() string {
 	return fmt.Sprintf("snapshot at %d of the leader installed", i.fsm.restored.Load())
 }
 
+// snapshotRetry is the pause after a snapshot that failed, as on a full disk.
+const snapshotRetry = 5 * time.Second
+
 // maintain takes a snapshot once enough was applied since the last.
 func (i *instance) maintain() {
 	h := i.group.host
 	bytes, entries := i.fsm.written.Load(), i.fsm.entries.Load()
-	if bytes < h.cfg.SnapshotBytes && entries < h.cfg.SnapshotEntries || i.fsm.persisting.Load() > 0 {
+	if bytes < h.cfg.SnapshotBytes && entries < h.cfg.SnapshotEntries || i.fsm.persisting.Load() > 0 ||
+		int64(h.mono()) < i.snapshotAfter.Load() {
 		return
 	}
 	select {
@@ -395,8 +425,10 @@ func (i *instance) maintain() {
 		if err := i.raft.ReloadConfig(rc); err != nil {
 			h.log.Warn("trailing logs", "shard", i.group.id.Shard, "err", err)
 		}
-		if err := i.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			h.log.Debug("snapshot", "shard", i.group.id.Shard, "err", err)
+		err := i.raft.Snapshot().Error()
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+			h.log.Warn("no snapshot, trying again later", "shard", i.group.id.Shard, "err", err)
+			i.snapshotAfter.Store(int64(h.mono() + snapshotRetry))
 		}
 	})
 }
@@ -410,11 +442,13 @@ func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result 
 	if i.ready.Load() == 0 {
 		return 0, nil, i.notLeader()
 	}
-	timeout := time.Duration(0)
+	timeout := time.Duration(0) // none
 	if d, ok := ctx.Deadline(); ok {
-		timeout = time.Until(d)
+		if timeout = time.Until(d) - answerTime; timeout <= 0 {
+			return 0, nil, ErrDeadline
+		}
 	}
-	if ctx.Err() != nil || timeout < 0 {
+	if ctx.Err() != nil {
 		return 0, nil, ErrDeadline
 	}
 	if !i.enter() {

@@ -256,6 +256,43 @@ func TestSnapshotEndLost(t *testing.T) {
 	})
 }
 
+// TestSnapshotEndMeetsReplacement ensures that a snapshot which was installed is not sent again when the
+// answer is lost while the receiver replaces its instance, as it does after each.
+func TestSnapshotEndMeetsReplacement(t *testing.T) {
+	inBubble(t, 3, compacting, func(c *cluster) {
+		l := c.lead("a")
+		c.net.Isolate("c", "a", "b")
+		c.fill(l, 40, "v")
+		g := c.hosts["c"].Group(testShard)
+		fresh := g.newMachine
+		g.newMachine = func() StateMachine {
+			time.Sleep(500 * time.Millisecond) // a large state takes a while to restore
+			return fresh()
+		}
+		var begins, ends atomic.Int32
+		c.net.DropWhen(func(_, to string, frame []byte) bool {
+			if f, ok := raftIn(frame); ok && to == "c" {
+				switch f.rpc {
+				case rpcSnapshotBegin:
+					begins.Add(1)
+				case rpcSnapshotEnd:
+					ends.Add(1)
+				}
+			}
+			return false
+		})
+		c.net.Heal()
+		c.net.SetFaults("c", "a", LinkFaults{Delay: 20 * time.Millisecond})
+		c.until("the instance is being replaced", func() bool { return ends.Load() > 0 && g.instance() == nil })
+		c.net.BreakLinks("a", "c") // the answer is on its way
+		c.wantSameState()
+		time.Sleep(5 * time.Second)
+		if begins.Load() != 1 || ends.Load() < 2 {
+			t.Errorf("sent %d times, ordered %d times, want once and more", begins.Load(), ends.Load())
+		}
+	})
+}
+
 // TestCrashDuringInstall ensures that a follower which crashes at any moment of an installation comes
 // back, with a state that its log continues.
 func TestCrashDuringInstall(t *testing.T) {

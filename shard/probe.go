@@ -218,14 +218,14 @@ func newProbeQueue() probeQueue {
 
 // add makes the peer be asked for i, unless i has ended: nothing may keep it, it holds a cache.
 func (q *probeQueue) add(i *instance) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	select {
-	case <-i.quit:
+	case <-i.quit: // forget comes after it, and under the same lock
 		return
 	default:
 	}
-	q.mu.Lock()
 	q.want[i] = struct{}{}
-	q.mu.Unlock()
 	notify(q.wake)
 }
 
@@ -264,8 +264,8 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 		var items []probeItem
 		body := []byte(nil)
 		for _, i := range p.probes.take() {
-			target, ok := i.voterOn(p.node)
 			term, rounds := i.reads.take(p.node)
+			target, ok := i.voterOn(p.node)
 			if !ok || len(rounds) == 0 {
 				continue
 			}

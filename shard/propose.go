@@ -26,6 +26,9 @@ const (
 	maxInFlight = 4
 	// commandLevel is the feature level that all commands of this version need.
 	commandLevel = 1
+	// answerTime is kept back from a deadline to answer in: what the log has not taken by then is
+	// refused while somebody still listens, rather than unknown.
+	answerTime = 2 * time.Millisecond
 )
 
 // proposal is one command on its way into the log, or a tick (command nil).
@@ -66,6 +69,9 @@ type batcher struct {
 	mu   sync.Mutex
 	last *flight // the youngest entry proposed
 }
+
+// errNotTaken is the end of a flight that the library did not take before a deadline.
+var errNotTaken = errors.New("not taken in time")
 
 // flight is a log entry in flight.
 type flight struct {
@@ -127,6 +133,9 @@ func (b *batcher) enqueue(p *proposal) (outcome, error) {
 	case o := <-p.done:
 		return o, o.err
 	case <-p.ctx.Done():
+		if p.state.CompareAndSwap(waiting, abandoned) || p.state.Load() == abandoned {
+			return outcome{}, ErrDeadline
+		}
 		return outcome{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, p.ctx.Err())
 	}
 }
@@ -144,10 +153,10 @@ func (b *batcher) take(p *proposal) bool {
 	return p.state.CompareAndSwap(waiting, taken)
 }
 
-// late reports whether the proposal's deadline passed, whether or not ctx's timer has noticed.
+// late reports whether it is too late to propose, whether or not ctx's timer has noticed.
 func (p *proposal) late() bool {
 	d, ok := p.ctx.Deadline()
-	return p.ctx.Err() != nil || ok && !time.Now().Before(d)
+	return p.ctx.Err() != nil || ok && time.Until(d) <= answerTime
 }
 
 // giveBack queues what the library did not take in time, for those that still have some.
@@ -159,6 +168,12 @@ func (b *batcher) giveBack(batch []*proposal) {
 			continue
 		}
 		p.state.Store(waiting)
+		if b.group.ctx.Err() != nil { // nobody takes from the queue any more
+			if p.state.CompareAndSwap(waiting, abandoned) {
+				p.done <- outcome{err: ErrStopped}
+			}
+			continue
+		}
 		b.bytes.Add(p.size())
 		select {
 		case b.queue <- p:
@@ -258,18 +273,18 @@ func (b *batcher) propose(batch []*proposal) bool {
 	b.mu.Lock()
 	b.last = fl
 	b.mu.Unlock()
-	// The library takes it when its main goroutine is free, which may be in a disk write: nobody's
-	// deadline passes in between.
+	// The library takes it when its main goroutine is free, which may be in a disk write: it waits no
+	// longer than the first deadline.
 	timeout := time.Duration(0)
 	if !earliest.IsZero() {
-		timeout = max(time.Until(earliest), time.Nanosecond)
+		timeout = max(time.Until(earliest)-answerTime, time.Nanosecond)
 	}
 	f := i.raft.Apply(data, timeout)
 	b.wg.Go(func() {
 		err := f.Error()
 		i.wg.Done()
 		if errors.Is(err, raft.ErrEnqueueTimeout) {
-			fl.err = ErrDeadline
+			fl.err = errNotTaken
 			close(fl.done)
 			<-b.slots
 			b.giveBack(batch)
@@ -320,6 +335,10 @@ func (b *batcher) join(i *instance, ticks []*proposal, need uint64) bool {
 	}
 	b.wg.Go(func() {
 		<-fl.done
+		if fl.err == errNotTaken {
+			b.giveBack(ticks)
+			return
+		}
 		refuse(ticks, fl.err)
 	})
 	return true

@@ -401,3 +401,93 @@ func TestNotProposedAfterDeadline(t *testing.T) {
 		c.wantGet(l, "patient", "v")
 	})
 }
+
+// TestUntakenIsRefused ensures that what the library did not take before its deadline is refused, not
+// unknown, whichever way it was proposed, and that a tick which was to ride on it is made anew.
+func TestUntakenIsRefused(t *testing.T) {
+	patient := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 5*time.Second, 5*time.Second }
+	inBubble(t, 3, patient, func(c *cluster) {
+		l := c.lead("a")
+		g, cache := l.Group(testShard), l.Cache(testShard)
+		c.putTTL(l, "due", 10*time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
+		for range 30 {
+			release := stall(l)
+			var wg sync.WaitGroup
+			wg.Go(func() { _, _ = put(l, "first", "v") })
+			time.Sleep(10 * time.Millisecond)
+			soon, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			wg.Go(func() {
+				_, err := cache.Do(soon, Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("v")})
+				if !errors.Is(err, ErrDeadline) {
+					t.Errorf("the write: %v", err)
+				}
+			})
+			wg.Go(func() {
+				data, err := fsm.Batch{Stamp: 1, Level: commandLevel}.AppendBinary(nil)
+				if err != nil {
+					t.Error(err)
+				}
+				if _, _, err := g.Propose(soon, data); !errors.Is(err, ErrDeadline) {
+					t.Errorf("the proposal: %v", err)
+				}
+			})
+			time.Sleep(10 * time.Millisecond)
+			wg.Go(func() {
+				later, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+				defer cancel()
+				if err := cache.batches.tick(later, 1); err != nil {
+					t.Errorf("a tick with time left: %v", err)
+				}
+			})
+			time.Sleep(300 * time.Millisecond)
+			release()
+			wg.Wait()
+			cancel()
+		}
+		c.wantGet(l, "k", "")
+	})
+}
+
+// TestCloseWhileUntaken ensures that a write which the library has not taken when the node closes is
+// refused at once, however long its deadline is.
+func TestCloseWhileUntaken(t *testing.T) {
+	patient := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 5*time.Second, 5*time.Second }
+	inBubble(t, 3, patient, func(c *cluster) {
+		l := c.lead("a")
+		release := stall(l)
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = put(l, "first", "v") })
+		time.Sleep(10 * time.Millisecond)
+		cache := l.Cache(testShard)
+		b := cache.batches
+		for range maxInFlight - 1 { // no slot is free, so that both get into one entry
+			b.slots <- struct{}{}
+		}
+		for _, timeout := range []time.Duration{200 * time.Millisecond, time.Hour} {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), timeout)
+				defer cancel()
+				began := time.Now()
+				_, err := cache.Do(ctx, Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("v")})
+				if took := time.Since(began); took > time.Minute || !Refused(err) {
+					t.Errorf("deadline %v: %v after %v", timeout, err, took)
+				}
+			})
+		}
+		time.Sleep(5 * time.Millisecond)
+		for range maxInFlight - 1 {
+			<-b.slots
+		}
+		time.Sleep(50 * time.Millisecond)
+		delete(c.hosts, "a")
+		wg.Go(func() {
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Second)
+		release()
+		wg.Wait()
+	})
+}

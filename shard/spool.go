@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -70,7 +71,8 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 		if err == nil {
 			break
 		}
-		lost := errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrDeadline) || errors.Is(err, ErrUnreachable)
+		lost := errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrDeadline) || errors.Is(err, ErrUnreachable) ||
+			errors.Is(err, ErrStopped) || errors.Is(err, ErrOverloaded) // its instance is being replaced, it is busy
 		if !lost || time.Now().After(limit) || !t.pause(snapshotAskAgain) {
 			return err
 		}
@@ -88,9 +90,10 @@ type spools struct {
 	installs sync.WaitGroup
 
 	mu     sync.Mutex // guards following
-	next   uint64
-	cur    *spool // coming in
-	ending *spool // the last that was whole: being installed, or done
+	closed bool       // nothing begins any more
+	next   uint64     // id of the last transfer; they begin anywhere, so that none is taken for one before a restart
+	cur    *spool     // coming in
+	ending *spool     // the last that was whole: being installed, or done
 }
 
 // spool is one incoming snapshot.
@@ -147,6 +150,9 @@ func (s *spools) clean() {
 // close discards a half-received snapshot. The Raft instance has ended, so what was being installed
 // ends too.
 func (s *spools) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.installs.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,7 +188,13 @@ func (s *spools) receive(ctx context.Context, t *transport, source string, rpc b
 func (s *spools) begin(source string, args *raft.InstallSnapshotRequest) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrStopped
+	}
 	s.cur.discard()
+	if s.next == 0 {
+		s.next = rand.Uint64N(1 << 48)
+	}
 	s.next++
 	s.cur = &spool{id: s.next, source: source, args: args, done: make(chan struct{})}
 	if s.dir != "" {
@@ -221,10 +233,12 @@ func (s *spools) end(ctx context.Context, t *transport, source string, id uint64
 	s.mu.Lock()
 	c := s.cur
 	switch {
-	case c != nil && c.id == id && c.source == source:
+	case c != nil && c.id == id && c.source == source && !s.closed:
 		s.cur, s.ending = nil, c
 		s.installs.Go(func() {
-			c.answer, c.err = c.install(t)
+			if c.answer, c.err = c.install(t); errors.Is(c.err, ErrStopped) {
+				c.err = errTransferOver // for good, where ErrStopped means: ask again
+			}
 			c.discard()
 			close(c.done)
 		})
