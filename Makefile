@@ -36,6 +36,7 @@ lint:
 fuzz:
 	go test ./fsm -run '^$$' -fuzz '^FuzzDecodeBatch$$' -fuzztime $(FUZZTIME)
 	go test ./fsm -run '^$$' -fuzz '^FuzzRestore$$' -fuzztime $(FUZZTIME)
+	go test ./shard -run '^$$' -fuzz '^FuzzFrames$$' -fuzztime $(FUZZTIME)
 	go test ./directory -run '^$$' -fuzz '^FuzzDecodeReport$$' -fuzztime $(FUZZTIME)
 	go test ./httpapi -run '^$$' -fuzz '^FuzzKey$$' -fuzztime $(FUZZTIME)
 

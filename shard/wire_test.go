@@ -1,0 +1,78 @@
+package shard
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// FuzzFrames ensures that no bytes from a peer make a decoder panic, and that what can't be read as an
+// error is never taken for a refusal.
+func FuzzFrames(f *testing.F) {
+	f.Add(hello{1, 1, "c", "a", "i", "b"}.append(nil))
+	f.Add(appendAppendEntries(nil, &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 7, PrevLogTerm: 2, LeaderCommitIndex: 6,
+		Entries: []*raft.Log{{Index: 8, Term: 3, Data: []byte("data"), Extensions: []byte("x")}}}))
+	f.Add(appendSnapshotBegin(nil, &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 3, LastLogIndex: 9, Configuration: []byte("c"), Size: 5}))
+	f.Add(appendRequest(nil, Request{Shard: 1, Op: OpPut, Key: []byte("k"), Value: []byte("v"), TTL: time.Second}))
+	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadProbe}))
+	f.Add(replyFrame(4, nil, &NotLeaderError{"b"}))
+	f.Add(replyFrame(4, []byte("body"), nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = decodeHello(b)
+		_, _ = decodeAppendEntries(b, "1/a/1")
+		_ = decodeAppendEntriesResponse(b, "1/a/1", &raft.AppendEntriesResponse{})
+		_, _ = decodeVote(b, "1/a/1")
+		_, _, _ = decodeVoteResponse(b)
+		_, _ = decodeSnapshotBegin(b, "1/a/1")
+		_, _ = decodeResponse(b)
+		_, _, _ = decodeReply(b, "a")
+		r := reader{b: b}
+		_ = r.request()
+		if err := decodeError(b, "a"); err == nil {
+			t.Errorf("%x is no error", b)
+		} else if len(b) == 0 && Refused(err) {
+			t.Error("nothing at all was taken for a refusal")
+		}
+	})
+}
+
+// TestFramesRoundTrip ensures that what one node says is what the other reads, errors included: a
+// refusal stays one, and an unknown outcome too.
+func TestFramesRoundTrip(t *testing.T) {
+	req := Request{Shard: 3, Op: OpPut, Key: []byte("k"), Value: []byte("v"), ContentType: "text/plain", TTL: 1500 * time.Millisecond,
+		Cond: fsm.Cond{Kind: fsm.CondVersion, Version: 1 << 50}}
+	r := reader{b: appendRequest(nil, req)}
+	if got := r.request(); r.err != nil || len(r.b) != 0 || !reflect.DeepEqual(got, req) {
+		t.Errorf("got %+v, %v, want %+v", got, r.err, req)
+	}
+	resp := Response{Shard: 3, Epoch: 4, Index: 5, Position: 6, ServedBy: "b", Status: fsm.StatusCondition, Version: 1 << 60, Existed: true,
+		Found: true, Value: []byte("v"), ContentType: "a/b", HasTTL: true, TTL: time.Second, Read: ReadLog}
+	if got, err := decodeResponse(appendResponse(nil, resp)); err != nil || !reflect.DeepEqual(got, resp) {
+		t.Errorf("got %+v, %v, want %+v", got, err, resp)
+	}
+	for _, w := range wireErrors {
+		if got := decodeError(appendError(nil, w.err), "b"); !errors.Is(got, w.err) || Refused(got) != Refused(w.err) {
+			t.Errorf("%v became %v", w.err, got)
+		}
+	}
+	var leader *NotLeaderError
+	if got := decodeError(appendError(nil, &NotLeaderError{"c"}), "b"); !errors.As(got, &leader) || leader.Leader != "c" {
+		t.Errorf("not leader became %v", got)
+	}
+	var owner *NotOwnerError
+	if got := decodeError(appendError(nil, &NotOwnerError{9}), "b"); !errors.As(got, &owner) || owner.Epoch != 9 {
+		t.Errorf("not owner became %v", got)
+	}
+	wrapped := errors.Join(ErrOutcomeUnknown, &NotLeaderError{"c"})
+	if got := decodeError(appendError(nil, wrapped), "b"); Refused(got) {
+		t.Errorf("an unknown outcome became the refusal %v", got)
+	}
+	if got := decodeError(appendError(nil, errors.New("odd")), "b"); !Refused(got) {
+		t.Errorf("a refusal became %v", got)
+	}
+}
