@@ -37,13 +37,15 @@
 // # What a crash does
 //
 //	moment                                       after the restart                     shown by
-//	before a proposal is stored                  not in the log: never applied         TestClusterServes
-//	stored here, not on a quorum                 may be overwritten or committed:      the caller has unknown
-//	stored on a quorum, not applied              committed by the next leader          TestAllCrash
-//	within a snapshot                            the unfinished one is removed         snapshot store tests
-//	snapshot of the leader written, log not yet  repair drops the log it replaces      store tests
-//	vote persisted, answer not sent              the vote stands                       store tests
-//	within the bootstrap of a replica            it starts over: it never spoke        manifest tests
+//	before a proposal is stored                  not in the log: never applied         TestCloseWhileUntaken, TestNemesis
+//	stored here, not on a quorum                 overwritten, or committed later:      TestDeposedLeaderConverges
+//	                                             the caller was told unknown
+//	stored on a quorum, not applied              committed by the next leader          TestAllCrash, TestNemesis
+//	within a snapshot                            the unfinished one is removed         TestOpenSnapshotsAfterCrash
+//	within the installation of the leader's      the whole one or none; repair drops   TestCrashDuringInstall, TestRepair
+//	snapshot                                     the log that it replaces
+//	between the two halves of a vote             the older vote stands whole           TestStoreVote
+//	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
 //
 // # Concurrency
 //
