@@ -16,9 +16,9 @@ type adapter struct {
 	machine StateMachine
 	applied watermark // last index the machine has seen
 
-	conf       atomic.Uint64 // index of the committed configuration
-	restored   atomic.Uint64 // index of the last snapshot restored
-	persisting atomic.Int32  // snapshots being written now
+	conf       atomic.Pointer[configuration] // the committed one; nil: none yet
+	restored   atomic.Uint64                 // index of the last snapshot restored
+	persisting atomic.Int32                  // snapshots being written now
 	failed     atomic.Pointer[error]
 	started    atomic.Bool   // the instance runs, so a Restore comes from the leader
 	onRestore  func()        // called after such a Restore; must not block
@@ -36,7 +36,7 @@ func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 			a.written.Add(uint64(len(l.Data)))
 		}
 		if l.Type == raft.LogConfiguration {
-			a.conf.Store(l.Index)
+			a.conf.Store(newConfiguration(l.Index, raft.DecodeConfiguration(l.Data)))
 		}
 		a.entries.Add(1)
 		a.applied.reach(l.Index)
@@ -70,7 +70,7 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	}
 	a.applied.reach(index)
 	a.restored.Store(index)
-	a.conf.Store(meta.ConfigurationIndex)
+	a.conf.Store(newConfiguration(meta.ConfigurationIndex, meta.Configuration))
 	if a.started.Load() {
 		a.onRestore()
 	}

@@ -69,6 +69,9 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	return nil
 }
 
+// Generation counts the lives of the shard's group.
+func (c *cacheMachine) Generation() uint64 { return c.Stats().Generation }
+
 // Clock is the log clock.
 func (c *cacheMachine) Clock() uint64 { return c.Stats().Clock }
 

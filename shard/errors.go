@@ -26,6 +26,11 @@ var (
 	ErrUnreachable = errors.New("peer unreachable")
 	// ErrDataLost: the node's data folder is not the one that its id promises (R14).
 	ErrDataLost = errors.New("data lost, rejoin as new")
+	// ErrRetired: the replica, or a later one of its shard, was on this node before and is never
+	// created again (R14).
+	ErrRetired = errors.New("replica was here before and is never created again")
+	// ErrConfChanged: refused; the shard's configuration is not the one that a change was planned from.
+	ErrConfChanged = errors.New("the shard's configuration has changed")
 	// ErrWrongCluster: the peer belongs to another cluster, or speaks no protocol of ours.
 	ErrWrongCluster = errors.New("peer belongs to another cluster")
 )

@@ -573,7 +573,10 @@ func (g *Group) Status() Status {
 			s.Leader = r.Node
 		}
 	}
-	s.Conf = i.fsm.conf.Load()
+	if conf := i.fsm.conf.Load(); conf != nil {
+		s.Conf = conf.index
+	}
+	s.SnapshotBytes, s.SnapshotTotal = g.spools.progress()
 	for _, sv := range i.raft.GetConfiguration().Configuration().Servers {
 		r, err := ParseReplicaID(string(sv.ID))
 		if err != nil {

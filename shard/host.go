@@ -21,9 +21,12 @@ type Member struct {
 
 // Spec describes a replica that this node is to host.
 type Spec struct {
-	Shard   ID
-	R       uint64   // this node's own
-	Members []Member // the exact configuration with which a new group bootstraps; includes this node
+	Shard ID
+	R     uint64 // this node's own
+	// Members is the exact configuration with which a new group bootstraps, this node in it. Empty:
+	// the group is there already, and its leader adds this replica; until then it knows of no member
+	// and stands for no election.
+	Members []Member
 	// Campaign asks this replica to hurry the very first election instead of waiting for a timeout.
 	Campaign bool
 }
@@ -61,7 +64,7 @@ type Host struct {
 
 	mu       sync.RWMutex // guards following
 	peers    map[string]*peer
-	inbounds map[Link]struct{}
+	inbounds map[Link]hello // who is at the other end, once it said so
 	groups   map[ID]*Group
 	caches   map[ID]*Cache
 	handlers map[string]Handler
@@ -88,7 +91,7 @@ func NewHost(cfg Config) (*Host, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
 		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
-		peers: map[string]*peer{}, inbounds: map[Link]struct{}{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}, nil
+		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}, nil
 }
 
 // Start listens for links.
@@ -158,10 +161,25 @@ func (h *Host) hello(target string) hello {
 }
 
 // SetPeers replaces the table of peers (this node is ignored in it). Links to peers that changed
-// are dropped; a peer that is missing from the table is kept until the host closes.
+// are dropped, and so are those to peers that are missing from the table.
 func (h *Host) SetPeers(peers map[string]Peer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for node, p := range h.peers {
+		if _, known := peers[node]; !known {
+			p.cancel()
+			delete(h.peers, node)
+		}
+	}
+	for link, theirs := range h.inbounds {
+		// An earlier life of a node, or one that is no member any more, may still have links open.
+		if theirs.cluster == "" {
+			continue
+		}
+		if p, known := peers[theirs.node]; !known || p.Incarnation != "" && p.Incarnation != theirs.incarnation {
+			link.Close()
+		}
+	}
 	for node, addr := range peers {
 		if node == h.cfg.Node || h.closed {
 			continue
@@ -173,6 +191,32 @@ func (h *Host) SetPeers(peers map[string]Peer) {
 		p := newPeer(h, node, addr)
 		h.peers[node] = p
 		h.wg.Go(p.run)
+	}
+}
+
+// refusalPatience is how long all peers must have refused this node's data folder before it ends:
+// one that joined again under an id is refused by those who have not heard of it yet.
+const refusalPatience = 10 * time.Second
+
+// checkRefusals ends the process when the cluster knows this node by another data folder: most peers
+// say so, have for a while, and none takes this one.
+func (h *Host) checkRefusals(err error) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	refusing := 0
+	for _, p := range h.peers {
+		p.mu.Lock()
+		linked := p.link != nil
+		p.mu.Unlock()
+		if linked {
+			return
+		}
+		if since := p.refuses.Load(); since > 0 && h.mono()-time.Duration(since) >= refusalPatience {
+			refusing++
+		}
+	}
+	if 2*refusing > len(h.peers) {
+		h.fatal(err)
 	}
 }
 
@@ -201,22 +245,19 @@ func (h *Host) peerAddr(node string) Peer {
 	return p.addr
 }
 
-// OpenCache makes sure that the replica of a data shard exists and runs; it is idempotent.
+// OpenCache makes sure that the replica of a data shard exists and runs; it is idempotent. Another
+// replica of the shard that runs here must be destroyed first.
 func (h *Host) OpenCache(spec Spec) error {
-	h.mu.RLock()
-	open := h.caches[spec.Shard] != nil
-	h.mu.RUnlock()
-	if open {
-		return nil
-	}
-	g, err := h.OpenGroup(spec, func() StateMachine { return newCacheMachine(spec.Shard) })
+	h.opening.Lock()
+	defer h.opening.Unlock()
+	g, err := h.open(spec, func() StateMachine { return newCacheMachine(spec.Shard) })
 	if err != nil {
 		return err
 	}
-	c := &Cache{group: g, batches: newBatcher(g)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.caches[spec.Shard] == nil && !h.closed {
+	if h.caches[spec.Shard] == nil {
+		c := &Cache{group: g, batches: newBatcher(g)}
 		h.caches[spec.Shard] = c
 		c.start()
 	}
@@ -228,6 +269,11 @@ func (h *Host) OpenCache(spec Spec) error {
 func (h *Host) OpenGroup(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	h.opening.Lock()
 	defer h.opening.Unlock()
+	return h.open(spec, newMachine)
+}
+
+// open opens a replica; with opening.
+func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	if h.isClosed() {
 		return nil, ErrStopped
 	}
@@ -237,7 +283,7 @@ func (h *Host) OpenGroup(spec Spec, newMachine func() StateMachine) (*Group, err
 		}
 		return g, nil
 	}
-	if !slices.Contains(spec.Members, Member{h.cfg.Node, spec.R}) {
+	if len(spec.Members) > 0 && !slices.Contains(spec.Members, Member{h.cfg.Node, spec.R}) {
 		return nil, fmt.Errorf("shard %d: replica %d of %s is not among its members", spec.Shard, spec.R, h.cfg.Node)
 	}
 	id := ReplicaID{spec.Shard, h.cfg.Node, spec.R}
@@ -263,8 +309,13 @@ func (h *Host) OpenGroup(spec Spec, newMachine func() StateMachine) (*Group, err
 }
 
 // bootstrap writes the group's first configuration: the same on all its members, each of which
-// could otherwise vote for anybody.
+// could otherwise vote for anybody. A replica that joins writes none: until the leader sends it one, it
+// may vote for anybody too, but nobody counts its vote who has not got it in his own configuration, and
+// then it is one vote of one replica in one term like any other.
 func (g *Group) bootstrap(store replicaStore, snaps raft.SnapshotStore) error {
+	if len(g.spec.Members) == 0 {
+		return nil
+	}
 	var servers []raft.Server
 	for _, m := range g.spec.Members {
 		id := ReplicaID{g.spec.Shard, m.Node, m.R}.String()

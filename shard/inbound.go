@@ -31,7 +31,7 @@ type inbound struct {
 func (h *Host) serveLink(link Link) {
 	defer link.Close()
 	h.mu.Lock()
-	h.inbounds[link] = struct{}{}
+	h.inbounds[link] = hello{}
 	h.mu.Unlock()
 	defer func() {
 		h.mu.Lock()
@@ -81,6 +81,9 @@ func (in *inbound) greet(ctx context.Context) error {
 	}
 	mine := in.host.hello("")
 	in.node = theirs.node
+	in.host.mu.Lock()
+	in.host.inbounds[in.link] = theirs
+	in.host.mu.Unlock()
 	in.formed = mine.cluster != "" && theirs.cluster == mine.cluster
 	return in.link.Send([][]byte{replyFrame(id, mine.append(nil), nil)})
 }

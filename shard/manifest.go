@@ -30,9 +30,6 @@ type replicaNote struct {
 	State replicaState `json:"state"`
 }
 
-// errReplicaRetired: the replica, or a later one of its shard, was on this node before.
-var errReplicaRetired = errors.New("replica was here before and is never created again")
-
 // manifest notes every replica that this node ever created, so that none ever speaks without what it
 // knew when it last spoke (R14). Each change is durable before the call returns.
 //
@@ -162,7 +159,7 @@ func (m *manifest) note(shard ID, r uint64, state replicaState) error {
 //
 //	"" or replicaCreating   nothing that ever spoke: begin
 //	replicaCreated          its folder and store are here: open them, then checkMarker
-//	errReplicaRetired       it, or a later replica of the shard, was here: refuse
+//	ErrRetired       it, or a later replica of the shard, was here: refuse
 //	ErrDataLost             it has spoken and its folder or store is gone: refuse
 func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	m.mu.Lock()
@@ -170,17 +167,30 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	i, noted := m.find(shard, r)
 	if !noted {
 		if latest, ok := m.latest(shard); ok && latest.R > r {
-			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, errReplicaRetired, latest.R)
+			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, latest.R)
 		}
 		return "", nil
 	}
 	switch m.notes[i].State {
 	case replicaDestroyed:
-		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, errReplicaRetired)
+		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
 	case replicaCreating:
 		return replicaCreating, nil
 	}
 	return replicaCreated, m.intact(shard, r)
+}
+
+// alive names the replicas on node that were begun and not destroyed.
+func (m *manifest) alive(node string) []ReplicaID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []ReplicaID
+	for _, n := range m.notes {
+		if n.State != replicaDestroyed {
+			ids = append(ids, ReplicaID{n.Shard, node, n.R})
+		}
+	}
+	return ids
 }
 
 // intact reports a created replica whose folder, store or snapshot folder is missing or empty.
@@ -215,14 +225,14 @@ func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if i, noted := m.find(shard, r); noted && m.notes[i].State != replicaCreating {
-		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, errReplicaRetired)
+		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
 	}
 	for _, n := range m.notes {
 		if n.Shard != shard || n.R == r {
 			continue
 		}
 		if n.R > r {
-			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, errReplicaRetired, n.R)
+			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, n.R)
 		}
 		if n.State != replicaDestroyed {
 			return "", fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
@@ -251,7 +261,7 @@ func (m *manifest) created(shard ID, r uint64) error {
 	case !noted:
 		return fmt.Errorf("shard %d, replica %d was not begun", shard, r)
 	case m.notes[i].State == replicaDestroyed:
-		return fmt.Errorf("shard %d, replica %d: %w", shard, r, errReplicaRetired)
+		return fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
 	case m.notes[i].State == replicaCreated:
 		return nil
 	}

@@ -78,11 +78,11 @@ func TestManifestCrash(t *testing.T) {
 		}, replicaCreated, nil, false, true},
 		{"noted as destroyed", func(t *testing.T, dir string, m *manifest) {
 			must(t, m.note(3, 17, replicaDestroyed))
-		}, "", errReplicaRetired, false, false},
+		}, "", ErrRetired, false, false},
 		{"destroyed", func(t *testing.T, dir string, m *manifest) {
 			must(t, m.destroyed(3, 17))
 			must(t, m.destroyed(3, 17))
-		}, "", errReplicaRetired, false, false},
+		}, "", ErrRetired, false, false},
 	}
 	for n, stop := range steps {
 		t.Run(stop.name, func(t *testing.T) {
@@ -107,8 +107,8 @@ func TestManifestCrash(t *testing.T) {
 			}
 			folder, err := m.begin(3, 17)
 			if !stop.restarted {
-				if !errors.Is(err, errReplicaRetired) {
-					t.Errorf("begin: got %v, want %v", err, errReplicaRetired)
+				if !errors.Is(err, ErrRetired) {
+					t.Errorf("begin: got %v, want %v", err, ErrRetired)
 				}
 				return
 			}
@@ -164,8 +164,8 @@ func TestManifestLoss(t *testing.T) {
 			if !errors.Is(err, ErrDataLost) || !contains(err, "shard 3, replica 17") {
 				t.Errorf("check: got %v, want ErrDataLost that names the replica", err)
 			}
-			if _, err := m.begin(3, 17); !errors.Is(err, errReplicaRetired) {
-				t.Errorf("begin: got %v, want %v", err, errReplicaRetired)
+			if _, err := m.begin(3, 17); !errors.Is(err, ErrRetired) {
+				t.Errorf("begin: got %v, want %v", err, ErrRetired)
 			}
 			if _, err := m.begin(3, 18); err == nil {
 				t.Error("a successor was begun while its predecessor is a member")
@@ -204,11 +204,11 @@ func TestManifestOrder(t *testing.T) {
 	must(t, m.destroyed(3, 17))
 	createReplica(t, m, 3, 20)
 	for _, r := range []uint64{1, 17, 19} {
-		if _, err := m.check(3, r); !errors.Is(err, errReplicaRetired) {
-			t.Errorf("check of replica %d: got %v, want %v", r, err, errReplicaRetired)
+		if _, err := m.check(3, r); !errors.Is(err, ErrRetired) {
+			t.Errorf("check of replica %d: got %v, want %v", r, err, ErrRetired)
 		}
-		if _, err := m.begin(3, r); !errors.Is(err, errReplicaRetired) {
-			t.Errorf("begin of replica %d: got %v, want %v", r, err, errReplicaRetired)
+		if _, err := m.begin(3, r); !errors.Is(err, ErrRetired) {
+			t.Errorf("begin of replica %d: got %v, want %v", r, err, ErrRetired)
 		}
 	}
 	if state, err := m.check(3, 21); state != "" || err != nil {
@@ -217,11 +217,11 @@ func TestManifestOrder(t *testing.T) {
 	if err := m.created(3, 21); err == nil {
 		t.Error("a replica that was not begun was created")
 	}
-	if err := m.created(3, 17); !errors.Is(err, errReplicaRetired) {
+	if err := m.created(3, 17); !errors.Is(err, ErrRetired) {
 		t.Errorf("created after destroyed: got %v", err)
 	}
 	must(t, m.destroyed(8, 1)) // never here, and now never to come
-	if _, err := m.begin(8, 1); !errors.Is(err, errReplicaRetired) {
+	if _, err := m.begin(8, 1); !errors.Is(err, ErrRetired) {
 		t.Errorf("begin after destroyed: got %v", err)
 	}
 	want := []replicaNote{{2, 5, replicaCreated}, {3, 17, replicaDestroyed}, {3, 20, replicaCreated}, {4, 90, replicaCreated}, {8, 1, replicaDestroyed}}

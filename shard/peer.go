@@ -31,13 +31,15 @@ const (
 type peer struct {
 	host   *Host
 	node   string
-	ctx    context.Context // ends when the host closes
+	ctx    context.Context // ends when the host closes, or knows the node no more
+	cancel context.CancelFunc
 	done   chan struct{}
 	redial chan struct{} // one token: address or identity changed
 
 	probes probeQueue
 
-	heard atomic.Int64 // monotonic time of the last frame from the node, by any link; 0 = never
+	heard   atomic.Int64 // monotonic time of the last frame from the node, by any link; 0 = never
+	refuses atomic.Int64 // monotonic time since when the node refuses our data folder; 0 = it does not
 
 	mu      sync.Mutex // guards following
 	addr    Peer
@@ -56,7 +58,8 @@ type answer struct {
 }
 
 func newPeer(h *Host, node string, addr Peer) *peer {
-	return &peer{host: h, node: node, addr: addr, ctx: h.ctx, done: make(chan struct{}),
+	ctx, cancel := context.WithCancel(h.ctx)
+	return &peer{host: h, node: node, addr: addr, ctx: ctx, cancel: cancel, done: make(chan struct{}),
 		redial: make(chan struct{}, 1), up: make(chan struct{}), pending: map[uint64]chan answer{},
 		probes: newProbeQueue()}
 }
@@ -203,10 +206,12 @@ func (p *peer) greet(ctx context.Context, link Link, addr Peer, mine hello) (for
 	}
 	if err != nil {
 		if errors.Is(err, ErrDataLost) {
-			h.fatal(err) // our own data folder is refused
+			p.refuses.CompareAndSwap(0, int64(h.mono())+1)
+			h.checkRefusals(err)
 		}
 		return false, err
 	}
+	p.refuses.Store(0)
 	theirs, err := decodeHello(body)
 	if err != nil {
 		return false, err

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -16,6 +17,10 @@ type ReplicaID struct {
 }
 
 func (r ReplicaID) String() string { return fmt.Sprintf("%d/%s/%d", r.Shard, r.Node, r.R) }
+
+func compareReplicas(a, b ReplicaID) int {
+	return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.Node, b.Node), cmp.Compare(a.R, b.R))
+}
 
 // ParseReplicaID is the inverse of String.
 func ParseReplicaID(s string) (ReplicaID, error) {

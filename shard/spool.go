@@ -136,6 +136,25 @@ func (s *spool) open() (io.Reader, error) {
 	return s.file, err
 }
 
+// progress returns how much is here of the snapshot that comes in or is being installed, bytes; 0, 0
+// when there is none.
+func (s *spools) progress() (bytes, total uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.cur
+	if c == nil && s.ending != nil {
+		select {
+		case <-s.ending.done:
+		default:
+			c = s.ending
+		}
+	}
+	if c == nil {
+		return 0, 0
+	}
+	return uint64(c.size), uint64(c.args.Size)
+}
+
 // clean removes what an earlier process left.
 func (s *spools) clean() {
 	if s.dir == "" {

@@ -32,6 +32,9 @@ type Status struct {
 	Voters   []string `json:"voters"`  // nodes
 	Learners []string `json:"learners"`
 	Conf     uint64   `json:"conf"` // index of the committed configuration
+	// While a snapshot of the leader comes in: bytes that are here, and that there are.
+	SnapshotBytes uint64 `json:"snapshot_bytes,omitempty"`
+	SnapshotTotal uint64 `json:"snapshot_total,omitempty"`
 	// Cache is the state machine's own account; nil for the directory's group.
 	Cache *fsm.Stats `json:"cache,omitempty"`
 	// Reads of a cache on this replica since it opened: hits and misses.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -19,6 +20,11 @@ type storage interface {
 	// open opens a replica's stores. Those of a replica that never spoke are made first: bootstrap
 	// fills the log, and all of it is durable before open returns.
 	open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error)
+	// replicas names those that were created here, or begun, and not destroyed.
+	replicas() []ReplicaID
+	// destroy notes durably that a replica never speaks again, and removes its data. Its stores are
+	// closed. It is idempotent, and allowed for a replica that was never here.
+	destroy(id ReplicaID) error
 	// spoolDir is where a snapshot that comes in for the replica is gathered; "" = in memory.
 	spoolDir(id ReplicaID) string
 	Close() error
@@ -42,6 +48,10 @@ func openDisk(dir, node string) (*disk, error) {
 	}
 	return &disk{f, m}, nil
 }
+
+func (d *disk) replicas() []ReplicaID { return d.manifest.alive(d.Identity().Node) }
+
+func (d *disk) destroy(id ReplicaID) error { return d.manifest.destroyed(id.Shard, id.R) }
 
 func (d *disk) spoolDir(id ReplicaID) string { return d.manifest.folder(id.Shard, id.R) }
 
@@ -86,7 +96,8 @@ func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap
 type Memory struct {
 	mu       sync.Mutex // guards following
 	identity Identity
-	replicas map[ReplicaID]memoryReplica
+	stores   map[ReplicaID]memoryReplica
+	gone     map[ReplicaID]bool // destroyed
 	inUse    bool
 }
 
@@ -99,7 +110,8 @@ type memoryReplica struct {
 func NewMemory(node string) *Memory {
 	raw := make([]byte, 16)
 	rand.Read(raw) // never fails (crypto/rand)
-	return &Memory{identity: Identity{Node: node, Incarnation: hex.EncodeToString(raw)}, replicas: map[ReplicaID]memoryReplica{}}
+	return &Memory{identity: Identity{Node: node, Incarnation: hex.EncodeToString(raw)},
+		stores: map[ReplicaID]memoryReplica{}, gone: map[ReplicaID]bool{}}
 }
 
 // Crash returns what a restart finds when the process is killed now. The Host that uses m may then
@@ -107,9 +119,9 @@ func NewMemory(node string) *Memory {
 func (m *Memory) Crash() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := &Memory{identity: m.identity, replicas: map[ReplicaID]memoryReplica{}}
-	for id, r := range m.replicas {
-		left.replicas[id] = memoryReplica{r.store.crashed(), r.snaps.crashed()}
+	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone)}
+	for id, r := range m.stores {
+		left.stores[id] = memoryReplica{r.store.crashed(), r.snaps.crashed()}
 	}
 	return left
 }
@@ -148,7 +160,18 @@ func (m *Memory) Form(cluster string, initial []Founder) error {
 func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r, ok := m.replicas[id]
+	if m.gone[id] {
+		return nil, nil, fmt.Errorf("replica %s: %w", id, ErrRetired)
+	}
+	for other := range m.stores {
+		if other.Shard == id.Shard && other.R > id.R {
+			return nil, nil, fmt.Errorf("replica %s: %w: replica %d followed", id, ErrRetired, other.R)
+		}
+		if other.Shard == id.Shard && other.R < id.R {
+			return nil, nil, fmt.Errorf("replica %s: replica %d must be destroyed first", id, other.R)
+		}
+	}
+	r, ok := m.stores[id]
 	if ok { // what an earlier Host closed is opened again
 		r.store = r.store.crashed()
 	} else {
@@ -157,8 +180,22 @@ func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap fun
 			return nil, nil, err
 		}
 	}
-	m.replicas[id] = r
+	m.stores[id] = r
 	return r.store, r.snaps, nil
+}
+
+func (m *Memory) replicas() []ReplicaID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(m.stores), compareReplicas)
+}
+
+func (m *Memory) destroy(id ReplicaID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gone[id] = true
+	delete(m.stores, id)
+	return nil
 }
 
 func (m *Memory) spoolDir(ReplicaID) string { return "" }

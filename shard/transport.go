@@ -40,6 +40,7 @@ type transport struct {
 	consumer chan raft.RPC
 	ctx      context.Context // ends when the instance is closed
 	cancel   context.CancelFunc
+	progress followers
 }
 
 var _ raft.Transport = (*transport)(nil)
@@ -150,7 +151,13 @@ func (t *transport) append(id raft.ServerID, args *raft.AppendEntriesRequest, re
 	if err != nil {
 		return err
 	}
-	return decodeAppendEntriesResponse(body, string(id), resp)
+	if err := decodeAppendEntriesResponse(body, string(id), resp); err != nil {
+		return err
+	}
+	if resp.Success && resp.Term == args.Term {
+		t.progress.note(id, args.Term, checked)
+	}
+	return nil
 }
 
 func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {

@@ -26,6 +26,7 @@ var wireErrors = []struct {
 	{7, ErrUnreachable},
 	{8, ErrDataLost},
 	{9, ErrWrongCluster},
+	{10, ErrConfChanged},
 }
 
 const (
