@@ -46,7 +46,13 @@ type testRig struct {
 	caches  map[shard.ID]fsm.Stats    // what all replicas of a data shard hold
 	log     [][]byte                  // of the directory
 	frozen  bool                      // the directory has no quorum
-	changed int                       // proposals that were accepted, in all groups
+	confs   map[shard.ID]*shard.Configuration
+	disks   map[string]map[shard.ReplicaID]bool // replicas that nodes noted; false: destroyed
+	lagging map[string]bool                     // nodes whose replicas have not caught up
+	steps   []memberStep                        // all that were asked for
+
+	holdSteps bool // no step is made
+	changed   int  // proposals that were accepted, in all groups
 }
 
 // newTestRig returns a rig of n initial nodes a, b, c, ..., none of which runs.
@@ -62,6 +68,9 @@ func newTestRig(t *testing.T, n int) *testRig {
 		terms:      make(map[shard.ID]uint64),
 		opened:     make(map[shard.ID][]shard.Spec),
 		caches:     make(map[shard.ID]fsm.Stats),
+		confs:      make(map[shard.ID]*shard.Configuration),
+		disks:      make(map[string]map[shard.ReplicaID]bool),
+		lagging:    make(map[string]bool),
 	}
 	for _, node := range testNodes(n) {
 		r.initial[node.ID] = node.Raft

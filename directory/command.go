@@ -26,19 +26,56 @@ const (
 	KindSetLimits    Kind = "set-limits"
 	KindSetLevel     Kind = "set-level"
 	KindRegrant      Kind = "regrant"
+	KindAddNode      Kind = "add-node"
+	KindRemoveNode   Kind = "remove-node"
+	KindStart        Kind = "start-operation"
+	KindAdvance      Kind = "advance-operation"
+	KindCancel       Kind = "cancel-operation"
 )
 
 // Command is one change of the table. Each has a precondition (R17), decided in Apply and nowhere
 // else, so that any number of proposers may repeat it. Its encoding is JSON with the format's
 // version: {"v":1,"kind":"set-level","set_level":{"level":2}}; exactly the field of its kind is set.
 type Command struct {
-	V            int           `json:"v"`
-	Kind         Kind          `json:"kind"`
-	Init         *Init         `json:"init,omitempty"`
-	RegisterNode *RegisterNode `json:"register_node,omitempty"`
-	SetLimits    *SetLimits    `json:"set_limits,omitempty"`
-	SetLevel     *SetLevel     `json:"set_level,omitempty"`
-	Regrant      *Regrant      `json:"regrant,omitempty"`
+	V            int               `json:"v"`
+	Kind         Kind              `json:"kind"`
+	Init         *Init             `json:"init,omitempty"`
+	RegisterNode *RegisterNode     `json:"register_node,omitempty"`
+	SetLimits    *SetLimits        `json:"set_limits,omitempty"`
+	SetLevel     *SetLevel         `json:"set_level,omitempty"`
+	Regrant      *Regrant          `json:"regrant,omitempty"`
+	AddNode      *AddNode          `json:"add_node,omitempty"`
+	RemoveNode   *RemoveNode       `json:"remove_node,omitempty"`
+	Start        *StartOperation   `json:"start_operation,omitempty"`
+	Advance      *AdvanceOperation `json:"advance_operation,omitempty"`
+	Cancel       *CancelOperation  `json:"cancel_operation,omitempty"`
+}
+
+// fields are the changes that a command can hold, by their kinds.
+func (c Command) fields() map[Kind]change {
+	set := make(map[Kind]change, 1)
+	put := func(kind Kind, isSet bool, f change) {
+		if isSet {
+			set[kind] = f
+		}
+	}
+	put(KindInit, c.Init != nil, c.Init)
+	put(KindRegisterNode, c.RegisterNode != nil, c.RegisterNode)
+	put(KindSetLimits, c.SetLimits != nil, c.SetLimits)
+	put(KindSetLevel, c.SetLevel != nil, c.SetLevel)
+	put(KindRegrant, c.Regrant != nil, c.Regrant)
+	put(KindAddNode, c.AddNode != nil, c.AddNode)
+	put(KindRemoveNode, c.RemoveNode != nil, c.RemoveNode)
+	put(KindStart, c.Start != nil, c.Start)
+	put(KindAdvance, c.Advance != nil, c.Advance)
+	put(KindCancel, c.Cancel != nil, c.Cancel)
+	return set
+}
+
+// change is what a command does to a table: the table after it, nil when it changes nothing, or why it
+// is refused. It reads nothing but its arguments.
+type change interface {
+	apply(t *Table) (next *Table, refusal string)
 }
 
 // Init founds the cluster. Precondition: the table is empty. It carries the outcome of the plan
@@ -49,6 +86,8 @@ type Init struct {
 	Settings Settings `json:"settings"`
 	Nodes    []Node   `json:"nodes"`
 	Shards   []Shard  `json:"shards"`
+	// Directory are the members of the directory's own group.
+	Directory []Member `json:"directory"`
 }
 
 // RegisterNode reports a node's present addresses, zone and capacity. Precondition: the table knows
@@ -101,6 +140,8 @@ type Result struct {
 	Outcome Outcome `json:"outcome"`
 	Version uint64  `json:"version"`          // of the table afterwards
 	Reason  string  `json:"reason,omitempty"` // when refused
+	// Operation is the id of the operation that a StartOperation began.
+	Operation uint64 `json:"operation,omitempty"`
 }
 
 var errCommand = errors.New("not a command of the directory that this build knows")
@@ -117,17 +158,8 @@ func (c Command) Encode() ([]byte, error) {
 
 // kind returns the kind of the field that is set.
 func (c Command) kind() Kind {
-	switch {
-	case c.Init != nil:
-		return KindInit
-	case c.RegisterNode != nil:
-		return KindRegisterNode
-	case c.SetLimits != nil:
-		return KindSetLimits
-	case c.SetLevel != nil:
-		return KindSetLevel
-	case c.Regrant != nil:
-		return KindRegrant
+	for kind := range c.fields() {
+		return kind
 	}
 	return c.Kind
 }
@@ -154,34 +186,16 @@ func (c Command) check() error {
 	if c.V != commandVersion {
 		return fmt.Errorf("%w: version %d, this build knows %d", errCommand, c.V, commandVersion)
 	}
-	fields := 0
-	for _, set := range []bool{c.Init != nil, c.RegisterNode != nil, c.SetLimits != nil, c.SetLevel != nil, c.Regrant != nil} {
-		if set {
-			fields++
-		}
+	fields := c.fields()
+	if _, own := fields[c.Kind]; !own || len(fields) != 1 {
+		return fmt.Errorf("%w: %q has not exactly the field of its kind", errCommand, c.Kind)
 	}
 	var level uint8
-	own := false
-	switch c.Kind {
-	case KindInit:
-		if own = c.Init != nil; own {
-			level = c.Init.Level
-		}
-	case KindRegisterNode:
-		own = c.RegisterNode != nil
-	case KindSetLimits:
-		own = c.SetLimits != nil
-	case KindSetLevel:
-		if own = c.SetLevel != nil; own {
-			level = c.SetLevel.Level
-		}
-	case KindRegrant:
-		own = c.Regrant != nil
-	default:
-		return fmt.Errorf("%w: kind %q", errCommand, c.Kind)
-	}
-	if !own || fields != 1 {
-		return fmt.Errorf("%w: %q has not exactly the field of its kind", errCommand, c.Kind)
+	switch {
+	case c.Init != nil:
+		level = c.Init.Level
+	case c.SetLevel != nil:
+		level = c.SetLevel.Level
 	}
 	if level > MaxLevel {
 		return fmt.Errorf("%w: feature level %d, this build knows %d", errCommand, level, MaxLevel)

@@ -88,6 +88,9 @@ func (h *fakeHost) OpenCache(spec shard.Spec) error {
 	if h.failOpen != nil {
 		return h.failOpen
 	}
+	if err := h.admitLocked(spec); err != nil {
+		return err
+	}
 	r.opened[spec.Shard] = append(r.opened[spec.Shard], spec)
 	h.openLocked(spec)
 	return nil
@@ -102,7 +105,10 @@ func (h *fakeHost) OpenGroup(spec shard.Spec, newMachine func() shard.StateMachi
 	if spec.Shard != shard.Directory {
 		return nil, fmt.Errorf("%w: %d is no group of its own", shard.ErrUnknownShard, spec.Shard)
 	}
-	h.machine = newMachine()
+	if err := h.admitLocked(spec); err != nil {
+		return nil, err
+	}
+	h.machine, h.applied = newMachine(), 0
 	h.openLocked(spec)
 	r.replicateLocked()
 	return h, nil
@@ -111,6 +117,13 @@ func (h *fakeHost) OpenGroup(spec shard.Spec, newMachine func() shard.StateMachi
 // openLocked notes a replica, and holds the group's very first election if this one campaigns.
 func (h *fakeHost) openLocked(spec shard.Spec) {
 	h.specs = append(h.specs, spec)
+	if h.rig.confs[spec.Shard] == nil && len(spec.Members) > 0 {
+		conf := &shard.Configuration{Index: rigConf, Generation: 1}
+		for _, m := range spec.Members {
+			conf.Voters = append(conf.Voters, shard.Progress{Replica: shard.ReplicaID{Shard: spec.Shard, Node: m.Node, R: m.R}})
+		}
+		h.rig.confs[spec.Shard] = conf
+	}
 	if spec.Campaign && h.rig.terms[spec.Shard] == 0 {
 		h.rig.leadLocked(spec.Shard, h.id)
 	}
@@ -129,14 +142,14 @@ func (h *fakeHost) Status() []shard.Status {
 			Role:    shard.RoleFollower,
 			Term:    r.terms[spec.Shard],
 			Leader:  h.leaderLocked(spec.Shard),
-			Conf:    rigConf,
+			Conf:    r.confs[spec.Shard].Index,
 			Hits:    h.hits[spec.Shard],
 		}
 		if st.Leader == h.id {
 			st.Role, st.Ready = shard.RoleLeader, true
 		}
-		for _, m := range spec.Members {
-			st.Voters = append(st.Voters, m.Node)
+		for _, v := range r.confs[spec.Shard].Voters {
+			st.Voters = append(st.Voters, v.Replica.Node)
 		}
 		if spec.Shard == shard.Directory {
 			applied := uint64(h.applied)
@@ -314,6 +327,128 @@ func (h *fakeHost) changeCache(id shard.ID, change func(*fsm.Stats)) error {
 	st := r.caches[id]
 	change(&st)
 	r.caches[id] = st
+	return nil
+}
+
+// admitLocked refuses what the manifest of a data folder refuses, and notes the replica.
+func (h *fakeHost) admitLocked(spec shard.Spec) error {
+	id := shard.ReplicaID{Shard: spec.Shard, Node: h.id, R: spec.R}
+	disk := h.rig.disks[h.id]
+	if disk == nil {
+		disk = make(map[shard.ReplicaID]bool)
+		h.rig.disks[h.id] = disk
+	}
+	if alive, noted := disk[id]; noted && !alive {
+		return fmt.Errorf("%s: %w", id, shard.ErrRetired)
+	}
+	for other, alive := range disk {
+		if other.Shard == id.Shard && other.R != id.R && alive {
+			return fmt.Errorf("%s must be destroyed first", other)
+		}
+	}
+	disk[id] = true
+	return nil
+}
+
+// Replicas implements host.
+func (h *fakeHost) Replicas() []shard.ReplicaID {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	var ids []shard.ReplicaID
+	for id, alive := range h.rig.disks[h.id] {
+		if alive {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Destroy implements host.
+func (h *fakeHost) Destroy(id shard.ID, r uint64) error {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.rig.disks[h.id][shard.ReplicaID{Shard: id, Node: h.id, R: r}] = false
+	h.specs = slices.DeleteFunc(h.specs, func(s shard.Spec) bool { return s.Shard == id && s.R == r })
+	if id == shard.Directory {
+		h.machine = nil
+	}
+	return nil
+}
+
+// Configuration implements host. Members answer, and have the whole log, where they are linked with
+// the leader and the replica is open.
+func (h *fakeHost) Configuration(_ context.Context, id shard.ID) (shard.Configuration, error) {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := h.servesLocked(id); err != nil {
+		return shard.Configuration{}, err
+	}
+	conf := *r.confs[id]
+	conf.Last = 1000
+	progress := func(members []shard.Progress) []shard.Progress {
+		members = slices.Clone(members)
+		for i, p := range members {
+			peer := r.hosts[p.Replica.Node]
+			open := peer != nil && slices.ContainsFunc(peer.specs, func(s shard.Spec) bool { return s.Shard == id && s.R == p.Replica.R })
+			members[i].Recent = open && r.linkedLocked(h.id, p.Replica.Node)
+			if members[i].Recent && !r.lagging[p.Replica.Node] {
+				members[i].Match = conf.Last
+			}
+		}
+		return members
+	}
+	conf.Voters, conf.Learners = progress(conf.Voters), progress(conf.Learners)
+	return conf, nil
+}
+
+// Step implements host, as the library does: a change of members upon the configuration prev alone. A
+// rig may hold a step back, and let it be made later.
+func (h *fakeHost) Step(_ context.Context, step memberStep) error {
+	r := h.rig
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.steps = append(r.steps, step)
+	if r.holdSteps {
+		return fmt.Errorf("%w: held back", shard.ErrOutcomeUnknown)
+	}
+	if err := h.servesLocked(step.Shard); err != nil {
+		return err
+	}
+	return r.makeLocked(step)
+}
+
+// makeLocked makes a step.
+func (r *testRig) makeLocked(step memberStep) error {
+	if step.Step == stepTransfer {
+		r.leadLocked(step.Shard, step.Node)
+		return nil
+	}
+	conf := *r.confs[step.Shard]
+	if step.Prev != conf.Index {
+		return shard.ErrConfChanged
+	}
+	conf.Index++
+	conf.Voters, conf.Learners = slices.Clone(conf.Voters), slices.Clone(conf.Learners)
+	if step.Step != stepFence {
+		id, err := shard.ParseReplicaID(step.Replica)
+		if err != nil {
+			return err
+		}
+		p := shard.Progress{Replica: id}
+		is := func(q shard.Progress) bool { return q.Replica == id }
+		switch step.Step {
+		case stepAddLearner:
+			conf.Learners = append(conf.Learners, p)
+		case stepPromote:
+			conf.Learners = slices.DeleteFunc(conf.Learners, is)
+			conf.Voters = append(conf.Voters, p)
+		case stepRemove:
+			conf.Learners = slices.DeleteFunc(conf.Learners, is)
+			conf.Voters = slices.DeleteFunc(conf.Voters, is)
+		}
+	}
+	r.confs[step.Shard] = &conf
 	return nil
 }
 

@@ -176,16 +176,21 @@ func (s *Service) found(ctx context.Context) error {
 		}
 		nodes = append(nodes, a.report.Node)
 	}
+	var directory []Member
+	for _, f := range founders { // all with r 0: no table version could have allotted them one
+		directory = append(directory, Member{Node: f.Node, Role: RoleVoter})
+	}
 	shards, err := PlanInitial(nodes, s.cfg.Settings)
 	if err != nil {
 		return err
 	}
 	return s.proposeDuty(ctx, Command{Init: &Init{
-		Cluster:  cluster,
-		Level:    MaxLevel,
-		Settings: s.cfg.Settings,
-		Nodes:    nodes,
-		Shards:   shards,
+		Cluster:   cluster,
+		Level:     MaxLevel,
+		Settings:  s.cfg.Settings,
+		Nodes:     nodes,
+		Shards:    shards,
+		Directory: directory,
 	}})
 }
 

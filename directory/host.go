@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/larder-cache/larder/fsm"
@@ -26,6 +27,15 @@ type host interface {
 	OpenGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error)
 	Status() []shard.Status
 	Do(ctx context.Context, node string, req shard.Request) (shard.Response, error)
+	// Replicas names the replicas that were created here, or begun, and not destroyed.
+	Replicas() []shard.ReplicaID
+	// Destroy ends a replica of this node for good.
+	Destroy(id shard.ID, r uint64) error
+	// Configuration returns that of a shard which this node leads, confirmed by a quorum after the call
+	// began.
+	Configuration(ctx context.Context, id shard.ID) (shard.Configuration, error)
+	// Step makes one step of a change of members on this node's replica, which leads the shard.
+	Step(ctx context.Context, step memberStep) error
 	Call(ctx context.Context, node, method string, payload []byte) ([]byte, error)
 	Handle(method string, f func(ctx context.Context, from string, payload []byte) ([]byte, error))
 	Gossip(report func() []byte, receive func(from string, payload []byte))
@@ -63,4 +73,41 @@ func (h realHost) SetLimit(ctx context.Context, id shard.ID, limit, tableVersion
 		return shard.ErrUnknownShard
 	}
 	return c.SetLimit(ctx, limit, tableVersion)
+}
+
+func (h realHost) Configuration(ctx context.Context, id shard.ID) (shard.Configuration, error) {
+	g := h.Group(id)
+	if g == nil {
+		return shard.Configuration{}, shard.ErrUnknownShard
+	}
+	if err := g.ReadBarrier(ctx); err != nil {
+		return shard.Configuration{}, err
+	}
+	return g.Configuration()
+}
+
+func (h realHost) Step(ctx context.Context, step memberStep) error {
+	g := h.Group(step.Shard)
+	if g == nil {
+		return shard.ErrUnknownShard
+	}
+	if step.Step == stepTransfer {
+		return g.TransferLeadership(ctx, step.Node)
+	}
+	if step.Step == stepFence {
+		return g.Fence(ctx, step.Prev)
+	}
+	id, err := shard.ParseReplicaID(step.Replica)
+	if err != nil {
+		return err
+	}
+	switch step.Step {
+	case stepAddLearner:
+		return g.AddLearner(ctx, id, step.Prev)
+	case stepPromote:
+		return g.Promote(ctx, id, step.Prev)
+	case stepRemove:
+		return g.Remove(ctx, id, step.Prev)
+	}
+	return fmt.Errorf("there is no step %q", step.Step)
 }

@@ -42,27 +42,18 @@ func (m *Machine) Apply(index uint64, data []byte) any {
 // apply returns the table after c, nil when c does not change it, and what became of c. It reads
 // nothing but its arguments.
 func (c Command) apply(t *Table) (*Table, Result) {
-	var next *Table
-	var refusal string
-	switch c.Kind {
-	case KindInit:
-		next, refusal = c.Init.apply(t)
-	case KindRegisterNode:
-		next, refusal = c.RegisterNode.apply(t)
-	case KindSetLimits:
-		next, refusal = c.SetLimits.apply(t)
-	case KindSetLevel:
-		next, refusal = c.SetLevel.apply(t)
-	case KindRegrant:
-		next, refusal = c.Regrant.apply(t)
-	}
+	next, refusal := c.fields()[c.Kind].apply(t)
 	switch {
 	case refusal != "":
 		return nil, Result{Outcome: OutcomeRefused, Version: t.Version, Reason: refusal}
 	case next == nil:
 		return nil, Result{Outcome: OutcomeUnchanged, Version: t.Version}
 	}
-	return next, Result{Outcome: OutcomeApplied, Version: next.Version}
+	result := Result{Outcome: OutcomeApplied, Version: next.Version}
+	if c.Kind == KindStart {
+		result.Operation = next.NextOperation
+	}
+	return next, result
 }
 
 func (c *Init) apply(t *Table) (*Table, string) {
@@ -70,11 +61,12 @@ func (c *Init) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("the cluster was founded already, as %s", t.Cluster)
 	}
 	next := (&Table{
-		Cluster:  c.Cluster,
-		Version:  t.Version + 1,
-		Level:    c.Level,
-		Settings: c.Settings,
-		Shards:   c.Shards,
+		Cluster:   c.Cluster,
+		Version:   t.Version + 1,
+		Level:     c.Level,
+		Settings:  c.Settings,
+		Shards:    c.Shards,
+		Directory: c.Directory,
 	}).clone() // c belongs to the caller
 	next.Nodes = make(map[string]Node, len(c.Nodes))
 	for _, n := range c.Nodes {
@@ -179,6 +171,16 @@ func (c Command) describe() string {
 	switch {
 	case c.RegisterNode != nil:
 		return fmt.Sprintf("%s %s", kind, c.RegisterNode.Node.ID)
+	case c.AddNode != nil:
+		return fmt.Sprintf("%s %s", kind, c.AddNode.Node.ID)
+	case c.RemoveNode != nil:
+		return fmt.Sprintf("%s %s", kind, c.RemoveNode.ID)
+	case c.Start != nil:
+		return fmt.Sprintf("%s %s: shard %d, node %s", kind, c.Start.Kind, c.Start.Shard, c.Start.Node)
+	case c.Advance != nil:
+		return strings.TrimSpace(fmt.Sprintf("%s %d: %s %s %s%s", kind, c.Advance.ID, c.Advance.State, c.Advance.Phase, c.Advance.Detail, c.Advance.Error))
+	case c.Cancel != nil:
+		return fmt.Sprintf("%s %d", kind, c.Cancel.ID)
 	case c.Regrant != nil:
 		return fmt.Sprintf("%s %d", kind, c.Regrant.Shard)
 	case c.SetLimits != nil:

@@ -50,7 +50,28 @@ func snapshotBytes(t testing.TB, m *Machine) []byte {
 // anyCommand draws a command that may or may not fit the table.
 func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 	id := shard.ID(rapid.Uint64Range(0, 6).Draw(t, "shard"))
-	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant}).Draw(t, "kind") {
+	node := func() string { return rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "node id") }
+	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel}).Draw(t, "kind") {
+	case KindAddNode:
+		return Command{AddNode: &AddNode{Node: testNodes(6)[rapid.IntRange(0, 5).Draw(t, "node")]}}
+	case KindRemoveNode:
+		return Command{RemoveNode: &RemoveNode{ID: node()}}
+	case KindStart:
+		return Command{Start: &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember}).Draw(t, "op"),
+			Shard: id, Node: node(), Conf: rapid.Uint64Range(1, 3).Draw(t, "conf")}}
+	case KindAdvance:
+		// Mostly of an operation that runs, on a way that it may go.
+		c := &AdvanceOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation"), State: OperationRunning}
+		if o, ok := table.Operation(c.ID); ok {
+			c.From, c.FromConf, c.Conf = o.Phase, o.Conf, o.Conf+rapid.Uint64Range(0, 2).Draw(t, "later")
+		}
+		c.State = rapid.SampledFrom([]OperationState{OperationRunning, OperationRunning, OperationDone, OperationFailed, OperationCancelled}).Draw(t, "state")
+		if c.State == OperationRunning {
+			c.Phase = rapid.SampledFrom([]Phase{PhaseAdding, PhaseCatchingUp, PhasePromoting, PhaseBackingOut, PhaseHandingOver, PhaseRemoving}).Draw(t, "phase")
+		}
+		return Command{Advance: c}
+	case KindCancel:
+		return Command{Cancel: &CancelOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation")}}
 	case KindInit:
 		c := testInit(tb, rapid.IntRange(3, 5).Draw(t, "nodes"), smallSettings)
 		if rapid.Bool().Draw(t, "damaged") {
@@ -210,9 +231,14 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"set-level","set_level":{"level":1}}`:                                                                                 {SetLevel: &SetLevel{1}},
 		`{"v":1,"kind":"regrant","regrant":{"shard":4,"expect":18446}}`:                                                                      {Regrant: &Regrant{4, 18446}},
 		`{"v":1,"kind":"init","init":{"cluster":"c","level":1,"settings":{"initial-shards":1,"replicas":1,"cache-memory":"60%"},"nodes":null,` +
-			`"shards":[{"id":1,"start":0,"end":2,"epoch":1,"generation":1,"version_bits":1,"limit":9,"limit_version":1,"members":[{"node":"a","r":1,"role":"voter"}]}]}}`: {
+			`"shards":[{"id":1,"start":0,"end":2,"epoch":1,"generation":1,"version_bits":1,"limit":9,"limit_version":1,"members":[{"node":"a","r":1,"role":"voter"}],"bootstrap":[{"node":"b","r":1,"role":"voter"}]}],"directory":[{"node":"a","r":0,"role":"voter"}]}}`: {
 			Init: &Init{"c", 1, Settings{InitialShards: 1, Replicas: 1, CacheMemory: "60%"}, nil,
-				[]Shard{{1, 0, 2, 1, 1, 1, 9, 1, []Member{{"a", 1, RoleVoter}}}}}},
+				[]Shard{{1, 0, 2, 1, 1, 1, 9, 1, []Member{{"a", 1, RoleVoter}}, []Member{{"b", 1, RoleVoter}}}}, []Member{{"a", 0, RoleVoter}}}},
+		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5}}}`:                                               {AddNode: &AddNode{Node{"a", "i", "r", "h", "", 5}}},
+		`{"v":1,"kind":"remove-node","remove_node":{"id":"a"}}`:                                                                                                       {RemoveNode: &RemoveNode{"a"}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7}}`:                                                      {Start: &StartOperation{AddMember, 3, "d", 7}},
+		`{"v":1,"kind":"advance-operation","advance_operation":{"id":2,"from":"adding","from_conf":7,"state":"running","phase":"catching-up","conf":8,"detail":"x"}}`: {Advance: &AdvanceOperation{2, PhaseAdding, 7, OperationRunning, PhaseCatchingUp, 8, "x", ""}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                                                                               {Cancel: &CancelOperation{2}},
 	} {
 		got, err := c.Encode()
 		if err != nil || string(got) != want {

@@ -48,16 +48,18 @@ func (b *addressBook) choose(node, own string, alive bool, now time.Time, candid
 	return c.address
 }
 
-// peers returns how the other nodes are reached and recognised now: all that the table, the list of
-// founders or the flags name.
+// peers returns how the other nodes are reached and recognised now: all that the table names; where
+// none is known yet, the founders and those that the flags name.
 func (s *Service) peers(t *Table) map[string]shard.Peer {
-	_, founders, _ := s.cfg.Identity.Formed()
 	incarnations := make(map[string]string)
-	for name := range s.cfg.Initial {
-		incarnations[name] = ""
-	}
-	for _, f := range founders {
-		incarnations[f.Node] = f.Incarnation
+	if !t.Founded() {
+		for name := range s.cfg.Initial {
+			incarnations[name] = ""
+		}
+		_, founders, _ := s.cfg.Identity.Formed()
+		for _, f := range founders {
+			incarnations[f.Node] = f.Incarnation
+		}
 	}
 	for id, n := range t.Nodes {
 		incarnations[id] = n.Incarnation

@@ -56,6 +56,7 @@ func PlanInitial(nodes []Node, settings Settings) ([]Shard, error) {
 		for _, n := range members[i] {
 			s.Members = append(s.Members, Member{Node: nodes[n].ID, R: initialVersion, Role: RoleVoter})
 		}
+		s.Bootstrap = slices.Clone(s.Members)
 		shards[i] = s
 	}
 	byID := make(map[string]Node, len(nodes))

@@ -45,7 +45,8 @@ func TestPlanInitial(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := Command{Init: &Init{Cluster: testCluster, Level: 1, Settings: settings, Nodes: nodes, Shards: shards}}
+		c := Command{Init: &Init{Cluster: testCluster, Level: 1, Settings: settings, Nodes: nodes, Shards: shards,
+			Directory: []Member{{Node: nodes[0].ID, Role: RoleVoter}}}}
 		c.Kind = KindInit
 		table, result := c.apply(&Table{})
 		if result.Outcome != OutcomeApplied {

@@ -27,6 +27,9 @@ func (s *Service) Ready() []Check {
 	if !known.OK {
 		known.Detail = "the table is not known yet" + s.forming()
 	}
+	if _, member := t.Nodes[s.self.ID]; known.OK && !member {
+		known.OK, known.Detail = false, errRemoved.Error()
+	}
 	checks := []Check{known}
 	add := func(id shard.ID, problem string) {
 		checks = append(checks, Check{Name: fmt.Sprintf("shard/%d", id), OK: problem == "", Detail: problem})
@@ -38,7 +41,7 @@ func (s *Service) Ready() []Check {
 		add(shard.Directory, s.problem(shard.Directory, nil))
 	}
 	for _, sh := range t.Shards {
-		if _, member := sh.Member(s.self.ID); member {
+		if m, member := sh.Member(s.self.ID); member && m.Role == RoleVoter { // learners serve nobody yet
 			add(sh.ID, s.problem(sh.ID, &sh))
 		}
 	}
@@ -73,7 +76,8 @@ func (s *Service) forming() string {
 func (s *Service) problem(id shard.ID, sh *Shard) string {
 	if sh != nil {
 		s.mu.Lock()
-		err, tried := s.opened[id]
+		own, _ := sh.Member(s.self.ID)
+		err, tried := s.opened[own.id(id)]
 		s.mu.Unlock()
 		if !tried {
 			return "not open yet"

@@ -29,16 +29,18 @@ type replicaReport struct {
 	hits          uint64
 	misses        uint64
 	evictions     uint64
+	snapshotBytes uint64 // of a snapshot that comes in
+	snapshotTotal uint64
 }
 
 // The encoding: the version byte, then unsigned varints; a string is its length and its bytes, a
 // replica its fields in the order above with both flags in one number.
 const (
-	reportVersion = 1
+	reportVersion = 2
 	// maxReported bounds the replicas in one report; a node with more reports them in turns.
 	maxReported = 512
 	// maxReport bounds the bytes of a report that is taken in: more than maxReported replicas need.
-	maxReport = 64 << 10
+	maxReport = 80 << 10
 	// maxAddress bounds an address in a report.
 	maxAddress = 512
 
@@ -50,7 +52,8 @@ var errReport = errors.New("not a report that this build can read")
 
 // numbers returns the fields of r that are plain numbers, in their order on the wire.
 func (r *replicaReport) numbers() []*uint64 {
-	return []*uint64{&r.term, &r.commit, &r.applied, &r.last, &r.conf, &r.entries, &r.bytes, &r.hits, &r.misses, &r.evictions}
+	return []*uint64{&r.term, &r.commit, &r.applied, &r.last, &r.conf, &r.entries, &r.bytes, &r.hits, &r.misses, &r.evictions,
+		&r.snapshotBytes, &r.snapshotTotal}
 }
 
 func (r *report) encode() []byte {
@@ -139,6 +142,9 @@ func reportReplica(s shard.Status) replicaReport {
 		conf:    s.Conf,
 		hits:    s.Hits,
 		misses:  s.Misses,
+
+		snapshotBytes: s.SnapshotBytes,
+		snapshotTotal: s.SnapshotTotal,
 	}
 	if c := s.Cache; c != nil {
 		r.entries, r.bytes, r.evictions = uint64(max(c.Entries, 0)), c.Bytes, c.Evictions

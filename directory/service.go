@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,14 @@ type Config struct {
 	// Initial maps the ids of the initial nodes to their Raft addresses, this node included; for a
 	// node that joined later, the nodes by which it finds the others.
 	Initial map[string]string
+	// Join: this node is no initial one; where it has joined no cluster yet, it joins that of the nodes
+	// in Initial.
+	Join bool
+	// Memory is that of the process, bytes: once the table is known, the node's capacity follows from
+	// it by the cluster's settings. 0 leaves Self.Capacity as it is.
+	Memory uint64
+	// TableFile is where the node keeps a copy of the table; "" keeps none.
+	TableFile string
 	// Settings seed the first table. Zero fields mean their defaults.
 	Settings Settings
 	// Logger receives what an operator would tell a colleague; nil discards it.
@@ -60,6 +69,12 @@ func (c Config) validate(node string) error {
 		return fmt.Errorf("directory: %w", err)
 	}
 	if _, _, formed := c.Identity.Formed(); formed {
+		return nil
+	}
+	if c.Join {
+		if len(c.Initial) == 0 {
+			return fmt.Errorf("directory: node %s is to join a cluster and knows no node of it", node)
+		}
 		return nil
 	}
 	if _, ok := c.Initial[node]; !ok {
@@ -93,12 +108,14 @@ type Service struct {
 	duties *duties
 	loop   sync.WaitGroup
 
+	kept atomic.Uint64 // version of the copy of the table on disk
+
 	mu      sync.Mutex // guards former, missing, group, opened, closed
 	closed  bool
 	former  *former
-	missing []string           // initial nodes that the cluster still waits for, in order
-	group   group              // of the directory; nil on a node without a replica of it
-	opened  map[shard.ID]error // outcome of opening each replica; absent: not tried yet
+	missing []string                  // initial nodes that the cluster still waits for, in order
+	group   group                     // of the directory; nil on a node without a replica of it
+	opened  map[shard.ReplicaID]error // outcome of opening each replica; absent: not tried yet
 
 	book     addressBook
 	peersSet map[string]shard.Peer
@@ -127,7 +144,7 @@ func newService(cfg Config, h host) (*Service, error) {
 		log:    cfg.Logger,
 		self:   cfg.Self,
 		latest: NewLatest(),
-		opened: make(map[shard.ID]error),
+		opened: make(map[shard.ReplicaID]error),
 	}
 	s.self.ID, s.self.Incarnation = h.Node(), cfg.Identity.Incarnation()
 	s.soft = newSoft(h.Node(), h.Heard)
@@ -162,31 +179,35 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodForm, s.handleForm)
 	h.Handle(methodPropose, s.handlePropose)
 	h.Handle(methodTable, s.handleTable)
+	h.Handle(methodJoin, s.handleJoin)
+	h.Handle(methodConf, s.handleConf)
+	h.Handle(methodStep, s.handleStep)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil
 }
 
-// Start forms the cluster, where that was not done before, opens this node's replica of the
+// Start forms or joins the cluster, where that was not done before, opens this node's replica of the
 // directory and starts the loop. It returns once that is done, not once there are leaders: Ready
 // tells. It waits for all initial nodes until ctx ends. shard.ErrDataLost: the data folder is not the
 // one that the cluster was founded with. To end it early, end ctx; call Close whatever the outcome.
 func (s *Service) Start(ctx context.Context) error {
-	if err := s.form(ctx); err != nil {
+	enter := s.form
+	if _, _, formed := s.cfg.Identity.Formed(); s.cfg.Join && !formed {
+		enter = s.join
+	}
+	if err := enter(ctx); err != nil {
 		return err
 	}
+	s.recall()
 	s.setPeers(s.latest.Table())
 	spec, member, err := s.directorySpec()
 	if err != nil {
 		return err
 	}
 	if member {
-		g, err := s.host.OpenGroup(spec, func() shard.StateMachine { return NewMachine(s.latest.Publish) })
-		if err != nil {
-			return fmt.Errorf("opening the directory: %w", err)
+		if err := s.openDirectory(spec); err != nil {
+			return err
 		}
-		s.mu.Lock()
-		s.group = g
-		s.mu.Unlock()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,8 +232,9 @@ func (s *Service) Close() {
 // Router returns the router over this service's table.
 func (s *Service) Router() *Router { return s.router }
 
-// directorySpec returns this node's replica of the directory: all founders are its first members,
-// with r 0, since no table version could have allotted them one.
+// directorySpec returns this node's replica of the directory, as far as that is known without a table:
+// the one that is in the data folder, or that of a founder. All founders are its first members, with r
+// 0, since no table version could have allotted them one.
 func (s *Service) directorySpec() (spec shard.Spec, member bool, err error) {
 	_, founders, _ := s.cfg.Identity.Formed()
 	spec = shard.Spec{Shard: shard.Directory}
@@ -228,7 +250,27 @@ func (s *Service) directorySpec() (spec shard.Spec, member bool, err error) {
 		first = min(first, f.Node)
 	}
 	spec.Campaign = first == s.self.ID
+	for _, id := range s.host.Replicas() {
+		if id.Shard == shard.Directory && id.R > 0 {
+			return shard.Spec{Shard: shard.Directory, R: id.R}, true, nil
+		}
+	}
 	return spec, member, nil
+}
+
+// openDirectory opens a replica of the directory. One that was here and was destroyed is none.
+func (s *Service) openDirectory(spec shard.Spec) error {
+	g, err := s.host.OpenGroup(spec, func() shard.StateMachine { return NewMachine(s.latest.Publish) })
+	if errors.Is(err, shard.ErrRetired) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("opening the directory: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.group = g
+	return nil
 }
 
 // run is the loop.
@@ -254,12 +296,18 @@ func (s *Service) step(t *Table) {
 	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
 	s.setPeers(t)
 	s.follow(t)
+	s.keep(t)
+	s.retire(t)
 	if unopened := s.unopened(t); len(unopened) > 0 {
 		s.duties.try("open replicas", func(ctx context.Context) error { return s.open(ctx, unopened) })
 	}
-	if known, ok := t.Nodes[s.self.ID]; ok && known != s.self {
+	self := s.self
+	if s.cfg.Memory > 0 && t.Founded() {
+		self.Capacity = t.capacity(s.cfg.Memory)
+	}
+	if known, ok := t.Nodes[s.self.ID]; ok && known != self && known.Incarnation == self.Incarnation {
 		s.duties.try("register", func(ctx context.Context) error {
-			return s.proposeDuty(ctx, Command{RegisterNode: &RegisterNode{Node: s.self}})
+			return s.proposeDuty(ctx, Command{RegisterNode: &RegisterNode{Node: self}})
 		})
 	}
 	for _, st := range statuses {
@@ -280,6 +328,7 @@ func (s *Service) lead(t *Table) {
 		s.duties.try("found the cluster", s.found)
 		return
 	}
+	s.reconcile(t)
 	changes, err := limitChanges(t)
 	if err != nil || len(changes) > 0 {
 		s.duties.try("set limits", func(ctx context.Context) error {
@@ -330,23 +379,56 @@ func newerGrant(g fsm.Grant, has fsm.Stats) bool {
 	return g.VersionBits > has.VersionBits()
 }
 
+// retire destroys the replicas of this node that the table does not list any more. An r is the table
+// version that allotted it, so a table of an earlier version says nothing of it.
+func (s *Service) retire(t *Table) {
+	if !t.Founded() {
+		return
+	}
+	for _, id := range s.host.Replicas() {
+		if m, member := t.member(id.Shard, s.self.ID); id.R > t.Version || member && m.R == id.R {
+			continue
+		}
+		s.duties.try(fmt.Sprintf("destroy replica %s", id), func(context.Context) error {
+			s.mu.Lock()
+			delete(s.opened, id)
+			if id.Shard == shard.Directory {
+				s.group = nil
+			}
+			s.mu.Unlock()
+			return s.host.Destroy(id.Shard, id.R)
+		})
+	}
+}
+
 // unopened returns the replicas that the table puts on this node and that are not open.
 func (s *Service) unopened(t *Table) []shard.Spec {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var specs []shard.Spec
+	if own, member := t.member(shard.Directory, s.self.ID); member && s.group == nil {
+		specs = append(specs, shard.Spec{Shard: shard.Directory, R: own.R})
+	}
 	for _, sh := range t.Shards {
 		own, member := sh.Member(s.self.ID)
-		if err, tried := s.opened[sh.ID]; !member || tried && err == nil {
+		if err, tried := s.opened[own.id(sh.ID)]; !member || tried && err == nil {
 			continue
 		}
-		spec := shard.Spec{Shard: sh.ID, R: own.R, Campaign: sh.Members[0].Node == s.self.ID}
-		for _, m := range sh.Members {
-			spec.Members = append(spec.Members, shard.Member{Node: m.Node, R: m.R})
+		spec := shard.Spec{Shard: sh.ID, R: own.R}
+		if slices.ContainsFunc(sh.Bootstrap, func(m Member) bool { return m.Node == own.Node && m.R == own.R }) {
+			spec.Campaign = sh.Bootstrap[0].Node == s.self.ID
+			for _, m := range sh.Bootstrap {
+				spec.Members = append(spec.Members, shard.Member{Node: m.Node, R: m.R})
+			}
 		}
 		specs = append(specs, spec)
 	}
 	return specs
+}
+
+// id is the member's server id.
+func (m Member) id(of shard.ID) shard.ReplicaID {
+	return shard.ReplicaID{Shard: of, Node: m.Node, R: m.R}
 }
 
 // open opens replicas, each for itself, and returns what failed.
@@ -356,9 +438,13 @@ func (s *Service) open(ctx context.Context, specs []shard.Spec) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if spec.Shard == shard.Directory {
+			failed = errors.Join(failed, s.openDirectory(spec))
+			continue
+		}
 		err := s.host.OpenCache(spec)
 		s.mu.Lock()
-		s.opened[spec.Shard] = err
+		s.opened[shard.ReplicaID{Shard: spec.Shard, Node: s.self.ID, R: spec.R}] = err
 		s.mu.Unlock()
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("shard %d: %w", spec.Shard, err))
@@ -376,7 +462,7 @@ func (s *Service) Propose(ctx context.Context, c Command) (Result, error) {
 	}
 	target, _ := s.soft.leader(shard.Directory)
 	if target == "" {
-		target = s.anyFounder()
+		target = s.anyMember(shard.Directory)
 	}
 	if target == "" {
 		return Result{}, fmt.Errorf("%w: the directory", shard.ErrNoLeader)
@@ -389,17 +475,6 @@ func (s *Service) Propose(ctx context.Context, c Command) (Result, error) {
 		}
 		target = notLeader.Leader
 	}
-}
-
-// anyFounder returns a node that has a replica of the directory and is up, another one each second;
-// "" when there is none. Where it does not lead, it names who does.
-func (s *Service) anyFounder() string {
-	_, founders, _ := s.cfg.Identity.Formed()
-	names := make([]string, len(founders))
-	for i, f := range founders {
-		names[i] = f.Node
-	}
-	return s.anyUp(names)
 }
 
 // proposeAt proposes an encoded command on a node's replica of the directory.

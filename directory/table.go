@@ -25,6 +25,12 @@ type Table struct {
 	Nodes    map[string]Node `json:"nodes"`
 	// Shards are the data shards, in the order of their ranges.
 	Shards []Shard `json:"shards"`
+	// Directory are the members of the directory's own group, shard 0.
+	Directory []Member `json:"directory"`
+	// Operations are those that run, and the last ones that ended, in the order of their ids.
+	Operations []Operation `json:"operations,omitempty"`
+	// NextOperation is the id of the last operation; they begin with 1.
+	NextOperation uint64 `json:"next_operation,omitempty"`
 	// NextShard is the lowest shard id that was never allotted.
 	NextShard shard.ID `json:"next_shard"`
 	// VersionGrant is the highest version bits that any shard was ever granted (R3).
@@ -56,6 +62,9 @@ type Shard struct {
 	// LimitVersion is the table version at which Limit was set.
 	LimitVersion uint64   `json:"limit_version"`
 	Members      []Member `json:"members"`
+	// Bootstrap are the members that the group began with: each of them begins with exactly these,
+	// also one that is opened late. All others join.
+	Bootstrap []Member `json:"bootstrap"`
 }
 
 // Member is one replica of a shard.
@@ -135,7 +144,10 @@ func (t *Table) clone() *Table {
 	c.Shards = slices.Clone(t.Shards)
 	for i := range c.Shards {
 		c.Shards[i].Members = slices.Clone(c.Shards[i].Members)
+		c.Shards[i].Bootstrap = slices.Clone(c.Shards[i].Bootstrap)
 	}
+	c.Directory = slices.Clone(t.Directory)
+	c.Operations = slices.Clone(t.Operations)
 	return &c
 }
 
@@ -151,14 +163,18 @@ func (t *Table) clone() *Table {
 //     above 0.
 //  7. VersionBits are distinct, at least 1 and at most VersionGrant, which fits in 20 bits.
 //  8. The members of a shard are on distinct nodes that the table knows; their r is at least 1 and at
-//     most Version; each is a voter or a learner, and at least one is a voter.
+//     most Version; each is a voter or a learner, and at least one is a voter. The same holds of the
+//     directory's own members, whose r is 0 for those who founded it.
+//  9. A shard's bootstrap has voters only, on distinct nodes, which may be gone.
+//  10. The ids of operations rise and are at most NextOperation; at most one runs on a shard, and what
+//     it is about is there.
 //
 // The machine refuses an init whose table fails, so these checks are part of the meaning of logged
 // commands: another set of them needs a higher feature level (R1).
 func (t *Table) Validate() error {
 	if !t.Founded() {
 		if t.Cluster != "" || t.Level != 0 || t.Settings != (Settings{}) || len(t.Nodes) != 0 ||
-			len(t.Shards) != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
+			len(t.Shards) != 0 || len(t.Directory) != 0 || len(t.Operations) != 0 || t.NextOperation != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
 			return errors.New("a table of version 0 has content")
 		}
 		return nil
@@ -173,6 +189,12 @@ func (t *Table) Validate() error {
 		return err
 	}
 	if err := t.validateNodes(); err != nil {
+		return err
+	}
+	if err := t.validateMembers(t.Directory, 0); err != nil {
+		return fmt.Errorf("the directory: %w", err)
+	}
+	if err := t.validateOperations(); err != nil {
 		return err
 	}
 	if t.VersionGrant > maxVersionBits {
@@ -241,14 +263,29 @@ func (t *Table) validateShard(s Shard) error {
 	case s.Limit < 1:
 		return errors.New("a limit of 0 bytes")
 	}
+	if len(s.Bootstrap) == 0 {
+		return errors.New("no members to begin with")
+	}
+	begin := make(map[string]bool, len(s.Bootstrap))
+	for _, m := range s.Bootstrap {
+		if m.Node == "" || begin[m.Node] || m.Role != RoleVoter || m.R < 1 || m.R > t.Version {
+			return fmt.Errorf("it began with the member %+v", m)
+		}
+		begin[m.Node] = true
+	}
+	return t.validateMembers(s.Members, 1)
+}
+
+// validateMembers checks the members of one group; leastR is the lowest r that there is.
+func (t *Table) validateMembers(members []Member, leastR uint64) error {
 	voters := 0
-	nodes := make(map[string]bool, len(s.Members))
-	for _, m := range s.Members {
+	nodes := make(map[string]bool, len(members))
+	for _, m := range members {
 		if _, known := t.Nodes[m.Node]; !known || nodes[m.Node] {
 			return fmt.Errorf("member on node %q, which is unknown or a member already", m.Node)
 		}
 		nodes[m.Node] = true
-		if m.R < 1 || m.R > t.Version {
+		if m.R < leastR || m.R > t.Version {
 			return fmt.Errorf("r %d of the member on %s at table version %d", m.R, m.Node, t.Version)
 		}
 		switch m.Role {
@@ -261,6 +298,26 @@ func (t *Table) validateShard(s Shard) error {
 	}
 	if voters == 0 {
 		return errors.New("no voter")
+	}
+	return nil
+}
+
+func (t *Table) validateOperations() error {
+	var last uint64
+	busy := make(map[shard.ID]bool)
+	for _, o := range t.Operations {
+		if o.ID <= last || o.ID > t.NextOperation {
+			return fmt.Errorf("operation %d after %d of %d", o.ID, last, t.NextOperation)
+		}
+		last = o.ID
+		if o.State != OperationRunning {
+			continue
+		}
+		m, member := t.member(o.Shard, o.Node)
+		if !member || m.R != o.R || busy[o.Shard] || transitions[o.Phase] == nil {
+			return fmt.Errorf("operation %d (%s, %s) on shard %d can't run", o.ID, o.Kind, o.Phase, o.Shard)
+		}
+		busy[o.Shard] = true
 	}
 	return nil
 }

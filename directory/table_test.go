@@ -40,7 +40,11 @@ func testInit(t testing.TB, n int, settings Settings) Command {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Command{Init: &Init{Cluster: testCluster, Level: MaxLevel, Settings: settings, Nodes: nodes, Shards: shards}}
+	var directory []Member
+	for _, n := range nodes {
+		directory = append(directory, Member{Node: n.ID, Role: RoleVoter})
+	}
+	return Command{Init: &Init{Cluster: testCluster, Level: MaxLevel, Settings: settings, Nodes: nodes, Shards: shards, Directory: directory}}
 }
 
 // testTable returns the first table of a cluster of n nodes.
@@ -121,8 +125,27 @@ func TestValidate(t *testing.T) {
 		"8 role":                        func(t *Table) { t.Shards[0].Members[0].Role = "king" },
 		"8 no members":                  func(t *Table) { t.Shards[0].Members = nil },
 		"8 learners only":               func(t *Table) { t.Shards[0].Members = []Member{{"a", 1, RoleLearner}} },
+		"8 directory without members":   func(t *Table) { t.Directory = nil },
+		"8 directory on no node":        func(t *Table) { t.Directory[0].Node = "z" },
+		"9 began with nobody":           func(t *Table) { t.Shards[0].Bootstrap = nil },
+		"9 began with a learner":        func(t *Table) { t.Shards[0].Bootstrap[0].Role = RoleLearner },
+		"9 began twice on a node":       func(t *Table) { t.Shards[0].Bootstrap[0] = t.Shards[0].Bootstrap[1] },
+		"10 never begun":                func(t *Table) { t.NextOperation = 0 },
+		"10 order":                      func(t *Table) { t.Operations[0].ID = 3 },
+		"10 of no member":               func(t *Table) { t.Operations[1].R = 9 },
+		"10 two on a shard":             func(t *Table) { t.Operations[0] = t.Operations[1]; t.Operations[0].ID = 1 },
+		"10 in no phase":                func(t *Table) { t.Operations[1].Phase = "" },
 	} {
 		table := testTable(t, 3, smallSettings).clone()
+		if name[0] == '1' && name[1] == '0' {
+			table.NextOperation = 2
+			over := Operation{ID: 1, Kind: AddMember, Shard: 1, Node: "z", R: 1, State: OperationDone}
+			runs := Operation{ID: 2, Kind: RemoveMember, Shard: 1, Node: "a", R: 1, State: OperationRunning, Phase: PhaseRemoving, Conf: 1}
+			table.Operations = []Operation{over, runs}
+			if err := table.Validate(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		breakIt(table)
 		if err := table.Validate(); err == nil {
 			t.Errorf("%s: passes", name)

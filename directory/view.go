@@ -169,11 +169,20 @@ func (s *Service) shardView(sh Shard) ShardView {
 	return v
 }
 
-// directoryView shows the directory's own group: its configuration where this node hosts a replica,
-// else its first members.
+// directoryView shows the directory's own group: by the table, before that by this node's replica or the
+// list of founders.
 func (s *Service) directoryView() ShardView {
 	v := ShardView{ID: shard.Directory, Members: []MemberView{}}
 	v.Leader, _ = s.soft.leader(shard.Directory)
+	if t := s.Table(); t.Founded() {
+		nodes := make([]string, len(t.Directory))
+		for i, m := range t.Directory {
+			v.Members = append(v.Members, MemberView{Node: m.Node, Role: m.Role})
+			nodes[i] = m.Node
+		}
+		v.Conf = s.conf(shard.Directory, 1, nodes)
+		return v
+	}
 	_, founders, _ := s.cfg.Identity.Formed()
 	voters := make([]string, len(founders))
 	for i, f := range founders {

@@ -19,6 +19,7 @@ import (
 //
 //	LOCK                       held (flock) by the process that uses the folder
 //	identity.json              who the node is: Identity
+//	table                      a copy of the directory's table, written by package directory
 //	replicas.json              every replica that it ever created: manifest
 //	replicas/<shard>-<r>/      one replica
 //	    raft.db                log, term, vote and the replica's server id

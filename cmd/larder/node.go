@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type nodeConfig struct {
 	advertiseHTTP string
 	advertiseRaft string
 	initial       map[string]string // node -> Raft address
+	join          string            // URL of a node of the cluster; "" for an initial node
 	zone          string
 	maxMemory     uint64
 	settings      directory.Settings
@@ -69,14 +71,21 @@ func (c *nodeConfig) complete() error {
 	if err := advertise("--advertise-raft", &c.advertiseRaft, c.raft); err != nil {
 		return err
 	}
+	if mode := httpapi.Mode(c.route); mode != httpapi.Forward && mode != httpapi.Redirect {
+		return usageError{fmt.Errorf("--route %q is not %s or %s", c.route, httpapi.Forward, httpapi.Redirect)}
+	}
+	if c.join != "" {
+		_, err := parseServers(c.join)
+		if err != nil {
+			return usageError{fmt.Errorf("--join %q is not http://HOST:PORT", c.join)}
+		}
+		return nil // the cluster has its settings
+	}
 	if len(c.initial) == 0 {
-		return usageError{errors.New("--initial-cluster is missing: the nodes that form the cluster, as a=HOST:PORT,b=HOST:PORT")}
+		return usageError{errors.New("--initial-cluster or --join is missing: the nodes that form the cluster, as a=HOST:PORT,b=HOST:PORT, or a node of the cluster to join, as http://HOST:PORT")}
 	}
 	if _, ok := c.initial[c.id]; !ok {
 		return usageError{fmt.Errorf("--initial-cluster does not name this node, %s", c.id)}
-	}
-	if mode := httpapi.Mode(c.route); mode != httpapi.Forward && mode != httpapi.Redirect {
-		return usageError{fmt.Errorf("--route %q is not %s or %s", c.route, httpapi.Forward, httpapi.Redirect)}
 	}
 	return c.checkSettings()
 }
@@ -199,12 +208,21 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 		n.host.Close()
 		return nil, fmt.Errorf("REST address: %w", err)
 	}
+	if cfg.join != "" {
+		cfg.initial, err = findPeers(ctx, cfg.join)
+		if _, _, formed := n.host.Formed(); err != nil && !formed {
+			listener.Close()
+			n.host.Close()
+			return nil, err
+		}
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.host.Collector())
 	var handler http.Handler
 	n.dir, err = directory.New(directory.Config{
 		Host: n.host, Identity: n.host, Initial: cfg.initial, Settings: cfg.settings,
-		Self:   directory.Node{Raft: cfg.advertiseRaft, HTTP: cfg.advertiseHTTP, Zone: cfg.zone, Capacity: cfg.capacity()},
+		Self: directory.Node{Raft: cfg.advertiseRaft, HTTP: cfg.advertiseHTTP, Zone: cfg.zone, Capacity: cfg.capacity()},
+		Join: cfg.join != "", Memory: cfg.maxMemory, TableFile: filepath.Join(cfg.dataDir, "table"),
 		Logger: log, Registry: registry,
 	})
 	if err == nil {

@@ -30,8 +30,13 @@ The first start of the first nodes names them all, by their peer addresses:
   larder server --id a --data-dir /var/lib/larder --http 127.0.0.1:7070 \
     --initial-cluster a=127.0.0.1:7071,b=127.0.0.1:7081,c=127.0.0.1:7091
 
-The cluster forms once all of them run. Later starts need the same flags; the data
-folder remembers the rest. SIGTERM and SIGINT hand leaderships over before the node
+The cluster forms once all of them run. Any later node joins by a node that runs:
+
+  larder server --id d --data-dir /var/lib/larder --http 127.0.0.1:7100 \
+    --join http://127.0.0.1:7070
+
+It hosts nothing until it is made a member of shards (larder member add). Later starts
+need the same flags; the data folder remembers the rest. SIGTERM and SIGINT hand leaderships over before the node
 stops; a second signal stops it at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,6 +46,9 @@ stops; a second signal stops it at once.`,
 			}
 			if cfg.maxMemory, err = directory.ParseSize(maxMemory); err != nil {
 				return usageError{fmt.Errorf("--max-memory: %w", err)}
+			}
+			if cfg.join != "" && initial != "" {
+				return usageError{errors.New("--join and --initial-cluster exclude each other: the first nodes form the cluster, all others join it")}
 			}
 			if !cmd.Flags().Changed("replicas") {
 				cfg.settings.Replicas = max(1, min(cfg.settings.Replicas, len(cfg.initial)))
@@ -63,6 +71,7 @@ stops; a second signal stops it at once.`,
 	f.StringVar(&cfg.advertiseHTTP, "advertise-http", "", "address that clients reach this node at (default: --http)")
 	f.StringVar(&cfg.advertiseRaft, "advertise-raft", "", "address that peers reach this node at (default: --raft)")
 	f.StringVar(&initial, "initial-cluster", "", "the nodes that form the cluster: ID=PEER-ADDRESS,...")
+	f.StringVar(&cfg.join, "join", "", "first start of a later node: the HTTP address of any node of the cluster, as http://HOST:PORT")
 	clusterFlags(f, &cfg, &maxMemory)
 	f.StringVar(&cfg.zone, "zone", "", "failure zone: replicas of a shard are spread over zones")
 	f.BoolVar(&cfg.insecure, "insecure", false, "allow addresses beyond loopback though nothing protects them")

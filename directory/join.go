@@ -1,0 +1,134 @@
+package directory
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// methodJoin begins with "form": it is served to nodes that are not members yet.
+const methodJoin = "form.join"
+
+// joinRequest asks to be made known to the cluster.
+type joinRequest struct {
+	Node Node `json:"node"`
+	// Memory is that of the node's process, bytes; its capacity for entries follows from it by the
+	// cluster's settings.
+	Memory uint64 `json:"memory"`
+}
+
+// joinAnswer tells a node what it joined, or why it can't.
+type joinAnswer struct {
+	Refusal string `json:"refusal,omitempty"` // final
+	Table   *Table `json:"table,omitempty"`
+}
+
+// join makes a new node known to the cluster, by any of the nodes in cfg.Initial. It returns once this
+// node's membership is on disk. A crash before the cluster took the node leaves no trace; one after it
+// leaves a node that is known and has not formed: its next start asks again, with the same data folder,
+// and is answered the same. Where that folder is lost in between, the answer is a refusal.
+func (s *Service) join(ctx context.Context) error {
+	request, err := json.Marshal(joinRequest{Node: s.self, Memory: s.cfg.Memory})
+	if err != nil {
+		return err
+	}
+	var reminded time.Time
+	for {
+		s.setPeers(s.latest.Table())
+		var last error
+		for _, node := range slices.Sorted(maps.Keys(s.cfg.Initial)) {
+			answer, err := s.joinBy(ctx, node, request)
+			switch {
+			case err != nil:
+				last = fmt.Errorf("asking %s: %w", node, err)
+				continue
+			case answer.Refusal != "":
+				return fmt.Errorf("the cluster does not take node %s: %s", s.self.ID, answer.Refusal)
+			}
+			if err := s.cfg.Identity.Form(answer.Table.Cluster, nil); err != nil {
+				return fmt.Errorf("keeping the cluster id: %w", err)
+			}
+			s.mu.Lock()
+			s.former.persisted(&founding{cluster: answer.Table.Cluster})
+			s.mu.Unlock()
+			s.latest.Publish(answer.Table)
+			s.log.Info("joined a cluster", "cluster", answer.Table.Cluster, "by", node)
+			return nil
+		}
+		if last != nil && time.Since(reminded) >= formPatience {
+			reminded = time.Now()
+			s.log.Info("waiting to join", "err", last)
+		}
+		if !s.pause(ctx) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Service) joinBy(ctx context.Context, node string, request []byte) (joinAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, dutyTimeout)
+	defer cancel()
+	payload, err := s.host.Call(ctx, node, methodJoin, request)
+	if err != nil {
+		return joinAnswer{}, err
+	}
+	var answer joinAnswer
+	if err := json.Unmarshal(payload, &answer); err != nil {
+		return joinAnswer{}, err
+	}
+	if answer.Refusal != "" {
+		return answer, nil
+	}
+	if answer.Table == nil || answer.Table.Validate() != nil || answer.Table.Nodes[s.self.ID].Incarnation != s.self.Incarnation {
+		return joinAnswer{}, fmt.Errorf("%s answered with a table that this node is not in", node)
+	}
+	return answer, nil
+}
+
+// handleJoin makes a node known.
+func (s *Service) handleJoin(ctx context.Context, from string, payload []byte) ([]byte, error) {
+	var request joinRequest
+	if err := json.Unmarshal(payload, &request); err != nil {
+		return nil, fmt.Errorf("request to join: %w", err)
+	}
+	refuse := func(format string, args ...any) ([]byte, error) {
+		return json.Marshal(joinAnswer{Refusal: fmt.Sprintf(format, args...)})
+	}
+	n := request.Node
+	if err := shard.ValidNode(n.ID); err != nil || n.ID != from {
+		return refuse("node %s calls itself %q", from, n.ID)
+	}
+	if err := s.Known(); err != nil {
+		return nil, err
+	}
+	n.Capacity = s.Table().capacity(request.Memory)
+	result, err := s.Propose(ctx, Command{AddNode: &AddNode{Node: n}})
+	if err != nil {
+		return nil, err
+	}
+	if result.Outcome == OutcomeRefused {
+		return refuse("%s", result.Reason)
+	}
+	if result.Outcome == OutcomeApplied {
+		s.log.Info("a node joined", "node", n.ID, "raft", n.Raft, "http", n.HTTP)
+	}
+	t, err := s.latest.Newer(ctx, result.Version-1)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(joinAnswer{Table: t})
+}
+
+// capacity is the part of a process's memory that is for entries, by the cluster's settings.
+func (t *Table) capacity(memory uint64) uint64 {
+	m, err := ParseMemory(t.Settings.CacheMemory)
+	if err != nil { // Validate refuses such a table
+		return 0
+	}
+	return m.Of(memory)
+}

@@ -1,0 +1,64 @@
+package directory
+
+import (
+	"fmt"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// AddNode makes a node known that joins the cluster. Precondition: its id, its incarnation and its
+// peer address are no other node's.
+type AddNode struct {
+	Node Node `json:"node"`
+}
+
+// RemoveNode forgets a node. Precondition: it hosts no replica.
+type RemoveNode struct {
+	ID string `json:"id"`
+}
+
+func (c *AddNode) apply(t *Table) (*Table, string) {
+	if !t.Founded() {
+		return nil, "the cluster is not founded yet"
+	}
+	if known, ok := t.Nodes[c.Node.ID]; ok {
+		if known.Incarnation != c.Node.Incarnation {
+			return nil, fmt.Sprintf("node %s is known by another data folder; where that one is lost, remove the node first, or choose another id", known.ID)
+		}
+		return nil, ""
+	}
+	next := t.clone()
+	next.Version++
+	next.Nodes[c.Node.ID] = c.Node
+	if err := next.validateNodes(); err != nil {
+		return nil, err.Error()
+	}
+	return next, ""
+}
+
+func (c *RemoveNode) apply(t *Table) (*Table, string) {
+	if _, known := t.Nodes[c.ID]; !known {
+		return nil, fmt.Sprintf("node %s is unknown", c.ID)
+	}
+	if hosted := t.hosted(c.ID); len(hosted) > 0 {
+		return nil, fmt.Sprintf("node %s hosts replicas of the shards %v: remove these members first", c.ID, hosted)
+	}
+	next := t.clone()
+	next.Version++
+	delete(next.Nodes, c.ID)
+	return next, ""
+}
+
+// hosted returns the shards that have a replica on a node, the directory's group (0) among them.
+func (t *Table) hosted(node string) []shard.ID {
+	var ids []shard.ID
+	if _, member := t.member(shard.Directory, node); member {
+		ids = append(ids, shard.Directory)
+	}
+	for _, s := range t.Shards {
+		if _, member := s.Member(node); member {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,307 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/larder-cache/larder/shard"
+)
+
+// Operation is a change that takes several steps. It is part of the table, so it survives whoever
+// leads the directory. Each step that changes a shard's configuration is recorded before it is made,
+// with the configuration that it was planned from (Conf); the shard's leader makes it only upon that
+// one. So whoever was deposed in the middle, and whatever of his is still under way, does no harm (R18).
+//
+//	add     adding -> catching-up <-> promoting -> done
+//	             \         |
+//	              +-> backing-out -> cancelled         (also: failed)
+//	remove  handing-over -> removing -> done           (also: failed, cancelled)
+type Operation struct {
+	ID    uint64        `json:"id"`
+	Kind  OperationKind `json:"kind"`
+	Shard shard.ID      `json:"shard"`
+	Node  string        `json:"node"`
+	// R names the replica that comes or goes.
+	R     uint64         `json:"r"`
+	State OperationState `json:"state"`
+	Phase Phase          `json:"phase,omitempty"` // while it runs
+	// Conf is the index of the committed configuration that the present step is planned from. Nothing
+	// that was planned before it can take effect once a later one is committed.
+	Conf   uint64 `json:"conf"`
+	Detail string `json:"detail,omitempty"` // what it waits for
+	Error  string `json:"error,omitempty"`  // why it failed
+}
+
+// OperationKind says what an operation does.
+type OperationKind string
+
+// The kinds of operations.
+const (
+	AddMember    OperationKind = "add-member"
+	RemoveMember OperationKind = "remove-member"
+)
+
+// OperationState says how far an operation is.
+type OperationState string
+
+// The states of an operation.
+const (
+	OperationRunning   OperationState = "running"
+	OperationDone      OperationState = "done"
+	OperationFailed    OperationState = "failed"
+	OperationCancelled OperationState = "cancelled"
+)
+
+// Phase is the step that a running operation is at.
+type Phase string
+
+// The phases of a running operation.
+const (
+	PhaseAdding      Phase = "adding"       // becomes a learner
+	PhaseCatchingUp  Phase = "catching-up"  // gets the log
+	PhasePromoting   Phase = "promoting"    // becomes a voter
+	PhaseBackingOut  Phase = "backing-out"  // was cancelled: is removed again
+	PhaseHandingOver Phase = "handing-over" // gives its leadership away
+	PhaseRemoving    Phase = "removing"
+)
+
+const (
+	// maxOver bounds the operations that are kept after they ended.
+	maxOver = 64
+	// maxDetail bounds a detail or an error, bytes.
+	maxDetail = 512
+)
+
+// StartOperation begins a change of a shard's members. Preconditions: the shard and the node are known,
+// no other operation runs on the shard, the node has no replica of it (add) or has one (remove) that is
+// not the last voter. Add allots the replica: it is a learner in the table from then on.
+type StartOperation struct {
+	Kind  OperationKind `json:"kind"`
+	Shard shard.ID      `json:"shard"`
+	Node  string        `json:"node"`
+	Conf  uint64        `json:"conf"`
+}
+
+// AdvanceOperation records the next step of an operation, before it is made, or its end. Precondition:
+// the operation runs and is in phase From with Conf. An empty Phase ends it in State.
+type AdvanceOperation struct {
+	ID       uint64         `json:"id"`
+	From     Phase          `json:"from"`
+	FromConf uint64         `json:"from_conf"`
+	State    OperationState `json:"state"`
+	Phase    Phase          `json:"phase,omitempty"`
+	Conf     uint64         `json:"conf"`
+	Detail   string         `json:"detail,omitempty"`
+	Error    string         `json:"error,omitempty"`
+}
+
+// CancelOperation asks for the end of an operation. Precondition: it runs, and no step was recorded yet
+// that can't be taken back.
+type CancelOperation struct {
+	ID uint64 `json:"id"`
+}
+
+// transitions are the phases that may follow one another; a detail may change without.
+var transitions = map[Phase][]Phase{
+	PhaseAdding:      {PhaseAdding, PhaseCatchingUp},
+	PhaseCatchingUp:  {PhaseCatchingUp, PhasePromoting},
+	PhasePromoting:   {PhasePromoting, PhaseCatchingUp},
+	PhaseBackingOut:  {PhaseBackingOut},
+	PhaseHandingOver: {PhaseHandingOver, PhaseRemoving},
+	PhaseRemoving:    {PhaseRemoving},
+}
+
+// replica is the server id of the replica that the operation is about.
+func (o Operation) replica() shard.ReplicaID {
+	return shard.ReplicaID{Shard: o.Shard, Node: o.Node, R: o.R}
+}
+
+// Members returns the members of a shard, or of the directory's own group; false: there is no such.
+func (t *Table) Members(id shard.ID) ([]Member, bool) {
+	if id == shard.Directory {
+		return t.Directory, t.Founded()
+	}
+	s, ok := t.Shard(id)
+	return s.Members, ok
+}
+
+// member returns a node's replica of a shard.
+func (t *Table) member(id shard.ID, node string) (Member, bool) {
+	members, _ := t.Members(id)
+	i := slices.IndexFunc(members, func(m Member) bool { return m.Node == node })
+	if i < 0 {
+		return Member{}, false
+	}
+	return members[i], true
+}
+
+// setMembers replaces the members of a shard of a table that is not published yet.
+func (t *Table) setMembers(id shard.ID, members []Member) {
+	if id == shard.Directory {
+		t.Directory = members
+		return
+	}
+	for i := range t.Shards {
+		if t.Shards[i].ID == id {
+			t.Shards[i].Members = members
+		}
+	}
+}
+
+// Operation returns the operation of that id, as long as it is kept.
+func (t *Table) Operation(id uint64) (Operation, bool) {
+	i := slices.IndexFunc(t.Operations, func(o Operation) bool { return o.ID == id })
+	if i < 0 {
+		return Operation{}, false
+	}
+	return t.Operations[i], true
+}
+
+// runningOn returns the operation that runs on a shard.
+func (t *Table) runningOn(id shard.ID) (Operation, bool) {
+	i := slices.IndexFunc(t.Operations, func(o Operation) bool { return o.Shard == id && o.State == OperationRunning })
+	if i < 0 {
+		return Operation{}, false
+	}
+	return t.Operations[i], true
+}
+
+func voters(members []Member) int {
+	n := 0
+	for _, m := range members {
+		if m.Role == RoleVoter {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *StartOperation) apply(t *Table) (*Table, string) {
+	members, ok := t.Members(c.Shard)
+	if !ok {
+		return nil, fmt.Sprintf("shard %d is unknown", c.Shard)
+	}
+	if _, known := t.Nodes[c.Node]; !known {
+		return nil, fmt.Sprintf("node %s is unknown", c.Node)
+	}
+	if o, runs := t.runningOn(c.Shard); runs {
+		return nil, fmt.Sprintf("operation %d runs on shard %d: one at a time", o.ID, c.Shard)
+	}
+	next := t.clone()
+	next.Version++
+	next.NextOperation++
+	o := Operation{ID: next.NextOperation, Kind: c.Kind, Shard: c.Shard, Node: c.Node, State: OperationRunning, Conf: c.Conf}
+	has, member := t.member(c.Shard, c.Node)
+	switch c.Kind {
+	case AddMember:
+		if member {
+			return nil, fmt.Sprintf("node %s has a replica of shard %d already", c.Node, c.Shard)
+		}
+		if len(members) >= maxReplicas {
+			return nil, fmt.Sprintf("shard %d has %d members, more are not allowed", c.Shard, maxReplicas)
+		}
+		o.R, o.Phase = next.Version, PhaseAdding
+		next.setMembers(c.Shard, append(slices.Clone(members), Member{Node: c.Node, R: o.R, Role: RoleLearner}))
+	case RemoveMember:
+		if !member {
+			return nil, fmt.Sprintf("node %s has no replica of shard %d", c.Node, c.Shard)
+		}
+		if has.Role == RoleVoter && voters(members) == 1 {
+			return nil, fmt.Sprintf("node %s has the last voter of shard %d", c.Node, c.Shard)
+		}
+		o.R, o.Phase = has.R, PhaseHandingOver
+	default:
+		return nil, fmt.Sprintf("there is no operation %q", c.Kind)
+	}
+	over := 0
+	for _, o := range next.Operations {
+		if o.State != OperationRunning {
+			over++
+		}
+	}
+	next.Operations = slices.DeleteFunc(next.Operations, func(o Operation) bool {
+		if o.State == OperationRunning || over < maxOver {
+			return false
+		}
+		over--
+		return true
+	})
+	next.Operations = append(next.Operations, o)
+	return next, ""
+}
+
+func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
+	i := slices.IndexFunc(t.Operations, func(o Operation) bool { return o.ID == c.ID })
+	switch {
+	case i < 0:
+		return nil, fmt.Sprintf("there is no operation %d", c.ID)
+	case t.Operations[i].State != OperationRunning:
+		return nil, fmt.Sprintf("operation %d is %s", c.ID, t.Operations[i].State)
+	case t.Operations[i].Phase != c.From || t.Operations[i].Conf != c.FromConf:
+		return nil, fmt.Sprintf("operation %d is %s from configuration %d, not %s from %d",
+			c.ID, t.Operations[i].Phase, t.Operations[i].Conf, c.From, c.FromConf)
+	case len(c.Detail) > maxDetail || len(c.Error) > maxDetail:
+		return nil, "a detail is too long"
+	case c.Conf < c.FromConf:
+		return nil, fmt.Sprintf("configuration %d is before %d", c.Conf, c.FromConf)
+	}
+	o := t.Operations[i]
+	switch c.State {
+	case OperationRunning, OperationDone, OperationFailed, OperationCancelled:
+	default:
+		return nil, fmt.Sprintf("there is no state %q", c.State)
+	}
+	if c.State == OperationRunning {
+		if !slices.Contains(transitions[c.From], c.Phase) {
+			return nil, fmt.Sprintf("%s does not follow %s", c.Phase, c.From)
+		}
+		if o.Phase == c.Phase && o.Conf == c.Conf && o.Detail == c.Detail {
+			return nil, ""
+		}
+	} else if c.Phase != "" {
+		return nil, fmt.Sprintf("an operation that is %s has no phase", c.State)
+	}
+	o.State, o.Phase, o.Conf, o.Detail, o.Error = c.State, c.Phase, c.Conf, c.Detail, c.Error
+	next := t.clone()
+	next.Version++
+	next.Operations[i] = o
+	members, _ := next.Members(o.Shard)
+	members = slices.Clone(members)
+	at := slices.IndexFunc(members, func(m Member) bool { return m.Node == o.Node && m.R == o.R })
+	switch {
+	case c.State == OperationRunning || at < 0:
+	case o.Kind == AddMember && c.State == OperationDone:
+		members[at].Role = RoleVoter
+	case o.Kind == AddMember && members[at].Role == RoleLearner, o.Kind == RemoveMember && c.State == OperationDone:
+		members = slices.Delete(members, at, at+1)
+		if voters(members) == 0 {
+			return nil, fmt.Sprintf("shard %d would have no voter", o.Shard)
+		}
+	}
+	next.setMembers(o.Shard, members)
+	return next, ""
+}
+
+func (c *CancelOperation) apply(t *Table) (*Table, string) {
+	i := slices.IndexFunc(t.Operations, func(o Operation) bool { return o.ID == c.ID })
+	if i < 0 {
+		return nil, fmt.Sprintf("there is no operation %d", c.ID)
+	}
+	o := t.Operations[i]
+	switch {
+	case o.State != OperationRunning:
+		return nil, fmt.Sprintf("operation %d is %s", o.ID, o.State)
+	case o.Phase == PhaseBackingOut:
+		return nil, "" // it was cancelled already
+	case o.Phase == PhaseAdding || o.Phase == PhaseCatchingUp:
+		o.Phase, o.Detail = PhaseBackingOut, ""
+	case o.Phase == PhaseHandingOver: // nothing but leadership was moved
+		o.State, o.Phase, o.Detail = OperationCancelled, "", ""
+	default:
+		return nil, fmt.Sprintf("operation %d is %s, which can't be taken back", o.ID, o.Phase)
+	}
+	next := t.clone()
+	next.Version++
+	next.Operations[i] = o
+	return next, ""
+}
