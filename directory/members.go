@@ -84,6 +84,10 @@ func (s *Service) ChangeMember(ctx context.Context, c MemberChange) (OperationVi
 	if c.Conf != "" && c.Conf != confTag(conf) {
 		return OperationView{}, &ConfError{Conf: confTag(conf)}
 	}
+	// One that joined just now was not heard here yet.
+	unheard := func() bool { _, seen := s.soft.state(c.Node); return seen.IsZero() }
+	for began := time.Now(); c.Add && unheard() && time.Since(began) < softLife && s.pause(ctx); {
+	}
 	if why := s.forbids(t, c, conf, leader); why != "" {
 		return OperationView{}, &ConflictError{Reason: why}
 	}

@@ -39,7 +39,7 @@ type Config struct {
 	// in Initial.
 	Join bool
 	// Memory is that of the process, bytes: once the table is known, the node's capacity follows from
-	// it by the cluster's settings. 0 leaves Self.Capacity as it is.
+	// it by the cluster's settings. 0 leaves Self.Capacity as it is; a node that joins must have some.
 	Memory uint64
 	// TableFile is where the node keeps a copy of the table; "" keeps none.
 	TableFile string
@@ -74,6 +74,9 @@ func (c Config) validate(node string) error {
 	if c.Join {
 		if len(c.Initial) == 0 {
 			return fmt.Errorf("directory: node %s is to join a cluster and knows no node of it", node)
+		}
+		if c.Memory == 0 {
+			return fmt.Errorf("directory: node %s is to join a cluster and has no memory", node)
 		}
 		return nil
 	}
