@@ -49,7 +49,8 @@ func (b *addressBook) choose(node, own string, alive bool, now time.Time, candid
 }
 
 // peers returns how the other nodes are reached and recognised now: all that the table names; where
-// none is known yet, the founders and those that the flags name.
+// none is known yet, the founders, those that the flags name, and those that told their address, since
+// none of the others may have the table any more.
 func (s *Service) peers(t *Table) map[string]shard.Peer {
 	incarnations := make(map[string]string)
 	if !t.Founded() {
@@ -59,6 +60,11 @@ func (s *Service) peers(t *Table) map[string]shard.Peer {
 		_, founders, _ := s.cfg.Identity.Formed()
 		for _, f := range founders {
 			incarnations[f.Node] = f.Incarnation
+		}
+		for _, name := range s.soft.reporters() {
+			if _, named := incarnations[name]; !named {
+				incarnations[name] = ""
+			}
 		}
 	}
 	for id, n := range t.Nodes {

@@ -1,6 +1,8 @@
 package directory
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -172,6 +174,13 @@ func (s *soft) addresses(node string) (raft, http string) {
 	defer s.mu.Unlock()
 	h := s.reports[node]
 	return h.raft, h.http
+}
+
+// reporters returns the nodes that said anything.
+func (s *soft) reporters() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.reports))
 }
 
 // newest returns the node that reported the highest table version, if it is above version and the
