@@ -344,7 +344,7 @@ func TestTwoOperators(t *testing.T) {
 			a := <-answers
 			if a.err == nil {
 				begun = append(begun, a.o)
-			} else if !errors.As(a.err, new(*ConflictError)) {
+			} else if !errors.As(a.err, new(*ConflictError)) && !errors.As(a.err, new(*ConfError)) {
 				t.Errorf("refused with %v", a.err)
 			}
 		}
