@@ -257,7 +257,7 @@ func (h *Host) OpenCache(spec Spec) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.caches[spec.Shard] == nil {
-		c := &Cache{group: g, batches: newBatcher(g)}
+		c := newCache(g)
 		h.caches[spec.Shard] = c
 		c.start()
 	}

@@ -146,7 +146,7 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 		answer, err := h.answerProbe(body)
 		in.reply(id, answer, err, false)
 		return nil
-	case frameRaft, frameCall, frameData:
+	case frameRaft, frameCall, frameData, frameIndex:
 	default:
 		in.reply(id, nil, fmt.Errorf("unknown frame kind %d", kind), false)
 		return nil
@@ -177,6 +177,9 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 			in.reply(id, answer, err, false)
 		case frameData:
 			answer, err := h.serveData(ctx, age, body)
+			in.reply(id, answer, err, false)
+		case frameIndex:
+			answer, err := h.serveReadIndex(ctx, in.node, age, body)
 			in.reply(id, answer, err, false)
 		}
 	})

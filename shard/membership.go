@@ -84,8 +84,9 @@ const recentContact = time.Second
 
 // followers is what a leader learns of others' logs from their answers.
 type followers struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards following
 	known map[raft.ServerID]followerState
+	more  chan struct{} // closed when a match grows; nil while nobody waits
 }
 
 type followerState struct {
@@ -104,7 +105,36 @@ func (f *followers) note(id raft.ServerID, term, index uint64) {
 	if s.term == term {
 		index = max(index, s.match)
 	}
+	if f.more != nil && (s.term != term || index > s.match) {
+		close(f.more)
+		f.more = nil
+	}
 	f.known[id] = followerState{term, index, time.Now()}
+}
+
+// await waits, for a moment at most, until a follower has the leader's log up to index. It does not wait
+// for one that is far behind, or silent.
+func (f *followers) await(ctx context.Context, id raft.ServerID, term, index uint64) {
+	ctx, cancel := context.WithTimeout(ctx, matchPatience)
+	defer cancel()
+	for {
+		f.mu.Lock()
+		s := f.known[id]
+		if s.term == term && s.match >= index || s.match+maxReadLag < index {
+			f.mu.Unlock()
+			return
+		}
+		if f.more == nil {
+			f.more = make(chan struct{})
+		}
+		more := f.more
+		f.mu.Unlock()
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (f *followers) at(id ReplicaID, term uint64) Progress {
