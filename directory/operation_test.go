@@ -325,7 +325,7 @@ func TestChangesRefused(t *testing.T) {
 }
 
 // TestTwoOperators ensures that of two changes of one shard which come at once, through two nodes, one
-// begins and the other is refused.
+// begins and the other is refused: while the first runs, or since it changed the conf version already.
 func TestTwoOperators(t *testing.T) {
 	fourNodes(t, func(t *testing.T, r *testRig) {
 		type answer struct {
