@@ -214,7 +214,7 @@ func (s *Service) Operation(id uint64) (OperationView, bool) {
 	return s.operationView(o), ok
 }
 
-// CancelOperation asks for the end of an operation that can still be taken back.
+// CancelOperation asks for the end of an operation that runs, whatever it waits for.
 func (s *Service) CancelOperation(ctx context.Context, id uint64) (OperationView, error) {
 	if err := s.Known(); err != nil {
 		return OperationView{}, err

@@ -258,6 +258,79 @@ func TestCancelIsFenced(t *testing.T) {
 	})
 }
 
+// TestCancelWhileItWaits ensures that an operation whose last step is recorded and waits for a node that
+// never comes back can be cancelled, and that whichever is made of the step and its undoing, the other
+// takes no effect.
+func TestCancelWhileItWaits(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		for _, phase := range []Phase{PhasePromoting, PhaseRemoving} {
+			t.Run(fmt.Sprintf("%s made=%v", phase, made), func(t *testing.T) {
+				fourNodes(t, func(t *testing.T, r *testRig) {
+					for _, id := range []shard.ID{shard.Directory, 1, 2, 3, 4} {
+						r.lead(id, "a")
+					}
+					r.ready()
+					c, gone := MemberChange{Shard: 2, Node: "d", Add: true}, "d"
+					before, after := "a:voter b:voter c:voter", "a:voter b:voter c:voter d:voter"
+					if phase == PhaseRemoving {
+						c, gone, after = MemberChange{Shard: 2, Node: "c"}, "b", "a:voter b:voter"
+						r.setHold(true)
+					}
+					r.setLagging("d", true)
+					o, err := r.change("a", c)
+					if err != nil {
+						t.Fatal(err)
+					}
+					phased := func(p Phase) func() bool {
+						return func() bool { now, _ := r.services["a"].Table().Operation(o.ID); return now.Phase == p }
+					}
+					if phase == PhasePromoting {
+						r.until("it catches up", phased(PhaseCatchingUp))
+						r.setHold(true)
+						r.setLagging("d", false)
+					}
+					r.until("the last step is asked for", func() bool { return phased(phase)() && r.asked() > 0 })
+					r.stop(gone)
+					r.until("it waits", func() bool { now, _ := r.services["a"].Table().Operation(o.ID); return now.Detail != "" })
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+					defer cancel()
+					if _, err := r.services["a"].CancelOperation(ctx, o.ID); err != nil {
+						t.Fatal(err)
+					}
+					r.mu.Lock()
+					late := r.steps[0]
+					r.mu.Unlock()
+					want, members := OperationCancelled, before
+					if made {
+						want, members = OperationDone, after
+						r.mu.Lock()
+						if err := r.makeLocked(late); err != nil {
+							t.Error(err)
+						}
+						r.mu.Unlock()
+					}
+					r.setHold(false)
+					r.over("a", o.ID, want)
+					if got := r.membersOf("a", 2); got != members {
+						t.Errorf("members: %s, want %s", got, members)
+					}
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					if err := r.makeLocked(late); !errors.Is(err, shard.ErrConfChanged) {
+						t.Errorf("the late step: %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func (r *testRig) setLagging(node string, lags bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lagging[node] = lags
+}
+
 // TestChangesRefused ensures that a change which can't be is refused with its reason and leaves no trace.
 func TestChangesRefused(t *testing.T) {
 	fourNodes(t, func(t *testing.T, r *testRig) {

@@ -99,6 +99,11 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 	switch {
 	case !member:
 		return o.end(OperationDone, conf, "")
+	case o.Phase == PhaseBackingOut && conf.Index > o.Conf:
+		return o.end(OperationCancelled, conf, "")
+	case o.Phase == PhaseBackingOut:
+		// The removal that was recorded may still be under way.
+		return move{step: &memberStep{Shard: o.Shard, Step: stepFence, Prev: o.Conf}}
 	case conf.Index > o.Conf:
 		return o.end(OperationFailed, conf, fmt.Sprintf("the shard's configuration changed from %d to %d before the member was removed", o.Conf, conf.Index))
 	}
