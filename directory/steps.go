@@ -7,7 +7,7 @@ import (
 )
 
 // promoteLag is how many log entries a learner may lack when it is promoted: what a few round trips
-// bring.
+// bring. It has its own configuration in any case: until then it answers heartbeats, and has nothing.
 const promoteLag = 64
 
 // move is what comes next in an operation: something to record, or the step that is recorded already.
@@ -82,7 +82,7 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 	switch {
 	case !p.Recent:
 		return o.wait(conf, fmt.Sprintf("the leader, %s, gets no answer of %s", leader, o.Node))
-	case conf.Last > p.Match+promoteLag:
+	case conf.Last > p.Match+promoteLag, p.Match < conf.Index: // a young group's whole log may be short
 		return o.wait(conf, "")
 	}
 	if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {

@@ -47,6 +47,8 @@ func TestNext(t *testing.T) {
 		{"added, by a step that nobody reported", add(PhaseAdding, 7), conf7(8, false, true, 1000), "done"},
 		{"changed before", add(PhaseAdding, 7), conf7(8, false, false, 0), "failed"},
 		{"behind", add(PhaseCatchingUp, 8), conf7(8, true, false, 900), "wait"},
+		{"empty, in a group as young", add(PhaseCatchingUp, 8), young(conf7(8, true, false, 7)), "wait"},
+		{"caught up, in a young group", add(PhaseCatchingUp, 8), young(conf7(8, true, false, 8)), "running promoting from 8"},
 		{"silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 1000, "d"), "running catching-up from 8: the leader, a, gets no answer of d"},
 		{"caught up", add(PhaseCatchingUp, 8), conf7(8, true, false, 990), "running promoting from 8"},
 		{"caught up, one voter silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b"), "running promoting from 8"},
@@ -88,6 +90,12 @@ func TestNext(t *testing.T) {
 	if got := describeMove(o.next(conf7(8, true, false, 1000, "d"), "a")); got != "wait" {
 		t.Errorf("recorded again: %s", got)
 	}
+}
+
+// young makes the log of a configuration's group short.
+func young(c shard.Configuration) shard.Configuration {
+	c.Last = 10
+	return c
 }
 
 func describeMove(m move) string {
