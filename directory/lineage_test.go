@@ -28,8 +28,8 @@ type lineageRig struct {
 	versions map[string]uint64              // acknowledged, by key
 }
 
-// newLineageRig returns a rig of three founders and three nodes that join, all of them ready.
-func newLineageRig(t *testing.T, seed uint64) *lineageRig {
+// newLineageRig returns a rig of three founders and of nodes that join, all of them ready.
+func newLineageRig(t *testing.T, seed uint64, joiners ...string) *lineageRig {
 	r := &lineageRig{realRig: newRealRig(t, "a", "b", "c"), random: rand.New(rand.NewPCG(seed, 1)), down: map[string]bool{},
 		confs: map[shard.ID]map[uint64]string{}, alive: map[shard.ReplicaID]bool{}, versions: map[string]uint64{}}
 	dir := t.TempDir()
@@ -42,14 +42,19 @@ func newLineageRig(t *testing.T, seed uint64) *lineageRig {
 	}
 	r.form(founders...)
 	r.ready()
-	for _, name := range []string{"d", "e", "f"} {
+	r.join(joiners...)
+	return r
+}
+
+// join has new nodes join and waits until all are ready.
+func (r *lineageRig) join(names ...string) {
+	for _, name := range names {
 		r.memory[name] = shard.NewMemory(name)
 		r.startAs(name, true)
 		r.form(name)
 	}
 	r.all = slices.Sorted(maps.Keys(r.memory))
 	r.ready()
-	return r
 }
 
 // crash ends a node as kill -9 does.
@@ -260,7 +265,7 @@ func TestLineage(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newLineageRig(t, uint64(seed))
+				r := newLineageRig(t, uint64(seed), "d", "e", "f")
 				r.heal()
 				defer func() {
 					for name := range r.services {
@@ -288,4 +293,52 @@ func TestLineage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestStaleTable ensures that a node whose kept table and flags name nobody who is still there finds the
+// cluster again, by the pings of those who know it.
+func TestStaleTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newLineageRig(t, 1, "f")
+		defer func() {
+			for name := range r.services {
+				r.stop(name)
+			}
+		}()
+		r.crash("f")
+		r.join("d", "e")
+		for _, id := range []shard.ID{shard.Directory, 1, 2, 3, 4} {
+			for _, c := range []MemberChange{{Node: "d", Add: true}, {Node: "e", Add: true}, {Node: "a"}, {Node: "b"}, {Node: "c"}} {
+				c.Shard = id
+				if o := r.change(c, nil); o.State != string(OperationDone) {
+					t.Fatalf("%+v", o)
+				}
+			}
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			r.crash(name)
+			for began := time.Now(); ; <-time.After(100 * time.Millisecond) {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				err := r.services["d"].RemoveNode(ctx, name)
+				cancel()
+				if err == nil {
+					break
+				}
+				if time.Since(began) > time.Minute {
+					t.Fatal(err)
+				}
+			}
+		}
+		r.restart("f")
+		want := r.services["d"].Table().Version
+		if had := r.services["f"].Table(); !had.Founded() || had.Version >= want {
+			t.Fatalf("f begins with version %d", had.Version)
+		}
+		for began := time.Now(); r.services["f"].Table().Version < want; <-time.After(100 * time.Millisecond) {
+			if time.Since(began) > time.Minute {
+				t.Fatalf("f knows version %d after a minute, want %d", r.services["f"].Table().Version, want)
+			}
+		}
+		r.ready()
+	})
 }
