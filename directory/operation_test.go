@@ -456,6 +456,50 @@ func TestRejoin(t *testing.T) {
 	})
 }
 
+// TestEarlierFolderOpensNothing ensures that a node whose id was given to another data folder, and which
+// comes back with the earlier one, opens none of the replicas that are the other's: each would speak
+// twice, once with nothing.
+func TestEarlierFolderOpensNothing(t *testing.T) {
+	for _, id := range []shard.ID{shard.Directory, 2} {
+		t.Run(fmt.Sprint("shard ", id), func(t *testing.T) {
+			fourNodes(t, func(t *testing.T, r *testRig) {
+				earlier := r.identities["d"]
+				r.stop("d")
+				r.until("d is down", func() bool { state, _ := r.services["a"].soft.state("d"); return state == NodeDown })
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				if err := r.services["b"].RemoveNode(ctx, "d"); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.joiner("d", fmt.Sprintf("%032x", 45)); err != nil {
+					t.Fatal(err)
+				}
+				r.ready()
+				o, err := r.change("a", MemberChange{Shard: id, Node: "d", Add: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.over("a", o.ID, OperationDone)
+				r.stop("d")
+				r.mu.Lock()
+				delete(r.disks, "d")
+				r.mu.Unlock()
+				r.identities["d"] = earlier
+				r.startAll("d")
+				version := r.services["a"].Table().Version
+				r.until("it knows the table", func() bool { return r.services["d"].Table().Version == version })
+				<-time.After(5 * time.Second)
+				if got := r.replicaOn("d", id); got != "" {
+					t.Errorf("the earlier folder has %s", got)
+				}
+				if checks := r.services["d"].Ready(); checks[0].OK {
+					t.Errorf("ready: %+v", checks)
+				}
+			})
+		})
+	}
+}
+
 // TestTableIsKept ensures that a node finds the table again that it knew when it stopped, and that a
 // damaged copy, or one of another cluster, is ignored.
 func TestTableIsKept(t *testing.T) {

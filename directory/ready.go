@@ -27,7 +27,7 @@ func (s *Service) Ready() []Check {
 	if !known.OK {
 		known.Detail = "the table is not known yet" + s.forming()
 	}
-	if _, member := t.Nodes[s.self.ID]; known.OK && !member {
+	if known.OK && !s.knows(t) {
 		known.OK, known.Detail = false, errRemoved.Error()
 	}
 	checks := []Check{known}
