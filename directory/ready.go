@@ -7,7 +7,8 @@ import (
 	"github.com/larder-cache/larder/shard"
 )
 
-// maxLag is how many entries a ready follower may have yet to apply.
+// maxLag is how many entries a ready follower may have yet to apply, and a voter that counts as alive to
+// get.
 const maxLag = 1000
 
 // Check is one line of a node's readiness.

@@ -86,7 +86,7 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 		return o.wait(conf, "")
 	}
 	if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {
-		return o.wait(conf, fmt.Sprintf("only %d of %d voters answer: one more would cost the quorum", alive, all))
+		return o.wait(conf, fmt.Sprintf("only %d of %d voters answer and have the log: one more would cost the quorum", alive, all))
 	}
 	if o.Phase == PhasePromoting && conf.Index == o.Conf {
 		return step(stepPromote)
@@ -125,10 +125,16 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 	return move{step: &memberStep{Shard: o.Shard, Step: stepRemove, Replica: o.replica().String(), Prev: o.Conf}}
 }
 
-// living counts the voters that the leader reached lately, itself included, and all voters.
+// lives reports whether a voter counts as alive: the leader itself, or one that it reached lately and that
+// has most of what is committed. One that answers heartbeats and takes no entries commits nothing.
+func lives(v shard.Progress, conf shard.Configuration, leader string) bool {
+	return v.Replica.Node == leader || v.Recent && v.Match+maxLag >= conf.Commit
+}
+
+// living counts the voters that are alive, and all voters.
 func living(conf shard.Configuration, leader string) (alive, all int) {
 	for _, v := range conf.Voters {
-		if v.Recent || v.Replica.Node == leader {
+		if lives(v, conf, leader) {
 			alive++
 		}
 	}
@@ -143,7 +149,7 @@ func costsQuorum(conf shard.Configuration, leader string, without shard.ReplicaI
 			continue
 		}
 		all++
-		if v.Recent || v.Replica.Node == leader {
+		if lives(v, conf, leader) {
 			alive++
 		}
 	}
@@ -151,7 +157,7 @@ func costsQuorum(conf shard.Configuration, leader string, without shard.ReplicaI
 	case all == 0:
 		return "it is the last voter"
 	case alive <= all/2:
-		return fmt.Sprintf("only %d of the other %d voters answer: without it there would be no quorum", alive, all)
+		return fmt.Sprintf("only %d of the other %d voters answer and have the log: without it there would be no quorum", alive, all)
 	}
 	return ""
 }

@@ -52,7 +52,7 @@ func TestNext(t *testing.T) {
 		{"silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 1000, "d"), "running catching-up from 8: the leader, a, gets no answer of d"},
 		{"caught up", add(PhaseCatchingUp, 8), conf7(8, true, false, 990), "running promoting from 8"},
 		{"caught up, one voter silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b"), "running promoting from 8"},
-		{"caught up, two voters silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b", "c"), "running catching-up from 8: only 1 of 3 voters answer: one more would cost the quorum"},
+		{"caught up, two voters silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b", "c"), "running catching-up from 8: only 1 of 3 voters answer and have the log: one more would cost the quorum"},
 		{"gone while it caught up", add(PhaseCatchingUp, 8), conf7(9, false, false, 0), "failed"},
 		{"promote", add(PhasePromoting, 8), conf7(8, true, false, 990), "step promote 1/d/9 upon 8"},
 		{"promote, silent again", add(PhasePromoting, 8), conf7(8, true, false, 990, "d"), "running promoting from 8: the leader, a, gets no answer of d"},
@@ -69,9 +69,11 @@ func TestNext(t *testing.T) {
 		{"remove it", remove("b", PhaseRemoving, 7), conf7(7, false, false, 0), "step remove 1/b/1 upon 7"},
 		{"remove the leader", remove("a", PhaseHandingOver, 7), conf7(7, false, false, 0), "step transfer to b"},
 		{"remove one who leads again", remove("a", PhaseRemoving, 7), conf7(7, false, false, 0), "step transfer to b"},
-		{"remove the leader, b silent", remove("a", PhaseHandingOver, 7), conf7(7, false, false, 0, "b"), "running handing-over from 7: only 1 of the other 2 voters answer: without it there would be no quorum"},
+		{"remove the leader, b silent", remove("a", PhaseHandingOver, 7), conf7(7, false, false, 0, "b"), "running handing-over from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
 		{"remove a silent one", remove("c", PhaseRemoving, 7), conf7(7, false, false, 0, "c"), "step remove 1/c/1 upon 7"},
-		{"remove one, another silent", remove("b", PhaseRemoving, 7), conf7(7, false, false, 0, "c"), "running removing from 7: only 1 of the other 2 voters answer: without it there would be no quorum"},
+		{"remove one, another silent", remove("b", PhaseRemoving, 7), conf7(7, false, false, 0, "c"), "running removing from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
+		{"remove one, another takes nothing", remove("b", PhaseRemoving, 7), behind(conf7(7, false, false, 0), "c"), "running removing from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
+		{"remove the one that takes nothing", remove("c", PhaseRemoving, 7), behind(conf7(7, false, false, 0), "c"), "step remove 1/c/1 upon 7"},
 		{"changed before the removal", remove("b", PhaseHandingOver, 7), conf7(8, false, false, 0), "failed"},
 		{"back out of a removal", remove("b", PhaseBackingOut, 7), conf7(7, false, false, 0, "c"), "step fence  upon 7"},
 		{"back out of a removal, fenced", remove("b", PhaseBackingOut, 7), conf7(8, false, false, 0, "c"), "cancelled"},
@@ -90,6 +92,17 @@ func TestNext(t *testing.T) {
 	if got := describeMove(o.next(conf7(8, true, false, 1000, "d"), "a")); got != "wait" {
 		t.Errorf("recorded again: %s", got)
 	}
+}
+
+// behind makes a voter lack what is committed, though it answers.
+func behind(c shard.Configuration, node string) shard.Configuration {
+	c.Last, c.Commit = 5000, 5000
+	for i := range c.Voters {
+		if c.Voters[i].Replica.Node != node {
+			c.Voters[i].Match = 5000
+		}
+	}
+	return c
 }
 
 // young makes the log of a configuration's group short.
