@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -19,6 +20,7 @@ import (
 type lineageRig struct {
 	*realRig
 	random *rand.Rand
+	dir    string   // of the kept tables
 	all    []string // nodes, founders and others
 	down   map[string]bool
 	cut    bool // a node is cut off
@@ -32,9 +34,9 @@ type lineageRig struct {
 func newLineageRig(t *testing.T, seed uint64, joiners ...string) *lineageRig {
 	r := &lineageRig{realRig: newRealRig(t, "a", "b", "c"), random: rand.New(rand.NewPCG(seed, 1)), down: map[string]bool{},
 		confs: map[shard.ID]map[uint64]string{}, alive: map[shard.ReplicaID]bool{}, versions: map[string]uint64{}}
-	dir := t.TempDir()
+	r.dir = t.TempDir()
 	r.configure = func(c *Config) {
-		c.TableFile = filepath.Join(dir, c.Self.Raft[:1])
+		c.TableFile = filepath.Join(r.dir, c.Self.Raft[:1])
 	}
 	founders := []string{"a", "b", "c"}
 	for _, name := range founders {
@@ -85,6 +87,32 @@ func (r *lineageRig) heal() {
 	}
 }
 
+// replace has a node that is down leave the cluster, and join again with an empty data folder. Where it
+// can't leave, it stays down, and may come back as it was.
+func (r *lineageRig) replace(name string) string {
+	for range 40 {
+		at := r.some()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		for _, id := range at.Table().hosted(name) {
+			_, _ = at.ChangeMember(ctx, MemberChange{Shard: id, Node: name}) // seen by the next look
+		}
+		err := at.RemoveNode(ctx, name)
+		cancel()
+		if err == nil {
+			r.memory[name] = shard.NewMemory(name)
+			if err := os.Remove(filepath.Join(r.dir, name)); err != nil {
+				r.t.Error(err)
+			}
+			delete(r.down, name)
+			r.startAs(name, true)
+			r.form(name)
+			return "replaced " + name
+		}
+		<-time.After(500 * time.Millisecond)
+	}
+	return "can't replace " + name
+}
+
 // some returns one of the nodes that run.
 func (r *lineageRig) some() *Service {
 	names := slices.Sorted(maps.Keys(r.services))
@@ -117,6 +145,8 @@ func (r *lineageRig) act() string {
 		return fmt.Sprintf("transfer %d to %s: %v", id, node, at.TransferLeader(ctx, id, node))
 	case n < 17:
 		switch {
+		case n == 15 && r.down[node] && !r.cut:
+			return r.replace(node)
 		case r.down[node], len(r.down) > 1:
 			node = slices.Sorted(maps.Keys(r.down))[0]
 			r.restart(node)
@@ -253,7 +283,7 @@ func (r *lineageRig) disagreement() string {
 	return ""
 }
 
-// TestLineage ensures that whatever is asked, cancelled and crashes, each shard's configurations are
+// TestLineage ensures that whatever is asked, cancelled, replaced and crashes, each shard's configurations are
 // one line; every operation ends once all nodes are up; the table then lists the members of the
 // committed configurations and the nodes host exactly these; no replica that was destroyed comes back;
 // and no acknowledged write is lost.
@@ -280,6 +310,13 @@ func TestLineage(t *testing.T) {
 				}
 				r.heal()
 				for name := range r.down {
+					r.restart(name)
+				}
+				r.settled()
+				for _, name := range r.all {
+					r.crash(name)
+				}
+				for _, name := range r.all {
 					r.restart(name)
 				}
 				r.settled()
