@@ -258,6 +258,79 @@ func TestCancelIsFenced(t *testing.T) {
 	})
 }
 
+// TestCancelWhileItWaits ensures that an operation whose last step is recorded and waits for a node that
+// never comes back can be cancelled, and that whichever is made of the step and its undoing, the other
+// takes no effect.
+func TestCancelWhileItWaits(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		for _, phase := range []Phase{PhasePromoting, PhaseRemoving} {
+			t.Run(fmt.Sprintf("%s made=%v", phase, made), func(t *testing.T) {
+				fourNodes(t, func(t *testing.T, r *testRig) {
+					for _, id := range []shard.ID{shard.Directory, 1, 2, 3, 4} {
+						r.lead(id, "a")
+					}
+					r.ready()
+					c, gone := MemberChange{Shard: 2, Node: "d", Add: true}, "d"
+					before, after := "a:voter b:voter c:voter", "a:voter b:voter c:voter d:voter"
+					if phase == PhaseRemoving {
+						c, gone, after = MemberChange{Shard: 2, Node: "c"}, "b", "a:voter b:voter"
+						r.setHold(true)
+					}
+					r.setLagging("d", true)
+					o, err := r.change("a", c)
+					if err != nil {
+						t.Fatal(err)
+					}
+					phased := func(p Phase) func() bool {
+						return func() bool { now, _ := r.services["a"].Table().Operation(o.ID); return now.Phase == p }
+					}
+					if phase == PhasePromoting {
+						r.until("it catches up", phased(PhaseCatchingUp))
+						r.setHold(true)
+						r.setLagging("d", false)
+					}
+					r.until("the last step is asked for", func() bool { return phased(phase)() && r.asked() > 0 })
+					r.stop(gone)
+					r.until("it waits", func() bool { now, _ := r.services["a"].Table().Operation(o.ID); return now.Detail != "" })
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+					defer cancel()
+					if _, err := r.services["a"].CancelOperation(ctx, o.ID); err != nil {
+						t.Fatal(err)
+					}
+					r.mu.Lock()
+					late := r.steps[0]
+					r.mu.Unlock()
+					want, members := OperationCancelled, before
+					if made {
+						want, members = OperationDone, after
+						r.mu.Lock()
+						if err := r.makeLocked(late); err != nil {
+							t.Error(err)
+						}
+						r.mu.Unlock()
+					}
+					r.setHold(false)
+					r.over("a", o.ID, want)
+					if got := r.membersOf("a", 2); got != members {
+						t.Errorf("members: %s, want %s", got, members)
+					}
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					if err := r.makeLocked(late); !errors.Is(err, shard.ErrConfChanged) {
+						t.Errorf("the late step: %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func (r *testRig) setLagging(node string, lags bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lagging[node] = lags
+}
+
 // TestChangesRefused ensures that a change which can't be is refused with its reason and leaves no trace.
 func TestChangesRefused(t *testing.T) {
 	fourNodes(t, func(t *testing.T, r *testRig) {
@@ -325,7 +398,7 @@ func TestChangesRefused(t *testing.T) {
 }
 
 // TestTwoOperators ensures that of two changes of one shard which come at once, through two nodes, one
-// begins and the other is refused.
+// begins and the other is refused: while the first runs, or since it changed the conf version already.
 func TestTwoOperators(t *testing.T) {
 	fourNodes(t, func(t *testing.T, r *testRig) {
 		type answer struct {
@@ -381,6 +454,50 @@ func TestRejoin(t *testing.T) {
 			t.Errorf("the table has %+v", n)
 		}
 	})
+}
+
+// TestEarlierFolderOpensNothing ensures that a node whose id was given to another data folder, and which
+// comes back with the earlier one, opens none of the replicas that are the other's: each would speak
+// twice, once with nothing.
+func TestEarlierFolderOpensNothing(t *testing.T) {
+	for _, id := range []shard.ID{shard.Directory, 2} {
+		t.Run(fmt.Sprint("shard ", id), func(t *testing.T) {
+			fourNodes(t, func(t *testing.T, r *testRig) {
+				earlier := r.identities["d"]
+				r.stop("d")
+				r.until("d is down", func() bool { state, _ := r.services["a"].soft.state("d"); return state == NodeDown })
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				if err := r.services["b"].RemoveNode(ctx, "d"); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.joiner("d", fmt.Sprintf("%032x", 45)); err != nil {
+					t.Fatal(err)
+				}
+				r.ready()
+				o, err := r.change("a", MemberChange{Shard: id, Node: "d", Add: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.over("a", o.ID, OperationDone)
+				r.stop("d")
+				r.mu.Lock()
+				delete(r.disks, "d")
+				r.mu.Unlock()
+				r.identities["d"] = earlier
+				r.startAll("d")
+				version := r.services["a"].Table().Version
+				r.until("it knows the table", func() bool { return r.services["d"].Table().Version == version })
+				<-time.After(5 * time.Second)
+				if got := r.replicaOn("d", id); got != "" {
+					t.Errorf("the earlier folder has %s", got)
+				}
+				if checks := r.services["d"].Ready(); checks[0].OK {
+					t.Errorf("ready: %+v", checks)
+				}
+			})
+		})
+	}
 }
 
 // TestTableIsKept ensures that a node finds the table again that it knew when it stopped, and that a

@@ -19,6 +19,8 @@ type realRig struct {
 	memory   map[string]*shard.Memory
 	hosts    map[string]*shard.Host
 	services map[string]*Service
+
+	configure func(*Config) // changes the configuration of nodes that are started from now on
 }
 
 func newRealRig(t *testing.T, names ...string) *realRig {
@@ -43,8 +45,12 @@ func (r *realRig) startAs(name string, join bool) {
 		r.t.Fatal(err)
 	}
 	initial := map[string]string{"a": "a:1", "b": "b:1", "c": "c:1"}
-	s, err := New(Config{Host: h, Identity: h, Initial: initial, Settings: smallSettings, Join: join, Memory: 128 << 20,
-		Self: Node{Raft: name + ":1", HTTP: name + ":2", Capacity: Memory{permille: 600}.Of(128 << 20)}})
+	cfg := Config{Host: h, Identity: h, Initial: initial, Settings: smallSettings, Join: join, Memory: 128 << 20,
+		Self: Node{Raft: name + ":1", HTTP: name + ":2", Capacity: Memory{permille: 600}.Of(128 << 20)}}
+	if r.configure != nil {
+		r.configure(&cfg)
+	}
+	s, err := New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}

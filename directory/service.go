@@ -308,7 +308,7 @@ func (s *Service) step(t *Table) {
 	if s.cfg.Memory > 0 && t.Founded() {
 		self.Capacity = t.capacity(s.cfg.Memory)
 	}
-	if known, ok := t.Nodes[s.self.ID]; ok && known != self && known.Incarnation == self.Incarnation {
+	if s.knows(t) && t.Nodes[s.self.ID] != self {
 		s.duties.try("register", func(ctx context.Context) error {
 			return s.proposeDuty(ctx, Command{RegisterNode: &RegisterNode{Node: self}})
 		})
@@ -404,8 +404,19 @@ func (s *Service) retire(t *Table) {
 	}
 }
 
-// unopened returns the replicas that the table puts on this node and that are not open.
+// knows reports whether a table knows this node by this data folder.
+func (s *Service) knows(t *Table) bool {
+	n, ok := t.Nodes[s.self.ID]
+	return ok && n.Incarnation == s.self.Incarnation
+}
+
+// unopened returns the replicas that the table puts on this node and that are not open. Where the table
+// knows the node's id by another data folder, they are that one's: opened here too, with nothing in them,
+// they would take back what it said.
 func (s *Service) unopened(t *Table) []shard.Spec {
+	if !s.knows(t) {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var specs []shard.Spec

@@ -48,6 +48,7 @@ type ownState struct {
 // heardReport is the latest word of another node. Replicas are kept one by one, since a node with
 // many reports them in turns.
 type heardReport struct {
+	at           time.Time
 	tableVersion uint64
 	raft, http   string
 	replicas     map[shard.ID]heardReplica
@@ -95,13 +96,16 @@ func (s *soft) receive(from string, payload []byte) {
 	defer s.mu.Unlock()
 	h, known := s.reports[from]
 	if !known {
+		if len(s.reports) >= maxReporters { // nodes come and go: those that are silent make room
+			maps.DeleteFunc(s.reports, func(_ string, h heardReport) bool { return now.Sub(h.at) > softLife })
+		}
 		if len(s.reports) >= maxReporters {
 			s.dropped.Add(1)
 			return
 		}
 		h.replicas = make(map[shard.ID]heardReplica)
 	}
-	h.tableVersion, h.raft, h.http = r.tableVersion, r.raft, r.http
+	h.at, h.tableVersion, h.raft, h.http = now, r.tableVersion, r.raft, r.http
 	for _, p := range r.replicas {
 		h.replicas[p.shard] = heardReplica{p, now}
 	}

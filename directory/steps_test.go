@@ -47,10 +47,12 @@ func TestNext(t *testing.T) {
 		{"added, by a step that nobody reported", add(PhaseAdding, 7), conf7(8, false, true, 1000), "done"},
 		{"changed before", add(PhaseAdding, 7), conf7(8, false, false, 0), "failed"},
 		{"behind", add(PhaseCatchingUp, 8), conf7(8, true, false, 900), "wait"},
+		{"empty, in a group as young", add(PhaseCatchingUp, 8), young(conf7(8, true, false, 7)), "wait"},
+		{"caught up, in a young group", add(PhaseCatchingUp, 8), young(conf7(8, true, false, 8)), "running promoting from 8"},
 		{"silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 1000, "d"), "running catching-up from 8: the leader, a, gets no answer of d"},
 		{"caught up", add(PhaseCatchingUp, 8), conf7(8, true, false, 990), "running promoting from 8"},
 		{"caught up, one voter silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b"), "running promoting from 8"},
-		{"caught up, two voters silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b", "c"), "running catching-up from 8: only 1 of 3 voters answer: one more would cost the quorum"},
+		{"caught up, two voters silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b", "c"), "running catching-up from 8: only 1 of 3 voters answer and have the log: one more would cost the quorum"},
 		{"gone while it caught up", add(PhaseCatchingUp, 8), conf7(9, false, false, 0), "failed"},
 		{"promote", add(PhasePromoting, 8), conf7(8, true, false, 990), "step promote 1/d/9 upon 8"},
 		{"promote, silent again", add(PhasePromoting, 8), conf7(8, true, false, 990, "d"), "running promoting from 8: the leader, a, gets no answer of d"},
@@ -61,14 +63,22 @@ func TestNext(t *testing.T) {
 		{"back out, added", add(PhaseBackingOut, 7), conf7(8, true, false, 0), "running backing-out from 8"},
 		{"back out, remove", add(PhaseBackingOut, 8), conf7(8, true, false, 0), "step remove 1/d/9 upon 8"},
 		{"back out, removed", add(PhaseBackingOut, 8), conf7(9, false, false, 0), "cancelled"},
+		{"back out, promoted all the same", add(PhaseBackingOut, 8), conf7(9, false, true, 990), "done"},
+		{"back out of a promotion", add(PhaseBackingOut, 8), conf7(8, true, false, 990, "d"), "step remove 1/d/9 upon 8"},
 		{"remove a follower", remove("b", PhaseHandingOver, 7), conf7(7, false, false, 0), "running removing from 7"},
 		{"remove it", remove("b", PhaseRemoving, 7), conf7(7, false, false, 0), "step remove 1/b/1 upon 7"},
 		{"remove the leader", remove("a", PhaseHandingOver, 7), conf7(7, false, false, 0), "step transfer to b"},
 		{"remove one who leads again", remove("a", PhaseRemoving, 7), conf7(7, false, false, 0), "step transfer to b"},
-		{"remove the leader, b silent", remove("a", PhaseHandingOver, 7), conf7(7, false, false, 0, "b"), "running handing-over from 7: only 1 of the other 2 voters answer: without it there would be no quorum"},
+		{"remove the leader, b silent", remove("a", PhaseHandingOver, 7), conf7(7, false, false, 0, "b"), "running handing-over from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
 		{"remove a silent one", remove("c", PhaseRemoving, 7), conf7(7, false, false, 0, "c"), "step remove 1/c/1 upon 7"},
-		{"remove one, another silent", remove("b", PhaseRemoving, 7), conf7(7, false, false, 0, "c"), "running removing from 7: only 1 of the other 2 voters answer: without it there would be no quorum"},
+		{"remove one, another silent", remove("b", PhaseRemoving, 7), conf7(7, false, false, 0, "c"), "running removing from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
+		{"remove one, another takes nothing", remove("b", PhaseRemoving, 7), behind(conf7(7, false, false, 0), "c"), "running removing from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
+		{"remove the one that takes nothing", remove("c", PhaseRemoving, 7), behind(conf7(7, false, false, 0), "c"), "step remove 1/c/1 upon 7"},
 		{"changed before the removal", remove("b", PhaseHandingOver, 7), conf7(8, false, false, 0), "failed"},
+		{"back out of a removal", remove("b", PhaseBackingOut, 7), conf7(7, false, false, 0, "c"), "step fence  upon 7"},
+		{"back out of a removal, fenced", remove("b", PhaseBackingOut, 7), conf7(8, false, false, 0, "c"), "cancelled"},
+		{"back out of a removal, made all the same", Operation{ID: 5, Kind: RemoveMember, Shard: 1, Node: "d", R: 9, State: OperationRunning, Phase: PhaseBackingOut, Conf: 7},
+			conf7(8, false, false, 0), "done"},
 		{"removed", Operation{ID: 5, Kind: RemoveMember, Shard: 1, Node: "d", R: 9, State: OperationRunning, Phase: PhaseRemoving, Conf: 7},
 			conf7(8, false, false, 0), "done"},
 	} {
@@ -82,6 +92,23 @@ func TestNext(t *testing.T) {
 	if got := describeMove(o.next(conf7(8, true, false, 1000, "d"), "a")); got != "wait" {
 		t.Errorf("recorded again: %s", got)
 	}
+}
+
+// behind makes a voter lack what is committed, though it answers.
+func behind(c shard.Configuration, node string) shard.Configuration {
+	c.Last, c.Commit = 5000, 5000
+	for i := range c.Voters {
+		if c.Voters[i].Replica.Node != node {
+			c.Voters[i].Match = 5000
+		}
+	}
+	return c
+}
+
+// young makes the log of a configuration's group short.
+func young(c shard.Configuration) shard.Configuration {
+	c.Last = 10
+	return c
 }
 
 func describeMove(m move) string {

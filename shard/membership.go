@@ -102,7 +102,10 @@ func (f *followers) note(id raft.ServerID, term, index uint64) {
 		f.known = map[raft.ServerID]followerState{}
 	}
 	s := f.known[id]
-	if s.term == term {
+	switch {
+	case s.term > term: // an answer that was long on its way
+		return
+	case s.term == term:
 		index = max(index, s.match)
 	}
 	if f.more != nil && (s.term != term || index > s.match) {
@@ -287,11 +290,12 @@ func (h *Host) Destroy(shard ID, r uint64) error {
 		delete(h.groups, shard)
 		delete(h.caches, shard)
 		h.mu.Unlock()
-		if err := g.close(); err != nil {
-			return fmt.Errorf("closing replica %s: %w", g.id, err)
-		}
+		err := g.close()
 		if c != nil {
 			c.stop()
+		}
+		if err != nil {
+			return fmt.Errorf("closing replica %s: %w", g.id, err)
 		}
 	}
 	id := ReplicaID{shard, h.cfg.Node, r}
