@@ -33,7 +33,7 @@ func Certificate(ops []history.Operation) []Violation {
 			}
 			c.values[o.Value] = o
 		}
-		if o.Outcome == history.OK {
+		if o.Outcome == history.OK && !o.Kind.Old() {
 			shards[o.Place.Shard] = append(shards[o.Place.Shard], o)
 		}
 	}

@@ -1,6 +1,6 @@
 // Package check decides whether a history of operations is one that Larder promises.
 //
-// Three checks, independent of each other:
+// Checks that are independent of each other:
 //
 //   - Linearizable asks porcupine, key by key, whether some order explains all answers. It uses
 //     nothing that the server says about its log, only what a client sees.
@@ -8,6 +8,7 @@
 //     sweep that these places explain the answers and agree with real time, over all keys of a shard
 //     at once. It never searches, so it points at the very pair that is wrong.
 //   - Durable compares what is there at the end with what was acknowledged.
+//   - Bounded and Any hold reads that may be old against what their names promise.
 //
 // Verify runs all of them. Each violation is a sentence with the operations in it.
 //

@@ -11,7 +11,7 @@ import (
 
 // Violation is one thing that must not be.
 type Violation struct {
-	Check string // linearizable, certificate or durable
+	Check string // linearizable, certificate, durable, bounded or any
 	What  string
 	Ops   []history.Operation // the evidence, in the order that What speaks of
 }
@@ -67,12 +67,14 @@ func Verify(ops, final []history.Operation, keyLimit time.Duration) Report {
 	r := Linearizable(ops, keyLimit)
 	r.Violations = append(r.Violations, Certificate(ops)...)
 	r.Violations = append(r.Violations, Durable(ops, final)...)
+	r.Violations = append(r.Violations, Bounded(ops)...)
+	r.Violations = append(r.Violations, Any(ops)...)
 	r.Took = time.Since(start)
 	return r
 }
 
-// byKey groups what can be checked, each group in the order of invocation: refused operations did nothing and reads
-// without an answer say nothing.
+// byKey groups what can be checked for linearizability, each group in the order of invocation: refused operations
+// did nothing, reads without an answer say nothing, and reads that may be old promise less.
 func byKey(ops []history.Operation) map[string][]*history.Operation {
 	keys := map[string][]*history.Operation{}
 	for i := range ops {
@@ -87,5 +89,8 @@ func byKey(ops []history.Operation) map[string][]*history.Operation {
 }
 
 func checkable(o *history.Operation) bool {
+	if o.Kind.Old() {
+		return false
+	}
 	return o.Outcome == history.OK || o.Outcome == history.Unknown && o.Kind.Write()
 }

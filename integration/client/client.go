@@ -125,7 +125,7 @@ func (c *Client) roundTrip(ctx context.Context, target Target, o *history.Operat
 	case o.Kind.Write():
 		method = http.MethodDelete
 	}
-	req, err := http.NewRequestWithContext(ctx, method, KeyURL(target.URL, o.Key), body)
+	req, err := http.NewRequestWithContext(ctx, method, KeyURL(target.URL, o.Key)+query(o), body)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,6 +147,49 @@ func (c *Client) roundTrip(ctx context.Context, target Target, o *history.Operat
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	return resp, answer, err
+}
+
+// query is what the URL of an operation says beside the key, with its question mark.
+func query(o *history.Operation) string {
+	values := url.Values{}
+	if o.Local {
+		values.Set("route", "local")
+	}
+	switch o.Kind {
+	case history.GetBounded:
+		values.Set("consistency", "bounded")
+		values.Set("max-staleness", o.MaxStaleness.String())
+	case history.GetAny:
+		values.Set("consistency", "any")
+	}
+	if len(values) == 0 {
+		return ""
+	}
+	return "?" + values.Encode()
+}
+
+// paths are the ways to a read that the interface knows, and whether they make it linearizable.
+var paths = map[string]bool{"probe": true, "log": true, "follower": true, "local": false}
+
+// fillRead sets the fields of a read beside the value; its error is a defect.
+func fillRead(o *history.Operation, h http.Header) error {
+	o.Path = h.Get("Larder-Read")
+	linearizable, known := paths[o.Path]
+	switch {
+	case !known:
+		return fmt.Errorf("a read with Larder-Read %q", o.Path)
+	case !linearizable && o.Kind == history.Get:
+		return fmt.Errorf("a linearizable read with Larder-Read %q", o.Path)
+	case o.Local && o.ServedBy != o.Node:
+		return fmt.Errorf("a read with route=local at %s was served by %s", o.Node, o.ServedBy)
+	case !o.Kind.Old():
+		return nil
+	}
+	var err error
+	if o.Age, err = strconv.Atoi(h.Get("Age")); err != nil || o.Age < 0 {
+		return fmt.Errorf("a read that may be old with Age %q", h.Get("Age"))
+	}
+	return nil
 }
 
 // parse reads what every answer has: the problem body where there is one, and the ETag (0: none).
@@ -212,7 +255,10 @@ func fill(o *history.Operation, resp *http.Response, body []byte, etag uint64) e
 	o.Conflict = resp.StatusCode == http.StatusPreconditionFailed
 	switch {
 	case o.Conflict:
-	case o.Kind == history.Get:
+	case o.Kind.Read():
+		if err := fillRead(o, h); err != nil {
+			return err
+		}
 		if o.Found = resp.StatusCode == http.StatusOK; o.Found {
 			o.Read = string(body)
 		}

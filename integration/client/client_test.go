@@ -21,7 +21,9 @@ type answer struct {
 
 // place is what every data answer carries.
 func place(more ...string) map[string]string {
-	h := map[string]string{"Larder-Shard": "2", "Larder-Epoch": "3", "Larder-Index": "17.4", "Larder-Served-By": "a"}
+	h := map[string]string{
+		"Larder-Shard": "2", "Larder-Epoch": "3", "Larder-Index": "17.4", "Larder-Served-By": "a", "Larder-Read": "probe",
+	}
 	for i := 0; i < len(more); i += 2 {
 		h[more[i]] = more[i+1]
 	}
@@ -65,9 +67,15 @@ func TestAnswers(t *testing.T) {
 		want history.Operation // the answer's fields
 	}{
 		{"hit", history.Operation{Kind: history.Get}, answer{200, place("ETag", `"9"`), "v"},
-			history.Operation{Outcome: history.OK, Status: 200, Place: where, ServedBy: "a", Found: true, Read: "v", Version: 9}},
+			history.Operation{Outcome: history.OK, Status: 200, Place: where, ServedBy: "a", Found: true, Read: "v", Version: 9, Path: "probe"}},
+		{"hit on a follower", history.Operation{Kind: history.Get, Local: true}, answer{200, place("ETag", `"9"`, "Larder-Read", "follower"), "v"},
+			history.Operation{Outcome: history.OK, Status: 200, Place: where, ServedBy: "a", Found: true, Read: "v", Version: 9, Path: "follower"}},
+		{"old hit", history.Operation{Kind: history.GetBounded, MaxStaleness: time.Second}, answer{200, place("ETag", `"9"`, "Larder-Read", "local", "Age", "1"), "v"},
+			history.Operation{Outcome: history.OK, Status: 200, Place: where, ServedBy: "a", Found: true, Read: "v", Version: 9, Path: "local", Age: 1}},
+		{"not here", history.Operation{Kind: history.Get, Local: true}, answer{421, map[string]string{"Content-Type": problemType}, problem("/problems/not-here", "no", "421")},
+			history.Operation{Outcome: history.Refused, Status: 421, Problem: "/problems/not-here"}},
 		{"miss", history.Operation{Kind: history.Get}, answer{404, place("Content-Type", problemType), problem("/problems/not-found", "no", "404")},
-			history.Operation{Outcome: history.OK, Status: 404, Place: where, ServedBy: "a", Problem: "/problems/not-found"}},
+			history.Operation{Outcome: history.OK, Status: 404, Place: where, ServedBy: "a", Problem: "/problems/not-found", Path: "probe"}},
 		{"created", history.Operation{Kind: history.Put, Value: "v"}, answer{201, place("ETag", `"9"`), ""},
 			history.Operation{Outcome: history.OK, Status: 201, Place: where, ServedBy: "a", Version: 9}},
 		{"replaced", history.Operation{Kind: history.Put, Value: "v"}, answer{204, place("ETag", `"9"`), ""},
@@ -87,6 +95,7 @@ func TestAnswers(t *testing.T) {
 			}
 			want := tt.want
 			want.Kind, want.Key, want.Value, want.IfMatch, want.Node = tt.op.Kind, tt.op.Key, tt.op.Value, tt.op.IfMatch, "a"
+			want.Local, want.MaxStaleness = tt.op.Local, tt.op.MaxStaleness
 			want.Invoke, want.Return = got.Invoke, got.Return
 			if got != want {
 				t.Errorf("got  %+v\nwant %+v", got, want)
@@ -106,6 +115,10 @@ func TestDefects(t *testing.T) {
 		{"plain text error", history.Put, answer{503, nil, "no"}},
 		{"wrong status in the body", history.Put, answer{503, map[string]string{"Content-Type": problemType}, problem("/problems/no-leader", "no", "429")}},
 		{"hit without an ETag", history.Get, answer{200, place(), "v"}},
+		{"read by an unknown path", history.Get, answer{200, place("ETag", `"9"`, "Larder-Read", "guess"), "v"}},
+		{"read by no path", history.Get, answer{200, place("ETag", `"9"`, "Larder-Read", ""), "v"}},
+		{"linearizable read that may be old", history.Get, answer{200, place("ETag", `"9"`, "Larder-Read", "local"), "v"}},
+		{"old read without an age", history.GetBounded, answer{200, place("ETag", `"9"`, "Larder-Read", "local"), "v"}},
 		{"weak ETag", history.Get, answer{200, place("ETag", `W/"9"`), "v"}},
 		{"put without an ETag", history.Put, answer{201, place(), ""}},
 		{"delete without Larder-Existed", history.Delete, answer{204, place(), ""}},
@@ -119,6 +132,30 @@ func TestDefects(t *testing.T) {
 				t.Errorf("outcome %s, defects %v, want unknown and one", got.Outcome, defects)
 			}
 		})
+	}
+}
+
+// TestQuery ensures that each read says how old it may be and whether it may be passed on, and that a
+// node which passed it on all the same is found out.
+func TestQuery(t *testing.T) {
+	for _, tt := range []struct {
+		op   history.Operation
+		want string
+	}{
+		{history.Operation{Kind: history.Get}, ""},
+		{history.Operation{Kind: history.Put}, ""},
+		{history.Operation{Kind: history.Get, Local: true}, "?route=local"},
+		{history.Operation{Kind: history.GetBounded, MaxStaleness: time.Second, Local: true}, "?consistency=bounded&max-staleness=1s&route=local"},
+		{history.Operation{Kind: history.GetAny}, "?consistency=any"},
+	} {
+		if got := query(&tt.op); got != tt.want {
+			t.Errorf("query of %s is %q, want %q", tt.op, got, tt.want)
+		}
+	}
+	got, defects := do(t, history.Operation{Kind: history.Get, Key: "k", Local: true},
+		answer{200, place("ETag", `"9"`, "Larder-Served-By", "b"), "v"})
+	if len(defects) != 1 || got.Outcome != history.Unknown {
+		t.Errorf("a read that was passed on: outcome %s, defects %v", got.Outcome, defects)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/larder-cache/larder/integration/proxy"
 )
 
-// Config describes a cluster of three nodes.
+// Config describes a cluster that three nodes form.
 type Config struct {
 	Binary string
 	Shards int
@@ -28,16 +28,21 @@ type Config struct {
 	Limit time.Duration
 }
 
-// Cluster is three nodes and the network between them.
+// Cluster is the nodes, those that joined included, and the network between them.
 type Cluster struct {
 	Nodes   []*Node
 	Network *proxy.Network
 
+	cfg Config
 	dir string
 }
 
-// ids of the nodes; node i listens on 127.0.0.(11+i).
-var ids = []string{"a", "b", "c"}
+// ids of the nodes that form the cluster, and of those that may join it; node i listens on
+// 127.0.0.(11+i).
+var (
+	ids     = []string{"a", "b", "c"}
+	joiners = []string{"d", "e"}
+)
 
 // New prepares a cluster and starts none of its nodes. Everything is gone when the test ends.
 func New(t testing.TB, cfg Config) *Cluster {
@@ -46,41 +51,19 @@ func New(t testing.TB, cfg Config) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{Network: proxy.New(cfg.Delay), dir: dir}
+	c := &Cluster{Network: proxy.New(cfg.Delay), cfg: cfg, dir: dir}
 	t.Cleanup(func() { c.close(t) })
 
-	var raft, advertised []string
-	for i, id := range ids {
-		ip := fmt.Sprintf("127.0.0.%d", 11+i)
-		http, httpErr := port.Free(ip)
-		peer, peerErr := port.Free(ip)
-		if httpErr != nil || peerErr != nil {
-			t.Fatal(httpErr, peerErr)
-		}
-		front, err := c.Network.Listen(id, ip, peer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		raft = append(raft, peer)
-		advertised = append(advertised, front)
-		c.Nodes = append(c.Nodes, &Node{
-			ID: id, IP: ip, URL: "http://" + http,
-			DataDir: filepath.Join(dir, id), LogFile: filepath.Join(dir, id+".log"),
-			binary: cfg.Binary, env: cfg.Env,
-		})
-	}
 	var initial []string
-	for i, id := range ids {
-		initial = append(initial, id+"="+advertised[i])
+	for i := range ids {
+		n := c.add(t, i)
+		initial = append(initial, n.ID+"="+n.advertised)
 	}
-	for i, n := range c.Nodes {
-		n.args = append([]string{
-			"server", "--id", n.ID, "--data-dir", n.DataDir,
-			"--http", strings.TrimPrefix(n.URL, "http://"),
-			"--raft", raft[i], "--advertise-raft", advertised[i],
+	for _, n := range c.Nodes {
+		n.args = append(n.flags(),
 			"--initial-cluster", strings.Join(initial, ","),
-			"--initial-shards", strconv.Itoa(cfg.Shards), "--replicas", strconv.Itoa(len(ids)),
-		}, cfg.Args...)
+			"--initial-shards", strconv.Itoa(cfg.Shards), "--replicas", strconv.Itoa(len(ids)))
+		n.args = append(n.args, cfg.Args...)
 	}
 
 	limit := cfg.Limit
@@ -106,6 +89,60 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	}
 	c.WaitReady(t, 60*time.Second)
 	return c
+}
+
+// add makes the node of index i, without flags of its first start.
+func (c *Cluster) add(t testing.TB, i int) *Node {
+	t.Helper()
+	id := slices.Concat(ids, joiners)[i]
+	ip := fmt.Sprintf("127.0.0.%d", 11+i)
+	http, httpErr := port.Free(ip)
+	peer, peerErr := port.Free(ip)
+	if httpErr != nil || peerErr != nil {
+		t.Fatal(httpErr, peerErr)
+	}
+	front, err := c.Network.Listen(id, ip, peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{
+		ID: id, IP: ip, URL: "http://" + http,
+		DataDir: filepath.Join(c.dir, id), LogFile: filepath.Join(c.dir, id+".log"),
+		binary: c.cfg.Binary, env: c.cfg.Env, raft: peer, advertised: front,
+	}
+	c.Nodes = append(c.Nodes, n)
+	return n
+}
+
+// Join starts a further node that joins by the node via. It waits for nothing. What the others learn of
+// it from the table is its proxy.
+func (c *Cluster) Join(t testing.TB, via *Node) *Node {
+	t.Helper()
+	n := c.add(t, len(c.Nodes))
+	c.Rejoin(t, n, via)
+	return n
+}
+
+// Rejoin starts a node, which does not run, as one that joins by via, from now on.
+func (c *Cluster) Rejoin(t testing.TB, n, via *Node) {
+	t.Helper()
+	n.args = slices.Concat(n.flags(), []string{"--join", via.URL}, c.cfg.Args)
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Wipe removes the data folder of a node that does not run.
+func (n *Node) Wipe() error {
+	if n.Running() {
+		return fmt.Errorf("wiping %s: %w", n.ID, ErrRunning)
+	}
+	return os.RemoveAll(n.DataDir)
+}
+
+// Live returns the nodes that run.
+func (c *Cluster) Live() []*Node {
+	return slices.DeleteFunc(slices.Clone(c.Nodes), func(n *Node) bool { return !n.Running() })
 }
 
 // WaitReady waits until /readyz of each node that runs is 200, and fails the test after limit, or

@@ -107,6 +107,41 @@ func TestLife(t *testing.T) {
 	}
 }
 
+// TestJoin ensures that a further node starts with the address of another one to join by and an address
+// of its own behind a proxy, again with the same flags, and that only one that does not run is wiped.
+func TestJoin(t *testing.T) {
+	c := start(t)
+	d := c.Join(t, c.Node("b"))
+	c.WaitReady(t, 20*time.Second)
+	for flag, want := range map[string]string{"--id": "d", "--join": c.Node("b").URL, "--raft": d.raft, "--advertise-raft": d.advertised} {
+		if i := slices.Index(d.args, flag); i < 0 || d.args[i+1] != want {
+			t.Errorf("flags %v, want %s %s", d.args, flag, want)
+		}
+	}
+	if d.raft == d.advertised || !strings.HasPrefix(d.advertised, "127.0.0.14:") || slices.Contains(d.args, "--initial-cluster") {
+		t.Errorf("flags %v", d.args)
+	}
+	if err := d.Wipe(); !errors.Is(err, ErrRunning) {
+		t.Errorf("wiping a node that runs: %v", err)
+	}
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if live := c.Live(); len(live) != 3 || slices.Contains(live, d) {
+		t.Errorf("live are %v", live)
+	}
+	if err := d.Wipe(); err != nil {
+		t.Error(err)
+	}
+	if err := d.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if e := c.Join(t, d); e.ID != "e" || e.IP != "127.0.0.15" {
+		t.Errorf("the fifth node is %s at %s", e.ID, e.IP)
+	}
+	c.WaitReady(t, 20*time.Second)
+}
+
 // TestExitStatus ensures that the end of a node that fails to start is told with its status.
 func TestExitStatus(t *testing.T) {
 	c := New(t, Config{Binary: os.Args[0], Shards: 1, Env: []string{"FAKE_FAILS=1"}})

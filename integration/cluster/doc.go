@@ -1,6 +1,6 @@
 // Package cluster runs a cluster of real larder processes on loopback, and does to them what happens to processes.
 //
-// Nodes a, b and c listen on 127.0.0.11, .12 and .13. What they advertise to each other is a proxy (package proxy), so
+// Nodes a, b and c form the cluster and listen on 127.0.0.11, .12 and .13; d and e may join it and listen on .14 and .15. What they advertise to each other is a proxy (package proxy), so
 // links have a delay and can be cut. Each writes its log to a file; the end of it is shown when a test fails.
 //
 // # Obligations

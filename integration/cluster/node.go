@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,6 +28,9 @@ type Node struct {
 	args   []string
 	env    []string
 
+	raft       string // where it listens for peers
+	advertised string // the proxy in front of that
+
 	mu      sync.Mutex // guards what follows
 	process *process   // the last one started, nil before the first
 }
@@ -38,11 +42,20 @@ type process struct {
 	err   error // of cmd.Wait; set before ended is closed
 }
 
-// ErrRunning is returned by Start, ErrNotRunning by what needs a process.
+// ErrRunning is returned by Start and Wipe, ErrNotRunning by what needs a process.
 var (
 	ErrRunning    = errors.New("node runs already")
 	ErrNotRunning = errors.New("node does not run")
 )
+
+// flags are those that all starts of the node have.
+func (n *Node) flags() []string {
+	return []string{
+		"server", "--id", n.ID, "--data-dir", n.DataDir,
+		"--http", strings.TrimPrefix(n.URL, "http://"),
+		"--raft", n.raft, "--advertise-raft", n.advertised,
+	}
+}
 
 // Start starts the node's process, and does not wait for anything.
 func (n *Node) Start() error {

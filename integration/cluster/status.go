@@ -89,6 +89,21 @@ func (n *Node) Replicas(ctx context.Context) ([]Replica, error) {
 	return r.Shards, err
 }
 
+// Shard is what a node says of the members of a shard, by the table.
+type Shard struct {
+	ID      uint64
+	Conf    string
+	Leader  string
+	Members []struct{ Node, Role string }
+}
+
+// Shard returns what the node knows of a shard, 0 being the directory.
+func (n *Node) Shard(ctx context.Context, id uint64) (Shard, error) {
+	var s Shard
+	err := n.get(ctx, fmt.Sprintf("/v1/shards/%d", id), &s)
+	return s, err
+}
+
 // Location is where a key belongs.
 type Location struct {
 	Slot    int

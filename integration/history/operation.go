@@ -10,16 +10,26 @@ type Kind string
 
 // The kinds. Conditional ones are decided by the server and may be answered Conflict.
 const (
-	Get      Kind = "get"
+	Get      Kind = "get" // linearizable, wherever it is served
 	Put      Kind = "put"
 	Create   Kind = "create"    // put if absent
 	Replace  Kind = "replace"   // put if the version is IfMatch
 	Delete   Kind = "delete"    //
 	DeleteIf Kind = "delete-if" // delete if the version is IfMatch
+
+	// Reads that may be old. No search for an order includes them.
+	GetBounded Kind = "get-bounded" // shows what was current at some time in the last MaxStaleness
+	GetAny     Kind = "get-any"     // shows what was current at some time
 )
 
+// Read reports whether the kind changes nothing.
+func (k Kind) Read() bool { return k == Get || k.Old() }
+
+// Old reports whether the kind is a read whose answer may be old.
+func (k Kind) Old() bool { return k == GetBounded || k == GetAny }
+
 // Write reports whether the kind can change anything.
-func (k Kind) Write() bool { return k != Get }
+func (k Kind) Write() bool { return !k.Read() }
 
 // Stores reports whether the kind leaves a value behind.
 func (k Kind) Stores() bool { return k == Put || k == Create || k == Replace }
@@ -88,6 +98,10 @@ type Operation struct {
 	Value   string // Put, Create, Replace: never stored twice in a run
 	IfMatch uint64 // Replace, DeleteIf: a version that this process was shown
 	Node    string // which node was asked
+	// Local: of a read, that the node asked may not pass it on.
+	Local bool
+	// MaxStaleness of a GetBounded.
+	MaxStaleness time.Duration
 
 	// When: monotonic, since the start of the recording. Return is when the answer was complete,
 	// or when the process stopped waiting.
@@ -102,8 +116,10 @@ type Operation struct {
 	Place    Place
 	ServedBy string
 	Conflict bool   // the condition did not hold; Version is what stands there
-	Found    bool   // Get
-	Read     string // Get: the value
+	Found    bool   // reads
+	Read     string // reads: the value
+	Path     string // reads: how the server came to it, as Larder-Read has it
+	Age      int    // reads that may be old: how old it says to be, in whole seconds, rounded up
 	Existed  bool   // Put, Delete: a value stood there before
 	// Version: of the value read, of the change, or, with Conflict, of the value that stands there.
 	// 0 is absent or, after a delete, not told.
@@ -118,18 +134,24 @@ func (o Operation) String() string {
 	if o.IfMatch != 0 {
 		s += fmt.Sprintf(" if %d", o.IfMatch)
 	}
+	if o.Local {
+		s += " there"
+	}
 	s += fmt.Sprintf(" [%.4fs, %.4fs] ", o.Invoke.Seconds(), o.Return.Seconds())
 	switch {
 	case o.Outcome == Unknown || o.Outcome == Refused:
 		return s + fmt.Sprintf("%s (status %d %s%s)", o.Outcome, o.Status, o.Problem, o.Err)
 	case o.Conflict:
 		s += fmt.Sprintf("conflict with version %d", o.Version)
-	case o.Kind == Get && !o.Found:
+	case o.Kind.Read() && !o.Found:
 		s += "absent"
-	case o.Kind == Get:
+	case o.Kind.Read():
 		s += fmt.Sprintf("%q version %d", clip(o.Read), o.Version)
 	default:
 		s += fmt.Sprintf("ok version %d, existed %t", o.Version, o.Existed)
+	}
+	if o.Path != "" {
+		s += " by " + o.Path
 	}
 	return s + fmt.Sprintf(" (%s by %s)", o.Place, o.ServedBy)
 }

@@ -24,7 +24,8 @@ type meaning struct {
 
 // reads and writes are the outcome table: all answers that the interface documents for the requests
 // that the workloads send. A status that isn't here is a defect: 500 above all, but also 400 and 413,
-// since no workload sends what deserves them.
+// since no workload sends what deserves them. What operators ask for (409, 428 and others) is in no
+// history of a key and has a table of its own, in package cluster.
 var (
 	reads = map[int]meaning{
 		200: {outcome: OK},
@@ -60,7 +61,7 @@ func Classify(kind Kind, r Reply) (Outcome, error) {
 		return Unknown, fmt.Errorf("%s answered %d %s with applied %q, want %q", kind, r.Status, r.Problem, r.Applied, m.applied)
 	case m.problem != "" && r.Problem != m.problem:
 		return Unknown, fmt.Errorf("%s answered %d with problem %q, want %q", kind, r.Status, r.Problem, m.problem)
-	case (kind == Get || kind == Put || kind == Delete) && r.Status == 412:
+	case (kind == Put || kind == Delete) && r.Status == 412:
 		return Unknown, fmt.Errorf("%s without a condition answered 412", kind)
 	case r.Status == 201 && (kind == Delete || kind == DeleteIf || kind == Replace),
 		r.Status == 204 && kind == Create:

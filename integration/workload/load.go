@@ -91,12 +91,18 @@ func (l *Load) run(ctx context.Context, targets []client.Target, rng *rand.Rand)
 		if s := l.keys.take(rng); s != nil {
 			o := l.next(rng, s.key, seen[s.key])
 			o.Process = process
+			target := targets[rng.IntN(len(targets))]
+			if o.Local { // any, so that most are followers
+				target = l.cfg.Targets[rng.IntN(len(l.cfg.Targets))]
+			}
 			// An operation that has begun is not cut short by Stop: its answer is wanted.
-			o = c.Do(context.WithoutCancel(ctx), targets[rng.IntN(len(targets))], o)
+			o = c.Do(context.WithoutCancel(ctx), target, o)
 			l.keys.give(s, o)
 			switch {
 			case o.Outcome == history.Unknown:
 				process = l.recorder.NewProcess()
+			case o.Outcome == history.OK && o.Kind.Old():
+				l.done.Add(1) // a condition must name a version that the search for an order has met
 			case o.Outcome == history.OK:
 				l.done.Add(1)
 				seen[s.key] = o.Version
@@ -106,12 +112,21 @@ func (l *Load) run(ctx context.Context, targets []client.Target, rng *rand.Rand)
 	}
 }
 
+// maxStaleness is the bound of the reads that have one: short enough that a run sees it pass often.
+const maxStaleness = time.Second
+
 // next makes up an operation; version is the one last shown of key, 0 when there was none.
 func (l *Load) next(rng *rand.Rand, key string, version uint64) history.Operation {
 	o := history.Operation{Key: key}
 	switch n := rng.IntN(100); {
-	case n < 45:
+	case n < 20:
 		o.Kind = history.Get
+	case n < 36:
+		o.Kind, o.Local = history.Get, true
+	case n < 43:
+		o.Kind, o.MaxStaleness, o.Local = history.GetBounded, maxStaleness, rng.IntN(2) == 0
+	case n < 46:
+		o.Kind, o.Local = history.GetAny, rng.IntN(2) == 0
 	case n < 70:
 		o.Kind = history.Put
 	case n < 80:

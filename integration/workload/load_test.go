@@ -20,6 +20,7 @@ import (
 // what was there before the last change.
 type fake struct {
 	stale bool
+	name  string
 
 	mu      sync.Mutex // guards what follows
 	entries map[string]entry
@@ -42,7 +43,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Larder-Shard", "1")
 	h.Set("Larder-Epoch", "2")
-	h.Set("Larder-Served-By", "a")
+	h.Set("Larder-Served-By", f.name)
 	tag := func(version uint64) { h.Set("ETag", fmt.Sprintf(`"%d"`, version)) }
 	if old.version != 0 {
 		tag(old.version)
@@ -53,6 +54,11 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"type":%q,"status":%d,"applied":"no"}`, typ, status)
 	}
 	if r.Method == http.MethodGet {
+		h.Set("Larder-Read", "probe")
+		if r.URL.Query().Get("consistency") != "" {
+			h.Set("Larder-Read", "local")
+			h.Set("Age", "0")
+		}
 		h.Set("Larder-Index", fmt.Sprintf("%d.0", f.version))
 		f.reads++
 		if was, ok := f.before[key]; f.stale && ok && f.reads%5 == 0 {
@@ -92,12 +98,12 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // run runs a load against f until it did enough operations, and returns the history.
 func run(t *testing.T, f *fake) ([]history.Operation, *Load) {
 	t.Helper()
-	f.entries, f.before, f.version = map[string]entry{}, map[string]entry{}, 1
+	f.entries, f.before, f.version, f.name = map[string]entry{}, map[string]entry{}, 1, "a"
 	node := httptest.NewServer(f)
 	t.Cleanup(node.Close)
 	r := history.NewRecorder()
 	load := Start(t.Context(), r, Config{
-		Targets: []client.Target{{Node: "a", URL: node.URL}, {Node: "b", URL: node.URL}},
+		Targets: []client.Target{{Node: "a", URL: node.URL}, {Node: "a", URL: node.URL}},
 		Pinned:  3, Roaming: 2, Keys: 3, Prefix: "k", Timeout: 10 * time.Second, Think: 0, Seed: 1,
 	})
 	const enough = 2000
@@ -131,9 +137,11 @@ func TestShape(t *testing.T) {
 			values[o.Value] = true
 		}
 		answers[fmt.Sprintf("%s conflict=%t found=%t", o.Kind, o.Conflict, o.Found)]++
+		answers[fmt.Sprintf("%s local=%t", o.Kind, o.Local)]++
 	}
 	for _, want := range []string{
 		"get conflict=false found=true", "get conflict=false found=false", "put conflict=false found=false",
+		"get local=true", "get local=false", "get-bounded local=true", "get-bounded local=false", "get-any local=true", "get-any local=false",
 		"create conflict=true found=false", "create conflict=false found=false",
 		"replace conflict=true found=false", "replace conflict=false found=false",
 		"delete conflict=false found=false",
@@ -153,6 +161,8 @@ func TestShape(t *testing.T) {
 	}
 	r := check.Linearizable(ops, 10*time.Second)
 	r.Violations = append(r.Violations, check.Certificate(ops)...)
+	r.Violations = append(r.Violations, check.Bounded(ops)...)
+	r.Violations = append(r.Violations, check.Any(ops)...)
 	if err := r.Err(); err != nil {
 		t.Error(err)
 	}
