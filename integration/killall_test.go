@@ -90,16 +90,21 @@ func (r *run) writeOnce(writers int) (stop func()) {
 	return stop
 }
 
-// quiesce waits until all nodes tell of the same applied index of each data shard, and of no other for a while,
-// since what they tell is some moments old. It returns these indexes.
-func quiesce(t *testing.T, c *cluster.Cluster) map[uint64]uint64 {
+// quiesce waits until all members tell of the same applied index of each data shard, and of no other for a while,
+// since what they tell is some moments old.
+func quiesce(t *testing.T, c *cluster.Cluster) still {
 	t.Helper()
 	const quiet = 2 * time.Second
 	ctx := within(t, 30*time.Second)
 	var last map[uint64]uint64
+	var members map[uint64][]string
 	var since time.Time
 	if err := cluster.Poll(ctx, func() bool {
-		at, equal := appliedOf(ctx, c)
+		var err error
+		if members, err = hosts(ctx, c); err != nil {
+			return false
+		}
+		at, equal := appliedOf(ctx, c, members)
 		if !equal || !maps.Equal(at, last) {
 			last, since = at, time.Now()
 		}
@@ -107,11 +112,29 @@ func quiesce(t *testing.T, c *cluster.Cluster) map[uint64]uint64 {
 	}); err != nil {
 		t.Fatalf("the replicas don't meet: %v; last seen %v", err, last)
 	}
-	return last
+	return still{last, members}
 }
 
-// appliedOf returns the applied index of each data shard, and whether all nodes tell of the same.
-func appliedOf(ctx context.Context, c *cluster.Cluster) (at map[uint64]uint64, equal bool) {
+// still is where the data shards of a cluster that nobody uses stand.
+type still struct {
+	at      map[uint64]uint64   // applied index
+	members map[uint64][]string // nodes that host a replica
+}
+
+// hosts returns the nodes that have a replica of each data shard, by the table.
+func hosts(ctx context.Context, c *cluster.Cluster) (map[uint64][]string, error) {
+	d, err := c.Nodes[0].Directory(ctx)
+	nodes := map[uint64][]string{}
+	for _, s := range d.Shards {
+		for _, m := range s.Members {
+			nodes[s.ID] = append(nodes[s.ID], m.Node)
+		}
+	}
+	return nodes, err
+}
+
+// appliedOf returns the applied index of each data shard, and whether all its members tell of the same.
+func appliedOf(ctx context.Context, c *cluster.Cluster, members map[uint64][]string) (at map[uint64]uint64, equal bool) {
 	at = map[uint64]uint64{}
 	for _, n := range c.Nodes {
 		replicas, err := n.Replicas(ctx)
@@ -119,6 +142,9 @@ func appliedOf(ctx context.Context, c *cluster.Cluster) (at map[uint64]uint64, e
 			return at, false
 		}
 		for _, r := range replicas {
+			if !slices.Contains(members[r.ID], n.ID) {
+				continue
+			}
 			if index, ok := at[r.ID]; r.Source != n.ID || ok && index != r.Applied {
 				return at, false
 			}
@@ -129,8 +155,8 @@ func appliedOf(ctx context.Context, c *cluster.Cluster) (at map[uint64]uint64, e
 }
 
 // compareOffline reads the data folders of all nodes, which don't run, and compares the state of
-// each shard at the index given for it.
-func compareOffline(t *testing.T, binary string, c *cluster.Cluster, at map[uint64]uint64) {
+// each shard in the folders of its members at the index where it stood.
+func compareOffline(t *testing.T, binary string, c *cluster.Cluster, s still) {
 	t.Helper()
 	type state struct {
 		Shard    uint64
@@ -143,9 +169,13 @@ func compareOffline(t *testing.T, binary string, c *cluster.Cluster, at map[uint
 	}
 	first := map[uint64]state{}
 	seen := map[uint64]int{}
+	at := s.at
 	for _, n := range c.Nodes {
 		args := []string{"check", "data-dir", n.DataDir, "-o", "json"}
 		for shard, index := range at {
+			if !slices.Contains(s.members[shard], n.ID) {
+				continue
+			}
 			args = append(args, "--at", fmt.Sprintf("%d=%d", shard, index))
 		}
 		var complaints bytes.Buffer
@@ -159,33 +189,37 @@ func compareOffline(t *testing.T, binary string, c *cluster.Cluster, at map[uint
 		if err := json.Unmarshal(out, &states); err != nil {
 			t.Fatalf("larder check printed %s: %v", out, err)
 		}
-		for _, s := range states {
-			if _, wanted := at[s.Shard]; !wanted {
+		for _, got := range states {
+			if _, wanted := at[got.Shard]; !wanted {
 				continue
 			}
-			seen[s.Shard]++
-			if s.Error != "" || s.Checksum == "" || s.Applied != at[s.Shard] {
-				t.Errorf("folder of %s: shard %d: want a checksum at index %d: %+v", n.ID, s.Shard, at[s.Shard], s)
+			if !slices.Contains(s.members[got.Shard], n.ID) {
+				t.Errorf("folder of %s: it holds a replica of shard %d, of which it is no member: %+v", n.ID, got.Shard, got)
+				continue
 			}
-			same, ok := first[s.Shard]
+			seen[got.Shard]++
+			if got.Error != "" || got.Checksum == "" || got.Applied != at[got.Shard] {
+				t.Errorf("folder of %s: shard %d: want a checksum at index %d: %+v", n.ID, got.Shard, at[got.Shard], got)
+			}
+			same, ok := first[got.Shard]
 			if !ok {
-				first[s.Shard] = s
+				first[got.Shard] = got
 				continue
 			}
-			if s.Checksum != same.Checksum || s.Entries != same.Entries || s.Bytes != same.Bytes {
-				t.Errorf("replicas of shard %d differ at index %d:\n%+v\n%+v", s.Shard, at[s.Shard], same, s)
+			if got.Checksum != same.Checksum || got.Entries != same.Entries || got.Bytes != same.Bytes {
+				t.Errorf("replicas of shard %d differ at index %d:\n%+v\n%+v", got.Shard, at[got.Shard], same, got)
 			}
 		}
 	}
 	entries := uint64(0)
 	for shard := range at {
-		if seen[shard] != len(c.Nodes) {
-			t.Errorf("shard %d was found in %d of %d folders", shard, seen[shard], len(c.Nodes))
+		if seen[shard] != len(s.members[shard]) {
+			t.Errorf("shard %d was found in %d folders, its members are %v", shard, seen[shard], s.members[shard])
 		}
 		entries += first[shard].Entries
 	}
 	if entries == 0 {
 		t.Error("not proved: all states are empty")
 	}
-	t.Logf("%d shards with %d entries are equal in all folders", len(at), entries)
+	t.Logf("%d shards with %d entries are equal in the folders of all their members", len(at), entries)
 }

@@ -1,10 +1,6 @@
 package integration
 
 import (
-	"errors"
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,31 +16,8 @@ func TestWipedNode(t *testing.T) {
 	r.progress(100, 20*time.Second)
 
 	b := c.Node("b")
-	if err := b.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(b.DataDir); err != nil {
-		t.Fatal(err)
-	}
-	before, err := os.ReadFile(b.LogFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Start(); err != nil {
-		t.Fatal(err)
-	}
-	err = b.Wait(within(t, 30*time.Second))
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() <= 0 {
-		t.Errorf("the wiped node ended with %v, want a status that is not 0", err)
-	}
-	log, err := os.ReadFile(b.LogFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if said := string(log[len(before):]); !strings.Contains(said, "data lost") {
-		t.Errorf("it said nothing of data lost:\n%s", said)
-	}
+	lose(t, b)
+	wantDataLost(t, b, "data lost")
 	r.progress(100, 20*time.Second)
 	r.load.Stop()
 	r.cluster.Nodes = c.Others("b")
