@@ -53,7 +53,7 @@ func (c *client) change(ctx context.Context, r request, value any) (answer, erro
 	err = decode(a, true, value)
 	var exit exitError
 	if errors.As(err, &exit) && exit.code == exitUnknown {
-		err = exitError{exitUnknown, fmt.Errorf("%w; %s", exit.error, r.learn)}
+		err = exitError{exitUnknown, followUp(exit.error, r.learn)}
 	}
 	return a, err
 }
@@ -85,9 +85,14 @@ func advise(a answer, write bool) error {
 		}
 	}
 	if advice := advices[name]; advice != "" {
-		exit.error = fmt.Errorf("%w; %s", exit.error, advice)
+		exit.error = followUp(exit.error, advice)
 	}
 	return exit
+}
+
+// followUp adds to an error what to do next. The sentence of a server ends with a full stop.
+func followUp(err error, next string) error {
+	return fmt.Errorf("%s; %s", strings.TrimSuffix(err.Error(), "."), next)
 }
 
 // parseShard takes a shard's id from the command line: 0 is the directory.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -104,20 +105,37 @@ func checkReplicas(ctx context.Context, c *client) ([]replicaCheck, error) {
 	return found, nil
 }
 
-// attempts is how often a follower that differs, or has another index, is compared anew: a difference
-// counts only if it lasts.
-const attempts = 3
+const (
+	// attempts is how often a replica is looked at that differs, or can't be compared yet. A difference
+	// counts only if each look finds it.
+	attempts = 3
+	// betweenAttempts leaves a follower the time to hear what is committed.
+	betweenAttempts = 200 * time.Millisecond
+)
 
 // compareMembers compares each member with the leader.
 func compareMembers(ctx context.Context, c *client, v directory.MembersView, nodes map[string]directory.NodeState) []replicaCheck {
 	var found []replicaCheck
 	for _, m := range v.Members {
 		r := replicaCheck{Shard: v.Shard, Node: m.Node, Role: m.Role}
-		for range attempts {
+		different := 0
+		for i := range attempts {
+			if i > 0 {
+				select {
+				case <-time.After(betweenAttempts):
+				case <-ctx.Done():
+				}
+			}
 			r.compare(ctx, c, v, m, nodes)
-			if r.compared && !r.differs {
+			if r.differs {
+				different++
+			}
+			if r.compared && !r.differs || m.State != directory.NodeUp || ctx.Err() != nil {
 				break
 			}
+		}
+		if r.differs && different < attempts {
+			r.compared, r.differs, r.Result = false, false, "not compared: it changes too fast"
 		}
 		found = append(found, r)
 	}

@@ -156,11 +156,7 @@ func (s settings) print(w io.Writer) error {
 	}
 	t := newTable(w, "SETTING", "VALUE", "FROM")
 	for _, l := range list {
-		value := cell(l.Value)
-		if value == "" {
-			value = `""`
-		}
-		t.row(l.Name, value, l.From)
+		t.row(l.Name, l.Value, l.From)
 	}
 	return t.flush()
 }

@@ -105,3 +105,16 @@ func TestBadConfig(t *testing.T) {
 		t.Errorf("%d requests were sent", sent)
 	}
 }
+
+// The table of settings shows values as they are, and - for an empty one.
+func TestPrintConfigTable(t *testing.T) {
+	code, stdout, _ := larder(t, "", nil, "shard", "list", "--print-config", "--timeout", "3s")
+	want := "SETTING  VALUE                  FROM\n" +
+		"config   -                      default\n" +
+		"output   table                  default\n" +
+		"server   http://127.0.0.1:7070  default\n" +
+		"timeout  3s                     flag\n"
+	if code != 0 || stdout != want {
+		t.Errorf("got exit code %d\n%s\nwant\n%s", code, stdout, want)
+	}
+}

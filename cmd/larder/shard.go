@@ -102,7 +102,7 @@ func newTransferLeaderCmd() *cobra.Command {
 func printShards(w io.Writer, shards []directory.ShardDetail) error {
 	t := newTable(w, "SHARD", "SLOTS", "EPOCH", "CONF", "LEADER", "MEMBERS", "TERM", "APPLIED", "ITEMS", "BYTES", "LIMIT", "HITS", "MISSES", "EVICTIONS")
 	for _, s := range shards {
-		t.row(s.ID, slots(s), s.Epoch, s.Conf, s.Leader, members(s), s.Term, s.Applied, s.Items, size(s.Bytes), size(s.Limit), s.Hits, s.Misses, s.Evictions)
+		t.row(s.ID, slots(s), s.Epoch, s.Conf, s.Leader, members(s), s.Term, s.Applied, s.Items, size(s.Bytes), limit(s), s.Hits, s.Misses, s.Evictions)
 	}
 	return t.flush()
 }
@@ -124,4 +124,12 @@ func members(s directory.ShardDetail) string {
 		}
 	}
 	return strings.Join(names, ",")
+}
+
+// limit is what a shard may hold; the directory has none.
+func limit(s directory.ShardDetail) string {
+	if s.Limit == 0 {
+		return ""
+	}
+	return size(s.Limit)
 }

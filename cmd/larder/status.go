@@ -164,18 +164,18 @@ func (s *clusterStatus) print(w io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	var items, bytes, limit uint64
+	var items, bytes, room uint64
 	hidden := 0
 	shards := newTable(w, "SHARD", "SLOTS", "LEADER", "MEMBERS", "ITEMS", "BYTES", "LIMIT")
 	for _, sh := range s.Shards {
-		items, bytes, limit = items+sh.Items, bytes+sh.Bytes, limit+sh.Limit
+		items, bytes, room = items+sh.Items, bytes+sh.Bytes, room+sh.Limit
 		if len(s.Shards) > maxStatusShards && !s.troubled[fmt.Sprint(sh.ID)] {
 			hidden++
 			continue
 		}
-		shards.row(sh.ID, slots(sh), sh.Leader, members(sh), sh.Items, size(sh.Bytes), size(sh.Limit))
+		shards.row(sh.ID, slots(sh), sh.Leader, members(sh), sh.Items, size(sh.Bytes), limit(sh))
 	}
-	shards.row("all", "", "", "", items, size(bytes), size(limit))
+	shards.row("all", "", "", "", items, size(bytes), size(room))
 	if err := shards.flush(); err != nil {
 		return err
 	}
