@@ -24,10 +24,11 @@ func (c *Client) attempt(ctx context.Context, n *node, mode string, r *request) 
 	limit := time.Until(deadline)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var silence *time.Timer
 	if r.read() && !c.cfg.NoRetry {
 		limit = min(limit, c.cfg.AttemptTimeout)
-		// For the answer to begin; a long value may take longer.
-		defer time.AfterFunc(limit, cancel).Stop()
+		silence = time.AfterFunc(limit, cancel)
+		defer silence.Stop()
 	}
 	var w wire
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: w.gotConn})
@@ -36,6 +37,9 @@ func (c *Client) attempt(ctx context.Context, n *node, mode string, r *request) 
 		return nil, r.failed(n, w.sent(), err)
 	}
 	defer resp.Body.Close()
+	if silence != nil {
+		silence.Stop() // the answer has begun; a long value may take longer
+	}
 	return r.settle(n, resp, c.cfg.MaxValueBytes)
 }
 
