@@ -14,12 +14,16 @@
 //   - No read or write depends on the directory's group: every node keeps a copy of the table, and
 //     goes on with it when the group has no quorum (R19). Who leads and who is up is soft state,
 //     carried by pings; a wrong guess costs a refusal and a retry, never a wrong answer.
+//   - A change of a shard's members is an operation in the table, taken step by step by the directory's
+//     leader. Each step is recorded before it is made, and is made by the shard's leader upon the
+//     configuration that it was planned from, or not at all (R18; Operation, and the table at next).
 //   - A request whose outcome is unknown is never repeated (Router.Do).
 //
 // # Parts
 //
 // Table, Node, Shard and Settings are the state; Command and Machine change it; PlanInitial decides
-// it the first time. former is the core of founding a cluster. Latest holds the newest table on a
+// it the first time. Operation is a change in several steps, Operation.next decides the next one. former
+// is the core of founding a cluster; join is how a later node enters. Latest holds the newest table on a
 // node; soft the beliefs. Service ties them to a shard.Host, Router performs requests.
 //
 // # Concurrency
@@ -34,8 +38,12 @@
 //   - A table may be read before later ones reach this node. Whoever acts on it is fenced: a shard
 //     checks ownership when it applies, and a grant or limit applies only if newer.
 //   - The first table needs all initial nodes to be up at once; nothing after it does.
-//   - A node's address may change; its id and incarnation can't. Where neither the table, nor the
-//     node's own pings, nor the flags it was started with lead to it, nobody can find it.
+//   - A node's address may change; its id and incarnation can't. Where neither the table (a copy of
+//     which each node keeps), nor the node's own pings, nor the flags it was started with lead to it,
+//     nobody can find it.
+//   - Members are changed by hand. An operation waits for as long as what it needs is not there (its
+//     detail says what), or until it is cancelled; a step that can't be taken back goes on.
+//   - The feature level stands at 1 since no version was released before operations existed.
 //   - Leaders are spread when the cluster is founded. Nothing moves them back after a failure yet.
 //
 // # Why not the obvious alternative

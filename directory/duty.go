@@ -63,7 +63,7 @@ func (d *duties) done(st *dutyState, name string, err error) {
 	defer d.mu.Unlock()
 	st.running = false
 	if err == nil {
-		st.failure, st.notBefore = "", time.Time{}
+		delete(d.state, name) // nothing to remember; operations and replicas come and go for ever
 		return
 	}
 	st.notBefore = time.Now().Add(dutyPause)

@@ -117,8 +117,9 @@ func (f *former) answer(from string, r FormReport) (*founding, error) {
 			default:
 				return nil, fmt.Errorf("%w: cluster %s knows node %s by the data folder with incarnation %s, this folder has incarnation %s: "+
 					"the data of %s was wiped or moved away, and what it promised to its peers with it, so it may not go on under this id. "+
-					"The cluster goes on with its other members; removing this one and joining a new one comes in a later version",
-					shard.ErrDataLost, r.Cluster, me.ID, founder.Incarnation, me.Incarnation, me.ID)
+					"The cluster goes on with its other members: remove %s from its shards (larder member remove), forget it (larder node remove), "+
+					"and start it with --join and an empty folder",
+					shard.ErrDataLost, r.Cluster, me.ID, founder.Incarnation, me.Incarnation, me.ID, me.ID)
 			}
 		}
 	}

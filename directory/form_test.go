@@ -360,7 +360,7 @@ func TestFormRefuses(t *testing.T) {
 		"founded without this one": {func(r *FormReport) {
 			r.List = append(r.List, shard.Founder{Node: "a", Incarnation: fmt.Sprintf("%032x", 7)})
 			r.Cluster = shard.ClusterID(r.List)
-		}, []string{"data lost, rejoin as new", fmt.Sprintf("knows node a by the data folder with incarnation %032x", 7), fmt.Sprintf("this folder has incarnation %032x", 1), "goes on with its other members", "comes in a later version"}},
+		}, []string{"data lost, rejoin as new", fmt.Sprintf("knows node a by the data folder with incarnation %032x", 7), fmt.Sprintf("this folder has incarnation %032x", 1), "goes on with its other members", "--join"}},
 		"founded, but the id is another's": {func(r *FormReport) {
 			r.List = append(r.List, shard.Founder{Node: "a", Incarnation: fmt.Sprintf("%032x", 1)})
 			r.Cluster = testCluster

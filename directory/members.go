@@ -84,6 +84,10 @@ func (s *Service) ChangeMember(ctx context.Context, c MemberChange) (OperationVi
 	if c.Conf != "" && c.Conf != confTag(conf) {
 		return OperationView{}, &ConfError{Conf: confTag(conf)}
 	}
+	// One that joined just now was not heard here yet.
+	unheard := func() bool { _, seen := s.soft.state(c.Node); return seen.IsZero() }
+	for began := time.Now(); c.Add && unheard() && time.Since(began) < softLife && s.pause(ctx); {
+	}
 	if why := s.forbids(t, c, conf, leader); why != "" {
 		return OperationView{}, &ConflictError{Reason: why}
 	}
@@ -113,7 +117,7 @@ func (s *Service) forbids(t *Table, c MemberChange, conf shard.Configuration, le
 		return fmt.Sprintf("node %s is down", c.Node)
 	case c.Add:
 		if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {
-			return fmt.Sprintf("only %d of %d voters answer: one more would cost the quorum", alive, all)
+			return fmt.Sprintf("only %d of %d voters answer and have the log: one more would cost the quorum", alive, all)
 		}
 	case !member:
 		return fmt.Sprintf("node %s has no replica of shard %d", c.Node, c.Shard)
@@ -210,7 +214,7 @@ func (s *Service) Operation(id uint64) (OperationView, bool) {
 	return s.operationView(o), ok
 }
 
-// CancelOperation asks for the end of an operation that can still be taken back.
+// CancelOperation asks for the end of an operation that runs, whatever it waits for.
 func (s *Service) CancelOperation(ctx context.Context, id uint64) (OperationView, error) {
 	if err := s.Known(); err != nil {
 		return OperationView{}, err

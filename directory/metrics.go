@@ -11,7 +11,7 @@ type metrics struct {
 	service *Service
 	retries *prometheus.CounterVec
 
-	version, nodes, shards, isLeader, dropped *prometheus.Desc
+	version, nodes, shards, operations, isLeader, dropped *prometheus.Desc
 }
 
 func newMetrics(s *Service) *metrics {
@@ -24,11 +24,12 @@ func newMetrics(s *Service) *metrics {
 			Name: "larder_router_retries_total",
 			Help: "Tries of a request that were refused and led to another try, by the kind of refusal.",
 		}, []string{"reason"}),
-		version:  desc("version", "Version of the table that this node knows."),
-		nodes:    desc("nodes", "Nodes in the table, by their state as this node sees it.", "state"),
-		shards:   desc("shards", "Data shards in the table, by whether this node knows a leader of them.", "leader"),
-		isLeader: desc("is_leader", "Whether this node leads the directory."),
-		dropped:  desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
+		version:    desc("version", "Version of the table that this node knows."),
+		nodes:      desc("nodes", "Nodes in the table, by their state as this node sees it.", "state"),
+		shards:     desc("shards", "Data shards in the table, by whether this node knows a leader of them.", "leader"),
+		operations: desc("operations", "Operations that the table keeps, by their state.", "state"),
+		isLeader:   desc("is_leader", "Whether this node leads the directory."),
+		dropped:    desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
 	}
 	for _, reason := range retryReasons {
 		m.retries.WithLabelValues(reason)
@@ -47,7 +48,7 @@ func (m *metrics) retried(reason string) { m.retries.WithLabelValues(reason).Inc
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.isLeader, m.dropped} {
+	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.isLeader, m.dropped} {
 		ch <- d
 	}
 }
@@ -75,6 +76,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(m.shards, led, "known")
 	gauge(m.shards, len(t.Shards)-led, "unknown")
+	states := map[OperationState]int{}
+	for _, o := range t.Operations {
+		states[o.State]++
+	}
+	for _, state := range []OperationState{OperationRunning, OperationDone, OperationFailed, OperationCancelled} {
+		gauge(m.operations, states[state], string(state))
+	}
 	leads := 0
 	if st, ok := m.service.soft.status(shard.Directory); ok && st.Role == shard.RoleLeader {
 		leads = 1

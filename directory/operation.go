@@ -12,10 +12,16 @@ import (
 // with the configuration that it was planned from (Conf); the shard's leader makes it only upon that
 // one. So whoever was deposed in the middle, and whatever of his is still under way, does no harm (R18).
 //
-//	add     adding -> catching-up <-> promoting -> done
-//	             \         |
-//	              +-> backing-out -> cancelled         (also: failed)
-//	remove  handing-over -> removing -> done           (also: failed, cancelled)
+//	add     adding -> catching-up -> promoting -> done
+//	              \       |         /
+//	               +-> backing-out -> cancelled            (also: failed; done where it voted already)
+//	remove  handing-over -> removing -> done
+//	              |               \
+//	              |                backing-out -> cancelled (also: failed; done where it was removed already)
+//	              +-> cancelled
+//
+// An operation may wait for ever for a node that never comes back; so a step that was recorded can be
+// taken back too, by another change upon the same configuration: of the two only one takes effect.
 type Operation struct {
 	ID    uint64        `json:"id"`
 	Kind  OperationKind `json:"kind"`
@@ -60,7 +66,7 @@ const (
 	PhaseAdding      Phase = "adding"       // becomes a learner
 	PhaseCatchingUp  Phase = "catching-up"  // gets the log
 	PhasePromoting   Phase = "promoting"    // becomes a voter
-	PhaseBackingOut  Phase = "backing-out"  // was cancelled: is removed again
+	PhaseBackingOut  Phase = "backing-out"  // was cancelled: what began is undone
 	PhaseHandingOver Phase = "handing-over" // gives its leadership away
 	PhaseRemoving    Phase = "removing"
 )
@@ -95,8 +101,8 @@ type AdvanceOperation struct {
 	Error    string         `json:"error,omitempty"`
 }
 
-// CancelOperation asks for the end of an operation. Precondition: it runs, and no step was recorded yet
-// that can't be taken back.
+// CancelOperation asks for the end of an operation. Precondition: it runs. Where its last step is made
+// already, it ends as done all the same.
 type CancelOperation struct {
 	ID uint64 `json:"id"`
 }
@@ -105,7 +111,7 @@ type CancelOperation struct {
 var transitions = map[Phase][]Phase{
 	PhaseAdding:      {PhaseAdding, PhaseCatchingUp},
 	PhaseCatchingUp:  {PhaseCatchingUp, PhasePromoting},
-	PhasePromoting:   {PhasePromoting, PhaseCatchingUp},
+	PhasePromoting:   {PhasePromoting},
 	PhaseBackingOut:  {PhaseBackingOut},
 	PhaseHandingOver: {PhaseHandingOver, PhaseRemoving},
 	PhaseRemoving:    {PhaseRemoving},
@@ -293,12 +299,10 @@ func (c *CancelOperation) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("operation %d is %s", o.ID, o.State)
 	case o.Phase == PhaseBackingOut:
 		return nil, "" // it was cancelled already
-	case o.Phase == PhaseAdding || o.Phase == PhaseCatchingUp:
-		o.Phase, o.Detail = PhaseBackingOut, ""
 	case o.Phase == PhaseHandingOver: // nothing but leadership was moved
 		o.State, o.Phase, o.Detail = OperationCancelled, "", ""
 	default:
-		return nil, fmt.Sprintf("operation %d is %s, which can't be taken back", o.ID, o.Phase)
+		o.Phase, o.Detail = PhaseBackingOut, ""
 	}
 	next := t.clone()
 	next.Version++

@@ -48,17 +48,23 @@ func (b *addressBook) choose(node, own string, alive bool, now time.Time, candid
 	return c.address
 }
 
-// peers returns how the other nodes are reached and recognised now: all that the table names; where
-// none is known yet, the founders and those that the flags name.
+// peers returns how the other nodes are reached and recognised now: all that the table names. Where none
+// is known yet, or it is so old that nobody whom it names is there, also the founders, those that the
+// flags name, and those that told their address.
 func (s *Service) peers(t *Table) map[string]shard.Peer {
 	incarnations := make(map[string]string)
-	if !t.Founded() {
+	if !t.Founded() || s.alone(t) {
 		for name := range s.cfg.Initial {
 			incarnations[name] = ""
 		}
 		_, founders, _ := s.cfg.Identity.Formed()
 		for _, f := range founders {
 			incarnations[f.Node] = f.Incarnation
+		}
+		for _, name := range s.soft.reporters() {
+			if _, named := incarnations[name]; !named {
+				incarnations[name] = ""
+			}
 		}
 	}
 	for id, n := range t.Nodes {
@@ -76,6 +82,16 @@ func (s *Service) peers(t *Table) map[string]shard.Peer {
 		}
 	}
 	return peers
+}
+
+// alone reports whether no other node of a table was heard lately.
+func (s *Service) alone(t *Table) bool {
+	for id := range t.Nodes {
+		if state, _ := s.soft.state(id); id != s.self.ID && state == NodeUp {
+			return false
+		}
+	}
+	return true
 }
 
 // setPeers tells the host how peers are reached, when that changed.

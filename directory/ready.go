@@ -7,7 +7,8 @@ import (
 	"github.com/larder-cache/larder/shard"
 )
 
-// maxLag is how many entries a ready follower may have yet to apply.
+// maxLag is how many entries a ready follower may have yet to apply, and a voter that counts as alive to
+// get.
 const maxLag = 1000
 
 // Check is one line of a node's readiness.
@@ -27,7 +28,7 @@ func (s *Service) Ready() []Check {
 	if !known.OK {
 		known.Detail = "the table is not known yet" + s.forming()
 	}
-	if _, member := t.Nodes[s.self.ID]; known.OK && !member {
+	if known.OK && !s.knows(t) {
 		known.OK, known.Detail = false, errRemoved.Error()
 	}
 	checks := []Check{known}

@@ -19,6 +19,8 @@ type realRig struct {
 	memory   map[string]*shard.Memory
 	hosts    map[string]*shard.Host
 	services map[string]*Service
+
+	configure func(*Config) // changes the configuration of nodes that are started from now on
 }
 
 func newRealRig(t *testing.T, names ...string) *realRig {
@@ -31,17 +33,24 @@ func newRealRig(t *testing.T, names ...string) *realRig {
 
 func (r *realRig) start(name string) {
 	r.t.Helper()
+	r.startAs(name, false)
+}
+
+// startAs starts a node that joins, or one of the initial ones.
+func (r *realRig) startAs(name string, join bool) {
+	r.t.Helper()
 	h, err := shard.NewHost(shard.Config{Node: name, Memory: r.memory[name], Network: r.net.From(name), Addr: name + ":1",
 		Fatal: func(err error) { r.t.Errorf("%s can't go on: %v", name, err) }})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	initial := make(map[string]string)
-	for n := range r.memory {
-		initial[n] = n + ":1"
+	initial := map[string]string{"a": "a:1", "b": "b:1", "c": "c:1"}
+	cfg := Config{Host: h, Identity: h, Initial: initial, Settings: smallSettings, Join: join, Memory: 128 << 20,
+		Self: Node{Raft: name + ":1", HTTP: name + ":2", Capacity: Memory{permille: 600}.Of(128 << 20)}}
+	if r.configure != nil {
+		r.configure(&cfg)
 	}
-	s, err := New(Config{Host: h, Identity: h, Initial: initial, Settings: smallSettings,
-		Self: Node{Raft: name + ":1", HTTP: name + ":2", Capacity: 64 << 20}})
+	s, err := New(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}

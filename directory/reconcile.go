@@ -37,8 +37,10 @@ func (s *Service) goOn(ctx context.Context, o Operation) error {
 	case m.advance != nil:
 		return s.proposeDuty(ctx, Command{Advance: m.advance})
 	case m.step != nil:
+		if err := s.stepAt(ctx, leader, *m.step); err != nil {
+			return fmt.Errorf("%s by %s: %w", m.step.Step, leader, err)
+		}
 		s.log.Info("step of an operation", "operation", o.ID, "shard", o.Shard, "step", m.step.Step, "replica", m.step.Replica, "to", m.step.Node, "leader", leader)
-		return s.stepAt(ctx, leader, *m.step)
 	}
 	return nil
 }

@@ -72,23 +72,29 @@ func (r *Router) noTable() error {
 }
 
 // Local performs req on this node's own replica, once, or refuses: with NotLeaderError, naming the
-// believed leader, where this node hosts none.
+// believed leader, where this node hosts none, or one that may not serve. A follower serves reads.
 func (r *Router) Local(ctx context.Context, req shard.Request) (shard.Response, error) {
-	l, err := r.Locate(req.Key)
-	if err != nil {
-		return shard.Response{}, err
+	s, ok := r.latest.Table().Lookup(fsm.Slot(req.Key))
+	if !ok {
+		return shard.Response{}, r.noTable()
 	}
-	req.Shard = l.Shard
+	leader, _ := r.leader(s.ID)
+	own, member := s.Member(r.self)
+	if !member {
+		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
+	}
+	req.Shard, req.R = s.ID, own.R
 	resp, err := r.do(ctx, r.self, req)
 	if errors.Is(err, shard.ErrUnknownShard) {
-		return shard.Response{}, &shard.NotLeaderError{Leader: l.Leader}
+		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
 	}
 	return resp, err
 }
 
-// Do performs req on the leader of its key's shard, here or one hop away. While nobody can serve
-// it (an election, a range in motion, a node that is gone) it tries again, with pauses, until ctx's
-// deadline.
+// Do performs req where its key is served, here or one hop away: a write on the leader of its shard; a
+// read on this node's own voter, where it has one, else on the leader, or, where it may be old, on any
+// member. While nobody can serve it (an election, a range in motion, a node that is gone) it tries
+// again, with pauses, until ctx's deadline.
 //
 //   - Once ctx ended, the last refusal is returned, wrapped: shard.Refused holds.
 //   - shard.ErrOverloaded, and refusals that another try can't change, are returned at once.
@@ -101,7 +107,7 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 		defer cancel()
 	}
 	slot := fsm.Slot(req.Key)
-	h := hunt{router: r}
+	h := hunt{router: r, read: req.Op == shard.OpGet}
 	var last error
 	for {
 		if ctx.Err() != nil {
@@ -122,7 +128,12 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 			h.pause(ctx, replaced)
 			continue
 		}
-		req.Shard = s.ID
+		req.Shard, req.R = s.ID, 0
+		if req.Op == shard.OpGet {
+			// Only by the replica that the table lists: one that was removed may still be there.
+			m, _ := s.Member(node)
+			req.R = m.R
+		}
 		resp, err := r.attempt(ctx, node, req)
 		if err == nil {
 			if node != r.self {
@@ -195,6 +206,7 @@ var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader"
 // hunt is the search of one request for a node that serves it.
 type hunt struct {
 	router   *Router
+	read     bool
 	attempts int
 	hint     string          // named by a refusal: ask it next, without a pause
 	failed   string          // asked last, in vain
@@ -203,8 +215,9 @@ type hunt struct {
 	wait     time.Duration
 }
 
-// next returns the node to ask: the one that a refusal named, else the believed leader, else (where
-// that one just failed, or none is known) the next member in turn that seems up; "" when there is none.
+// next returns the node to ask: for a read this one first; the one that a refusal named, else the
+// believed leader, else (where that one just failed, or none is known) the next member in turn that seems
+// up; "" when there is none.
 func (h *hunt) next(s Shard) string {
 	node := h.choose(s)
 	if node != "" {
@@ -218,6 +231,9 @@ func (h *hunt) next(s Shard) string {
 }
 
 func (h *hunt) choose(s Shard) string {
+	if own, member := s.Member(h.router.self); h.read && h.attempts == 0 && member && own.Role == RoleVoter {
+		return h.router.self
+	}
 	if node := h.hint; node != "" {
 		h.hint = ""
 		return node
@@ -236,16 +252,17 @@ func (h *hunt) choose(s Shard) string {
 	return ""
 }
 
-// follow takes the name of the leader from a refusal of node; it reports whether to go there at
-// once: to a member not yet asked since the last pause.
+// follow takes the name of the leader from a refusal of node; it reports whether to go on at once: to
+// a member not yet asked since the last pause, or from this node's own replica, which a read asks first.
 func (h *hunt) follow(s Shard, node string, err error) bool {
 	h.failed = node
+	own := h.read && h.attempts == 1 && node == h.router.self
 	var notLeader *shard.NotLeaderError
 	if !errors.As(err, &notLeader) || notLeader.Leader == "" || h.asked[notLeader.Leader] {
-		return false
+		return own
 	}
 	if _, member := s.Member(notLeader.Leader); !member || !h.router.up(notLeader.Leader) {
-		return false
+		return own
 	}
 	h.hint = notLeader.Leader
 	return true

@@ -39,7 +39,7 @@ type Config struct {
 	// in Initial.
 	Join bool
 	// Memory is that of the process, bytes: once the table is known, the node's capacity follows from
-	// it by the cluster's settings. 0 leaves Self.Capacity as it is.
+	// it by the cluster's settings. 0 leaves Self.Capacity as it is; a node that joins must have some.
 	Memory uint64
 	// TableFile is where the node keeps a copy of the table; "" keeps none.
 	TableFile string
@@ -74,6 +74,9 @@ func (c Config) validate(node string) error {
 	if c.Join {
 		if len(c.Initial) == 0 {
 			return fmt.Errorf("directory: node %s is to join a cluster and knows no node of it", node)
+		}
+		if c.Memory == 0 {
+			return fmt.Errorf("directory: node %s is to join a cluster and has no memory", node)
 		}
 		return nil
 	}
@@ -307,7 +310,7 @@ func (s *Service) step(t *Table) {
 	if s.cfg.Memory > 0 && t.Founded() {
 		self.Capacity = t.capacity(s.cfg.Memory)
 	}
-	if known, ok := t.Nodes[s.self.ID]; ok && known != self && known.Incarnation == self.Incarnation {
+	if s.knows(t) && t.Nodes[s.self.ID] != self {
 		s.duties.try("register", func(ctx context.Context) error {
 			return s.proposeDuty(ctx, Command{RegisterNode: &RegisterNode{Node: self}})
 		})
@@ -403,8 +406,19 @@ func (s *Service) retire(t *Table) {
 	}
 }
 
-// unopened returns the replicas that the table puts on this node and that are not open.
+// knows reports whether a table knows this node by this data folder.
+func (s *Service) knows(t *Table) bool {
+	n, ok := t.Nodes[s.self.ID]
+	return ok && n.Incarnation == s.self.Incarnation
+}
+
+// unopened returns the replicas that the table puts on this node and that are not open. Where the table
+// knows the node's id by another data folder, they are that one's: opened here too, with nothing in them,
+// they would take back what it said.
 func (s *Service) unopened(t *Table) []shard.Spec {
+	if !s.knows(t) {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var specs []shard.Spec

@@ -1,6 +1,8 @@
 package directory
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +48,7 @@ type ownState struct {
 // heardReport is the latest word of another node. Replicas are kept one by one, since a node with
 // many reports them in turns.
 type heardReport struct {
+	at           time.Time
 	tableVersion uint64
 	raft, http   string
 	replicas     map[shard.ID]heardReplica
@@ -93,13 +96,16 @@ func (s *soft) receive(from string, payload []byte) {
 	defer s.mu.Unlock()
 	h, known := s.reports[from]
 	if !known {
+		if len(s.reports) >= maxReporters { // nodes come and go: those that are silent make room
+			maps.DeleteFunc(s.reports, func(_ string, h heardReport) bool { return now.Sub(h.at) > softLife })
+		}
 		if len(s.reports) >= maxReporters {
 			s.dropped.Add(1)
 			return
 		}
 		h.replicas = make(map[shard.ID]heardReplica)
 	}
-	h.tableVersion, h.raft, h.http = r.tableVersion, r.raft, r.http
+	h.at, h.tableVersion, h.raft, h.http = now, r.tableVersion, r.raft, r.http
 	for _, p := range r.replicas {
 		h.replicas[p.shard] = heardReplica{p, now}
 	}
@@ -172,6 +178,13 @@ func (s *soft) addresses(node string) (raft, http string) {
 	defer s.mu.Unlock()
 	h := s.reports[node]
 	return h.raft, h.http
+}
+
+// reporters returns the nodes that said anything.
+func (s *soft) reporters() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.reports))
 }
 
 // newest returns the node that reported the highest table version, if it is above version and the

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,6 +67,10 @@ func TestSoftBounds(t *testing.T) {
 		s.receive("n0", claim(2, 1, false))
 		if got := len(s.reports["n0"].replicas); got != 1 {
 			t.Errorf("%d replicas kept of a node that reports one", got)
+		}
+		s.receive("new", claim(1, 1, false))
+		if got := s.reporters(); !slices.Equal(slices.Sorted(slices.Values(got)), []string{"n0", "new"}) {
+			t.Errorf("kept of %d nodes, silent ones in the way of a new one", len(got))
 		}
 	})
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // promoteLag is how many log entries a learner may lack when it is promoted: what a few round trips
-// bring.
+// bring. It has its own configuration in any case: until then it answers heartbeats, and has nothing.
 const promoteLag = 64
 
 // move is what comes next in an operation: something to record, or the step that is recorded already.
@@ -82,11 +82,11 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 	switch {
 	case !p.Recent:
 		return o.wait(conf, fmt.Sprintf("the leader, %s, gets no answer of %s", leader, o.Node))
-	case conf.Last > p.Match+promoteLag:
+	case conf.Last > p.Match+promoteLag, p.Match < conf.Index: // a young group's whole log may be short
 		return o.wait(conf, "")
 	}
 	if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {
-		return o.wait(conf, fmt.Sprintf("only %d of %d voters answer: one more would cost the quorum", alive, all))
+		return o.wait(conf, fmt.Sprintf("only %d of %d voters answer and have the log: one more would cost the quorum", alive, all))
 	}
 	if o.Phase == PhasePromoting && conf.Index == o.Conf {
 		return step(stepPromote)
@@ -99,6 +99,11 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 	switch {
 	case !member:
 		return o.end(OperationDone, conf, "")
+	case o.Phase == PhaseBackingOut && conf.Index > o.Conf:
+		return o.end(OperationCancelled, conf, "")
+	case o.Phase == PhaseBackingOut:
+		// The removal that was recorded may still be under way.
+		return move{step: &memberStep{Shard: o.Shard, Step: stepFence, Prev: o.Conf}}
 	case conf.Index > o.Conf:
 		return o.end(OperationFailed, conf, fmt.Sprintf("the shard's configuration changed from %d to %d before the member was removed", o.Conf, conf.Index))
 	}
@@ -120,10 +125,16 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 	return move{step: &memberStep{Shard: o.Shard, Step: stepRemove, Replica: o.replica().String(), Prev: o.Conf}}
 }
 
-// living counts the voters that the leader reached lately, itself included, and all voters.
+// lives reports whether a voter counts as alive: the leader itself, or one that it reached lately and that
+// has most of what is committed. One that answers heartbeats and takes no entries commits nothing.
+func lives(v shard.Progress, conf shard.Configuration, leader string) bool {
+	return v.Replica.Node == leader || v.Recent && v.Match+maxLag >= conf.Commit
+}
+
+// living counts the voters that are alive, and all voters.
 func living(conf shard.Configuration, leader string) (alive, all int) {
 	for _, v := range conf.Voters {
-		if v.Recent || v.Replica.Node == leader {
+		if lives(v, conf, leader) {
 			alive++
 		}
 	}
@@ -138,7 +149,7 @@ func costsQuorum(conf shard.Configuration, leader string, without shard.ReplicaI
 			continue
 		}
 		all++
-		if v.Recent || v.Replica.Node == leader {
+		if lives(v, conf, leader) {
 			alive++
 		}
 	}
@@ -146,7 +157,7 @@ func costsQuorum(conf shard.Configuration, leader string, without shard.ReplicaI
 	case all == 0:
 		return "it is the last voter"
 	case alive <= all/2:
-		return fmt.Sprintf("only %d of the other %d voters answer: without it there would be no quorum", alive, all)
+		return fmt.Sprintf("only %d of the other %d voters answer and have the log: without it there would be no quorum", alive, all)
 	}
 	return ""
 }

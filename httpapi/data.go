@@ -39,7 +39,8 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := checkRead(values); err != nil {
+	read, err := readOf(values)
+	if err != nil {
 		return err
 	}
 	unless, err := readTags(r.Header)
@@ -50,7 +51,8 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	resp, err := call.perform(shard.Request{Op: shard.OpGet, Key: call.key})
+	read.Key = call.key
+	resp, err := call.perform(read)
 	if err != nil {
 		return err
 	}
@@ -61,6 +63,9 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	// An HTTP cache may keep the answer, and must ask before it gives it again: with ETag and 304
 	// it is then a correct near cache.
 	h.Set("Cache-Control", "no-cache")
+	if read.Consistency != shard.Linearizable {
+		h.Set("Age", strconv.FormatInt(int64((resp.Age+time.Second-1)/time.Second), 10))
+	}
 	if !resp.Found {
 		h.Set("Cache-Status", "larder; detail=absent")
 		return kindAbsent.problem("There is no live entry under this key.")

@@ -217,6 +217,34 @@ func TestReadOptions(t *testing.T) {
 	}
 }
 
+// What a read may show is handed on as it was asked for; answers that may be old tell their age, others
+// don't.
+func TestReadConsistency(t *testing.T) {
+	for query, want := range map[string]struct {
+		consistency shard.Consistency
+		staleness   time.Duration
+		age         string
+	}{
+		"":                          {shard.Linearizable, 0, ""},
+		"?consistency=linearizable": {shard.Linearizable, 0, ""},
+		"?consistency=any":          {shard.Any, 0, "2"},
+		"?consistency=bounded":      {shard.Bounded, 2 * time.Second, "2"},
+		"?consistency=bounded&max-staleness=1500ms": {shard.Bounded, 1500 * time.Millisecond, "2"},
+	} {
+		f := newFixture(t)
+		f.data.answer = func(_ context.Context, req shard.Request) (shard.Response, error) {
+			if req.Consistency != want.consistency || req.MaxStaleness != want.staleness {
+				t.Errorf("%q: asked for %+v", query, req)
+			}
+			return shard.Response{Status: fsm.StatusOK, Found: true, Version: 1, Read: shard.ReadLocal, Age: 1001 * time.Millisecond}, nil
+		}
+		w := f.request(t, "GET", "/v1/kv/k"+query, "")
+		if w.Code != 200 || w.Header().Get("Age") != want.age || w.Header().Get("Larder-Read") != "local" || w.Header().Get("Cache-Control") != "no-cache" {
+			t.Errorf("%q: %d %v, want age %q", query, w.Code, w.Header(), want.age)
+		}
+	}
+}
+
 // Larder-Timeout is the operation's deadline, 5 s without it.
 func TestTimeout(t *testing.T) {
 	for header, want := range map[string]time.Duration{"": 5 * time.Second, "60s": time.Minute, "250ms": 250 * time.Millisecond} {

@@ -28,6 +28,9 @@
 // A linearizable read leaves no trace in the LRU order in this version, so touch=true and
 // touch=false are the same: entries leave in the order in which they were written.
 //
+// A read is served by this node's own replica where it has one, also as a follower. With route=local it
+// is served by that one or refused.
+//
 // GET /v1/directory has the table version as its ETag. Leaders and the states of nodes in it are hints
 // that change without it. A preference "wait" is ignored, as RFC 7240 allows.
 //

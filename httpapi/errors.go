@@ -184,6 +184,8 @@ var errorTable = []errorRow{
 	{as[*shard.NotOwnerError], kindMoved, "Try again."},
 	{is(shard.ErrUnknownShard), kindUnavailable, "Try again, or on another node."},
 	{is(shard.ErrStopped), kindUnavailable, "Try again, on another node if this one is going down."},
+	{is(shard.ErrRetired), kindUnavailable, "Try again, or on another node."},
+	{is(shard.ErrConfChanged), kindUnavailable, "Look at the shard's members, and try again."},
 	{is(shard.ErrUnreachable), kindUnavailable, "Try again, or on another node."},
 	{is(shard.ErrWrongCluster), kindUnavailable, "The nodes are set up wrongly: look at their logs."},
 	{is(shard.ErrDataLost), kindUnavailable, "A node lost its data folder: look at its log."},

@@ -37,6 +37,8 @@ var errorCases = map[string]struct {
 	"ErrDataLost":       {shard.ErrDataLost, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrWrongCluster":   {shard.ErrWrongCluster, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
+	"ErrRetired":        {shard.ErrRetired, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrConfChanged":    {shard.ErrConfChanged, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrNoTable":        {directory.ErrNoTable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
 }

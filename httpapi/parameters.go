@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/larder-cache/larder/shard"
 )
 
 // maxTTL bounds a time to live. Longer ones are more likely a mistake in the unit than a wish.
@@ -62,41 +64,55 @@ func routeOf(values url.Values, byDefault Mode) (Mode, error) {
 	return "", kindBadParameter.problem("route is %s, %s or %s.", Forward, Redirect, Refuse)
 }
 
-// checkRead accepts what a linearizable read may ask for, and refuses the rest. lease=never and
-// touch need nothing: this version holds no leases, and its reads leave no trace in the LRU order.
-func checkRead(values url.Values) error {
+// defaultStaleness is how old a bounded read may be where the request does not say.
+const defaultStaleness = 2 * time.Second
+
+// readOf is the read that the parameters ask for. lease=never and touch need nothing: this version holds
+// no leases, and its reads leave no trace in the LRU order.
+func readOf(values url.Values) (shard.Request, error) {
+	read := shard.Request{Op: shard.OpGet}
+	refuse := func(format string, args ...any) (shard.Request, error) {
+		return shard.Request{}, kindBadParameter.problem(format, args...)
+	}
 	if values.Has("touch") {
 		if v := values.Get("touch"); v != "true" && v != "false" {
-			return kindBadParameter.problem("touch is true or false.")
+			return refuse("touch is true or false.")
 		}
-	}
-	if values.Has("lease") && values.Get("lease") != "never" {
-		return kindBadParameter.problem("lease is never, or absent.")
 	}
 	consistency := "linearizable"
 	if values.Has("consistency") {
 		consistency = values.Get("consistency")
 	}
-	if values.Has("max-staleness") {
-		if consistency != "bounded" {
-			return kindBadParameter.problem("max-staleness goes with consistency=bounded.")
-		}
-		if d, err := time.ParseDuration(values.Get("max-staleness")); err != nil || d <= 0 {
-			return kindBadParameter.problem("max-staleness is a duration such as 2s.")
-		}
-	}
 	switch consistency {
 	case "linearizable":
-	case "bounded", "any":
-		return kindNotBuilt.problem("Reads with consistency=%s are not built yet. Leave it out: reads are then linearizable.", consistency)
+	case "bounded":
+		read.Consistency, read.MaxStaleness = shard.Bounded, defaultStaleness
+	case "any":
+		read.Consistency = shard.Any
 	default:
-		return kindBadParameter.problem("consistency is linearizable, bounded or any.")
+		return refuse("consistency is linearizable, bounded or any.")
+	}
+	if values.Has("lease") && (values.Get("lease") != "never" || read.Consistency != shard.Linearizable) {
+		return refuse("lease is never, or absent, and goes with linearizable reads.")
+	}
+	if values.Has("max-staleness") {
+		if read.Consistency != shard.Bounded {
+			return refuse("max-staleness goes with consistency=bounded.")
+		}
+		d, err := time.ParseDuration(values.Get("max-staleness"))
+		if err != nil || d <= 0 || d%time.Millisecond != 0 || d > maxStaleness {
+			return refuse("max-staleness is a duration such as 2s, in whole milliseconds, at most %s.", maxStaleness)
+		}
+		read.MaxStaleness = d
 	}
 	if values.Has("fill") {
-		return kindNotBuilt.problem("fill is not built yet: read, and on a 404 load the value and PUT it.")
+		return shard.Request{}, kindNotBuilt.problem("fill is not built yet: read, and on a 404 load the value and PUT it.")
 	}
-	return nil
+	return read, nil
 }
+
+// maxStaleness bounds max-staleness: whoever takes more takes any age.
+const maxStaleness = 24 * time.Hour
 
 // ttlOf is the time to live that a PUT asks for with ttl or with Cache-Control: max-age, 0 for none.
 // Other directives of Cache-Control speak to caches on the way and change nothing here.

@@ -19,6 +19,15 @@ type Cache struct {
 	batches *batcher
 	hits    atomic.Uint64
 	misses  atomic.Uint64
+	paths   map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
+}
+
+func newCache(g *Group) *Cache {
+	c := &Cache{group: g, batches: newBatcher(g), paths: map[ReadPath]*atomic.Uint64{}}
+	for _, p := range readPaths {
+		c.paths[p] = new(atomic.Uint64)
+	}
+	return c
 }
 
 // cacheMachine makes an fsm.Machine a StateMachine. A log entry becomes visible to readers whole:
@@ -82,13 +91,21 @@ func (c *cacheMachine) Stats() fsm.Stats {
 	return c.m.Stats()
 }
 
+// place is a place in a shard's log, and the life of the shard that the log is of.
+type place struct {
+	index      uint64
+	position   uint32
+	generation uint64
+}
+
 // look reads a key, with the place in the log whose state it saw.
-func (c *cacheMachine) look(key []byte) (l fsm.Lookup, index uint64, position uint32) {
+func (c *cacheMachine) look(key []byte) (l fsm.Lookup, at place) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	l = c.m.Lookup(key)
-	index, position = c.m.Applied()
-	return l, index, position
+	at.index, at.position = c.m.Applied()
+	at.generation = c.m.Stats().Generation
+	return l, at
 }
 
 // Group returns the cache's group.
@@ -102,6 +119,10 @@ func (c *Cache) Status() Status {
 		s.Cache = &st
 	}
 	s.Hits, s.Misses = c.hits.Load(), c.misses.Load()
+	s.Reads = map[ReadPath]uint64{}
+	for p, n := range c.paths {
+		s.Reads[p] = n.Load()
+	}
 	return s
 }
 
@@ -117,12 +138,15 @@ func (c *Cache) SetLimit(ctx context.Context, bytes, tableVersion uint64) error 
 	return err
 }
 
-// Do performs a request on this replica, which must lead.
+// Do performs a request on this replica. For a write it must lead.
 func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 	if err := req.check(); err != nil {
 		return Response{}, err
 	}
 	if req.Op == OpGet {
+		if req.Consistency != Linearizable {
+			return c.getOld(ctx, req)
+		}
 		return c.get(ctx, req.Key)
 	}
 	return c.write(ctx, req)
@@ -147,6 +171,10 @@ func (r Request) check() error {
 		return fmt.Errorf("%w: content type of %d bytes", errBadRequest, len(r.ContentType))
 	case r.Cond.Kind > fsm.CondVersion || r.Cond.Kind != fsm.CondVersion && r.Cond.Version != 0:
 		return fmt.Errorf("%w: condition %d", errBadRequest, r.Cond.Kind)
+	case r.Consistency > Any || r.Op != OpGet && r.Consistency != Linearizable:
+		return fmt.Errorf("%w: consistency %d", errBadRequest, r.Consistency)
+	case r.MaxStaleness < 0 || r.MaxStaleness%time.Millisecond != 0 || r.Consistency != Bounded && r.MaxStaleness != 0:
+		return fmt.Errorf("%w: max staleness %v", errBadRequest, r.MaxStaleness)
 	case r.TTL < 0 || r.TTL%time.Millisecond != 0:
 		return fmt.Errorf("%w: ttl %v", errBadRequest, r.TTL)
 	}
@@ -177,12 +205,16 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 	return r, nil
 }
 
-// get is a linearizable read. An entry that is due by the stamp that this leader would use now, but
-// not yet dead by the log clock, waits for a tick: what was seen expired stays expired (R2).
+// get is a linearizable read, on the leader or on a follower. An entry that is due by the stamp that the
+// leader would use now, but not yet dead by the log clock, waits for a tick: what was seen expired stays
+// expired (R2). A follower leaves that to the leader.
 func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 	i := c.group.instance()
 	if i == nil {
 		return Response{}, ErrStopped
+	}
+	if i.ready.Load() == 0 {
+		return c.getAsFollower(ctx, i, key)
 	}
 	if err := i.readBarrier(ctx); err != nil {
 		return Response{}, err
@@ -190,15 +222,12 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
 	path := ReadProbe
 	for {
-		l, index, position := m.look(key)
-		if !l.Owned {
-			return Response{}, &NotOwnerError{Epoch: l.Epoch}
-		}
+		l, place := m.look(key)
 		now := l.Clock
 		if stamps := i.stamps.Load(); stamps != nil {
 			now = max(now, stamps.peek())
 		}
-		if l.Found && l.Entry.ExpireAt != 0 && l.Entry.ExpireAt <= now {
+		if l.Owned && due(l, now) {
 			path = ReadLog
 			if err := c.batches.tick(ctx, l.Entry.ExpireAt); err != nil {
 				return Response{}, readError(err)
@@ -208,19 +237,72 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 			}
 			continue
 		}
-		r := c.response(l.Epoch, index, position)
-		r.Status, r.Found, r.Read = fsm.StatusOK, l.Found, path
-		if !l.Found {
-			c.misses.Add(1)
-			return r, nil
+		return c.answer(l, place, now, path)
+	}
+}
+
+// due reports whether an entry that is alive by the log clock is over by the stamp now.
+func due(l fsm.Lookup, now uint64) bool {
+	return l.Found && l.Entry.ExpireAt != 0 && l.Entry.ExpireAt <= now
+}
+
+// getAsFollower is a linearizable read on a replica that does not lead.
+func (c *Cache) getAsFollower(ctx context.Context, i *instance, key []byte) (Response, error) {
+	x, err := i.followerBarrier(ctx)
+	if err != nil {
+		return Response{}, err
+	}
+	l, place := i.fsm.machine.(*cacheMachine).look(key)
+	switch {
+	case place.generation != x.generation:
+		return Response{}, fmt.Errorf("%w: the leader, %s, is in generation %d of the shard, this replica in %d",
+			ErrNoLeader, x.leader, x.generation, place.generation)
+	case l.Owned && due(l, x.now):
+		return Response{}, &NotLeaderError{Leader: x.leader}
+	}
+	return c.answer(l, place, max(l.Clock, x.now), ReadFollower)
+}
+
+// getOld is a read that may be old. It never writes to the log: an entry is over when the log clock
+// says so.
+func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
+	i := c.group.instance()
+	if i == nil {
+		return Response{}, ErrStopped
+	}
+	path := ReadLocal
+	if age, known := i.age(); !known || req.Consistency == Bounded && age > req.MaxStaleness {
+		var err error
+		if path, err = i.freshen(ctx); err != nil {
+			return Response{}, err
 		}
-		c.hits.Add(1)
-		r.Value, r.ContentType, r.Version = l.Entry.Value, l.Entry.ContentType, l.Entry.Version
-		if l.Entry.ExpireAt != 0 {
-			r.HasTTL, r.TTL = true, time.Duration(l.Entry.ExpireAt-now)*time.Millisecond
-		}
+	}
+	age, _ := i.age() // before the look: what it shows is at least as new
+	l, place := i.fsm.machine.(*cacheMachine).look(req.Key)
+	r, err := c.answer(l, place, l.Clock, path)
+	r.Age = age
+	return r, err
+}
+
+// answer makes the response to a read out of what a look showed. now is the time that a time to live
+// counts from.
+func (c *Cache) answer(l fsm.Lookup, at place, now uint64, path ReadPath) (Response, error) {
+	if !l.Owned {
+		return Response{}, &NotOwnerError{Epoch: l.Epoch}
+	}
+	c.paths[path].Add(1)
+	r := c.response(l.Epoch, at.index, at.position)
+	r.Status, r.Found, r.Read = fsm.StatusOK, l.Found, path
+	if !l.Found {
+		c.misses.Add(1)
 		return r, nil
 	}
+	c.hits.Add(1)
+	r.Value, r.ContentType, r.Version = l.Entry.Value, l.Entry.ContentType, l.Entry.Version
+	if l.Entry.ExpireAt != 0 {
+		r.HasTTL, r.TTL = true, time.Duration(l.Entry.ExpireAt-now)*time.Millisecond
+	}
+	return r, nil
 }
 
 // readError turns an unknown outcome into a refusal: a read changes nothing, so it can always be

@@ -308,8 +308,8 @@ func (c *cluster) wantSameState() {
 			if m == nil {
 				return false
 			}
-			_, index, _ := m.look([]byte("k"))
-			indexes[index] = true
+			_, at := m.look([]byte("k"))
+			indexes[at.index] = true
 		}
 		if len(indexes) != 1 {
 			return false

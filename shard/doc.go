@@ -22,6 +22,14 @@
 // read began satisfies it, so a leader that was stopped and resumed reads stale; and a learner's
 // answer counts. A leader serves once a barrier of its own term is applied.
 //
+// # Members
+//
+// A group begins with the members that its Spec names, all of which bootstrap the same configuration.
+// Later ones join: they are opened without members, and wait for the leader to send them the log. The
+// leader adds, promotes and removes one at a time, upon a named committed configuration (membership.go);
+// who plans these changes, and in which order, is the directory's business. A replica that left is
+// destroyed by its r, durably, before another of its shard can be created on the node.
+//
 // # The transport
 //
 // One link per ordered pair of nodes carries all groups. It closes defects of the library rather
@@ -46,6 +54,10 @@
 //	snapshot                                     the log that it replaces
 //	between the two halves of a vote             the older vote stands whole           TestStoreVote
 //	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
+//	within a change of members                   made or not, alike on all; it can     TestMembersChangeAcrossCrashes
+//	                                             be made again from what is seen
+//	within the destruction of a replica          it is as it was, or the rest of it    TestManifestCrash
+//	                                             is removed
 //
 // # Concurrency
 //

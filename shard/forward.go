@@ -17,9 +17,9 @@ const maxForward = 10 * time.Minute
 // It never forwards further: a node that does not lead refuses with NotLeaderError.
 func (h *Host) Do(ctx context.Context, node string, req Request) (Response, error) {
 	if node == h.cfg.Node {
-		c := h.Cache(req.Shard)
-		if c == nil {
-			return Response{}, ErrUnknownShard
+		c, err := h.replicaFor(req)
+		if err != nil {
+			return Response{}, err
 		}
 		return c.Do(ctx, req)
 	}
@@ -47,6 +47,18 @@ func (h *Host) Do(ctx context.Context, node string, req Request) (Response, erro
 	return resp, nil
 }
 
+// replicaFor returns the replica here that a request means.
+func (h *Host) replicaFor(req Request) (*Cache, error) {
+	c := h.Cache(req.Shard)
+	if c == nil {
+		return nil, ErrUnknownShard
+	}
+	if req.R != 0 && req.R != c.group.id.R {
+		return nil, fmt.Errorf("%w: replica %d is meant, %d is here", ErrUnknownShard, req.R, c.group.id.R)
+	}
+	return c, nil
+}
+
 // serveData performs a request that another node forwarded.
 func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([]byte, error) {
 	r := reader{b: body}
@@ -59,9 +71,9 @@ func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout-age)
 	defer cancel()
-	c := h.Cache(req.Shard)
-	if c == nil {
-		return nil, ErrUnknownShard
+	c, err := h.replicaFor(req)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := c.Do(ctx, req)
 	if err != nil {
@@ -78,12 +90,16 @@ func appendRequest(b []byte, r Request) []byte {
 	b = appendString(b, r.ContentType)
 	b = appendDuration(b, r.TTL)
 	b = append(b, byte(r.Cond.Kind))
-	return binary.AppendUvarint(b, r.Cond.Version)
+	b = binary.AppendUvarint(b, r.Cond.Version)
+	b = append(b, byte(r.Consistency))
+	b = appendDuration(b, r.MaxStaleness)
+	return binary.AppendUvarint(b, r.R)
 }
 
 func (r *reader) request() Request {
 	return Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
-		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()}}
+		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()},
+		Consistency: Consistency(r.byte()), MaxStaleness: r.duration(), R: r.uint()}
 }
 
 func appendResponse(b []byte, r Response) []byte {
@@ -100,13 +116,15 @@ func appendResponse(b []byte, r Response) []byte {
 	b = appendString(b, r.ContentType)
 	b = appendBool(b, r.HasTTL)
 	b = appendDuration(b, r.TTL)
-	return appendString(b, r.Read)
+	b = appendString(b, r.Read)
+	return appendDuration(b, r.Age)
 }
 
 func decodeResponse(b []byte) (Response, error) {
 	r := reader{b: b}
 	resp := Response{Shard: ID(r.uint()), Epoch: r.uint(), Index: r.uint(), Position: uint32(r.uint()), ServedBy: r.string(),
 		Status: fsm.Status(r.byte()), Version: r.uint(), Existed: r.bool(), Found: r.bool(), Value: r.bytes(),
-		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string())}
+		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string()),
+		Age: time.Duration(r.uint()) * time.Millisecond}
 	return resp, r.err
 }

@@ -46,6 +46,8 @@ type instance struct {
 	reads  readRounds
 	notify chan bool
 
+	follows followerReads
+
 	// ready is the term in which this instance leads and has applied a barrier; 0 = it does not.
 	ready   atomic.Uint64
 	stamps  atomic.Pointer[stamper] // of the ready term
@@ -60,9 +62,12 @@ type instance struct {
 	installed chan struct{} // one token: a snapshot of the leader was restored
 	quit      chan struct{} // closed when the instance is being stopped
 
-	mu       sync.Mutex // guards stopping, and wg against an Add beside stopInstance's Wait
+	mu       sync.Mutex // guards what follows, and wg against an Add beside stopInstance's Wait
 	stopping bool
-	wg       sync.WaitGroup // calls of the library that wait for its answer
+	// transferFailed says, for each voter to which a transfer failed, what it must have of the log before
+	// another is tried.
+	transferFailed map[string]uint64
+	wg             sync.WaitGroup // calls of the library that wait for its answer
 }
 
 // clocked is a state machine with a log clock (R2).
@@ -117,8 +122,8 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 // as they were, or repaired, which can be repeated.
 func (g *Group) startInstance() (*instance, error) {
 	i := &instance{group: g, trans: newTransport(g), notify: make(chan bool, 64), installed: make(chan struct{}, 1),
-		quit: make(chan struct{})}
-	i.reads.inst = i
+		quit: make(chan struct{}), transferFailed: map[string]uint64{}}
+	i.reads.inst, i.follows.inst = i, i
 	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), onRestore: func() { notify(i.installed) }}
 	index, term, err := recoveryPoint(g.store, g.snaps)
 	if err != nil {
@@ -506,11 +511,16 @@ func (i *instance) readBarrier(ctx context.Context) error {
 		}
 		return nil
 	}
+	began := i.group.host.mono()
 	visible, err := i.reads.join(ctx)
 	if err != nil {
 		return err
 	}
-	return i.fsm.applied.wait(ctx, i.trans.ctx.Done(), visible)
+	if err := i.fsm.applied.wait(ctx, i.trans.ctx.Done(), visible); err != nil {
+		return err
+	}
+	i.confirmed(began)
+	return nil
 }
 
 // TransferLeadership hands leadership to the voter on node, by name: left to choose, the library
@@ -532,6 +542,19 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	if time.Since(g.host.Heard(node)) > 2*pingInterval {
 		return fmt.Errorf("%w: node %s was not heard lately", ErrUnreachable, node)
 	}
+	target, err := ParseReplicaID(id)
+	if err != nil {
+		return err
+	}
+	// Nor may a second one begin while the first still waits for the target's replication: where that
+	// ends with the leadership, the library's goroutine never does.
+	p := i.trans.progress.at(target, term)
+	i.mu.Lock()
+	need := i.transferFailed[id]
+	i.mu.Unlock()
+	if !p.Recent || p.Match < need {
+		return fmt.Errorf("%w: node %s has not taken the log of shard %d lately", ErrUnreachable, node, g.id.Shard)
+	}
 	if !i.enter() {
 		return ErrStopped
 	}
@@ -540,7 +563,15 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	done := make(chan error, 1)
 	go func() { // may outlive ctx: the library's own timeout ends it
 		defer i.wg.Done()
-		done <- f.Error()
+		err := f.Error()
+		i.mu.Lock()
+		if err != nil {
+			i.transferFailed[id] = i.raft.LastIndex()
+		} else {
+			delete(i.transferFailed, id)
+		}
+		i.mu.Unlock()
+		done <- err
 	}()
 	select {
 	case err := <-done:

@@ -201,6 +201,12 @@ const refusalPatience = 10 * time.Second
 // checkRefusals ends the process when the cluster knows this node by another data folder: most peers
 // say so, have for a while, and none takes this one.
 func (h *Host) checkRefusals(err error) {
+	if h.refused() {
+		h.fatal(err) // without a lock: it may close the host
+	}
+}
+
+func (h *Host) refused() bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	refusing := 0
@@ -209,15 +215,13 @@ func (h *Host) checkRefusals(err error) {
 		linked := p.link != nil
 		p.mu.Unlock()
 		if linked {
-			return
+			return false
 		}
 		if since := p.refuses.Load(); since > 0 && h.mono()-time.Duration(since) >= refusalPatience {
 			refusing++
 		}
 	}
-	if 2*refusing > len(h.peers) {
-		h.fatal(err)
-	}
+	return 2*refusing > len(h.peers)
 }
 
 func (h *Host) peer(node string) *peer {
@@ -257,7 +261,7 @@ func (h *Host) OpenCache(spec Spec) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.caches[spec.Shard] == nil {
-		c := &Cache{group: g, batches: newBatcher(g)}
+		c := newCache(g)
 		h.caches[spec.Shard] = c
 		c.start()
 	}

@@ -20,6 +20,7 @@ type inbound struct {
 	link    Link
 	node    string
 	formed  bool // the peer is a member of this cluster
+	other   bool // it has another data folder than the node that we know by its id: what it says is not that node's
 	out     *outbox
 	transit transit
 	lastID  uint64 // of the last data or call frame
@@ -73,6 +74,10 @@ func (in *inbound) greet(ctx context.Context) error {
 	}
 	theirs, err := decodeHello(r.b)
 	if err == nil {
+		// Listed first: SetPeers, when it comes after the check, must see whose link it is.
+		in.host.mu.Lock()
+		in.host.inbounds[in.link] = theirs
+		in.host.mu.Unlock()
 		err = in.host.admit(theirs)
 	}
 	if err != nil {
@@ -81,10 +86,9 @@ func (in *inbound) greet(ctx context.Context) error {
 	}
 	mine := in.host.hello("")
 	in.node = theirs.node
-	in.host.mu.Lock()
-	in.host.inbounds[in.link] = theirs
-	in.host.mu.Unlock()
 	in.formed = mine.cluster != "" && theirs.cluster == mine.cluster
+	known := in.host.peerAddr(theirs.node)
+	in.other = known.Incarnation != "" && known.Incarnation != theirs.incarnation
 	return in.link.Send([][]byte{replyFrame(id, mine.append(nil), nil)})
 }
 
@@ -120,7 +124,7 @@ func (in *inbound) read(ctx context.Context) error {
 			return r.err
 		}
 		age := in.transit.age(sent, in.host.mono())
-		if p := in.host.peer(in.node); p != nil {
+		if p := in.host.peer(in.node); p != nil && !in.other {
 			p.touch()
 		}
 		if err := in.dispatch(ctx, kind, id, age, r.b); err != nil {
@@ -135,7 +139,9 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 	h := in.host
 	switch kind {
 	case framePing:
-		h.receiveGossip(in.node, body)
+		if !in.other {
+			h.receiveGossip(in.node, body)
+		}
 		in.reply(id, pongBody(h.now()), nil, false)
 		return nil
 	case frameProbe:
@@ -146,7 +152,7 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 		answer, err := h.answerProbe(body)
 		in.reply(id, answer, err, false)
 		return nil
-	case frameRaft, frameCall, frameData:
+	case frameRaft, frameCall, frameData, frameIndex:
 	default:
 		in.reply(id, nil, fmt.Errorf("unknown frame kind %d", kind), false)
 		return nil
@@ -177,6 +183,9 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 			in.reply(id, answer, err, false)
 		case frameData:
 			answer, err := h.serveData(ctx, age, body)
+			in.reply(id, answer, err, false)
+		case frameIndex:
+			answer, err := h.serveReadIndex(ctx, in.node, age, body)
 			in.reply(id, answer, err, false)
 		}
 	})

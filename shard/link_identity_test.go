@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +83,41 @@ func TestOtherIncarnationRefused(t *testing.T) {
 			t.Errorf("the wiped replica took part: %+v", s)
 		}
 		c.mustPut(c.leader("a", "b"), "k", "v2")
+	})
+}
+
+// TestOtherFolderIsNotHeard ensures that a node which asks to join under the id of one that is known by
+// another data folder does not pass for that one: it does not count as heard, nor does its gossip.
+func TestOtherFolderIsNotHeard(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		c.lead("a")
+		c.crash("c")
+		a := c.hosts["a"]
+		var gossip atomic.Int64
+		a.Gossip(nil, func(from string, _ []byte) {
+			if from == "c" {
+				gossip.Add(1)
+			}
+		})
+		wiped, err := NewHost(Config{Node: "c", Memory: NewMemory("c"), Network: c.net.From("c"), Addr: addrOf("c")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := wiped.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer wiped.Close()
+		a.Handle("form.join", func(_ context.Context, from string, _ []byte) ([]byte, error) { return []byte(from), nil })
+		wiped.SetPeers(map[string]Peer{"a": {Addr: addrOf("a")}})
+		c.until("it asks", func() bool {
+			_, err := wiped.Call(context.Background(), "a", "form.join", nil)
+			return err == nil
+		})
+		asked := time.Now()
+		time.Sleep(5 * time.Second)
+		if heard := a.Heard("c"); heard.After(asked) || gossip.Load() > 0 {
+			t.Errorf("c was heard at %v, %d of its reports counted, but another folder spoke from %v on", heard, gossip.Load(), asked)
+		}
 	})
 }
 

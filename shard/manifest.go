@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // replicaState is how far the life of a replica on this node has come.
@@ -54,6 +55,8 @@ type manifest struct {
 
 	mu    sync.Mutex    // guards notes; held over the write of the file
 	notes []replicaNote // sorted by shard and r
+	// shown are the notes as last written, for those who must not wait for a disk.
+	shown atomic.Pointer[[]replicaNote]
 }
 
 type manifestRecord struct {
@@ -72,6 +75,7 @@ func openManifest(dir string) (*manifest, error) {
 		return nil, err
 	}
 	m := &manifest{dir: dir, notes: notes}
+	m.shown.Store(&notes)
 	entries, err := os.ReadDir(filepath.Join(dir, replicasDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading data folder: %w", err)
@@ -152,6 +156,7 @@ func (m *manifest) note(shard ID, r uint64, state replicaState) error {
 		return fmt.Errorf("noting shard %d, replica %d as %s: %w", shard, r, state, err)
 	}
 	m.notes = notes
+	m.shown.Store(&notes)
 	return nil
 }
 
@@ -180,12 +185,10 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	return replicaCreated, m.intact(shard, r)
 }
 
-// alive names the replicas on node that were begun and not destroyed.
+// alive names the replicas on node that were begun and not destroyed. It waits for no disk.
 func (m *manifest) alive(node string) []ReplicaID {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var ids []ReplicaID
-	for _, n := range m.notes {
+	for _, n := range *m.shown.Load() {
 		if n.State != replicaDestroyed {
 			ids = append(ids, ReplicaID{n.Shard, node, n.R})
 		}

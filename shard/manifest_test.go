@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -267,4 +268,23 @@ func TestManifestDamage(t *testing.T) {
 			t.Error("a foreign folder was accepted")
 		}
 	})
+}
+
+// Ensures that whoever only asks which replicas are here is not held up by one that is being written or
+// removed.
+func TestManifestAskedDuringWrite(t *testing.T) {
+	m := restart(t, newFolder(t))
+	createReplica(t, m, 3, 17)
+	m.mu.Lock() // as held over the write
+	defer m.mu.Unlock()
+	answer := make(chan []ReplicaID, 1)
+	go func() { answer <- m.alive("a") }()
+	select {
+	case got := <-answer:
+		if len(got) != 1 || got[0] != (ReplicaID{3, "a", 17}) {
+			t.Errorf("replicas: %v", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for the disk")
+	}
 }

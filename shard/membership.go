@@ -84,8 +84,9 @@ const recentContact = time.Second
 
 // followers is what a leader learns of others' logs from their answers.
 type followers struct {
-	mu    sync.Mutex
+	mu    sync.Mutex // guards following
 	known map[raft.ServerID]followerState
+	more  chan struct{} // closed when a match grows; nil while nobody waits
 }
 
 type followerState struct {
@@ -103,10 +104,42 @@ func (f *followers) note(id raft.ServerID, term, index, commit uint64) {
 		f.known = map[raft.ServerID]followerState{}
 	}
 	s := f.known[id]
-	if s.term == term {
+	switch {
+	case s.term > term: // an answer that was long on its way
+		return
+	case s.term == term:
 		index, commit = max(index, s.match), max(commit, s.commit)
 	}
+	if f.more != nil && (s.term != term || index > s.match) {
+		close(f.more)
+		f.more = nil
+	}
 	f.known[id] = followerState{term, index, commit, time.Now()}
+}
+
+// await waits, for a moment at most, until a follower has the leader's log up to index. It does not wait
+// for one that is far behind, or silent.
+func (f *followers) await(ctx context.Context, id raft.ServerID, term, index uint64) {
+	ctx, cancel := context.WithTimeout(ctx, matchPatience)
+	defer cancel()
+	for {
+		f.mu.Lock()
+		s := f.known[id]
+		if s.term == term && s.match >= index || s.match+maxReadLag < index {
+			f.mu.Unlock()
+			return
+		}
+		if f.more == nil {
+			f.more = make(chan struct{})
+		}
+		more := f.more
+		f.mu.Unlock()
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // commit is the commit index that a follower was told in a term and has acknowledged, 0 for none.
@@ -269,11 +302,12 @@ func (h *Host) Destroy(shard ID, r uint64) error {
 		delete(h.groups, shard)
 		delete(h.caches, shard)
 		h.mu.Unlock()
-		if err := g.close(); err != nil {
-			return fmt.Errorf("closing replica %s: %w", g.id, err)
-		}
+		err := g.close()
 		if c != nil {
 			c.stop()
+		}
+		if err != nil {
+			return fmt.Errorf("closing replica %s: %w", g.id, err)
 		}
 	}
 	id := ReplicaID{shard, h.cfg.Node, r}

@@ -28,8 +28,9 @@ var (
 	descLimit       = shardDesc("fsm_limit_bytes", "Byte bound of the cache.")
 	descEvictions   = shardDesc("fsm_evictions_total", "Entries evicted for space.")
 	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
+	descReads       = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
 	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
-	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses,
+	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads,
 		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch}
 )
 
@@ -59,6 +60,9 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		put(descHits, prometheus.CounterValue, s.Hits)
 		put(descMisses, prometheus.CounterValue, s.Misses)
+		for _, path := range readPaths {
+			ch <- prometheus.MustNewConstMetric(descReads, prometheus.CounterValue, float64(s.Reads[path]), shard, string(path))
+		}
 		put(descEntries, prometheus.GaugeValue, uint64(s.Cache.Entries))
 		put(descBytes, prometheus.GaugeValue, s.Cache.Bytes)
 		put(descLimit, prometheus.GaugeValue, s.Cache.Limit)

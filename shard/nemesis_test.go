@@ -43,13 +43,13 @@ func TestNemesis(t *testing.T) {
 		})
 	}
 	t.Logf("%+v", total)
-	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0) {
+	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0 || total.byFollowers < 10*seeds) {
 		t.Errorf("too little happened to prove anything: %+v", total)
 	}
 }
 
 // nemesisSums says how much a run proves.
-type nemesisSums struct{ done, unknown, refused, failedConditions, terms int }
+type nemesisSums struct{ done, unknown, refused, failedConditions, terms, byFollowers int }
 
 func (s *nemesisSums) add(o nemesisSums) {
 	s.done += o.done
@@ -57,6 +57,7 @@ func (s *nemesisSums) add(o nemesisSums) {
 	s.refused += o.refused
 	s.failedConditions += o.failedConditions
 	s.terms += o.terms
+	s.byFollowers += o.byFollowers
 }
 
 // traceBuffer keeps the end of what the nodes log.
@@ -168,6 +169,9 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 		if o.resp.Status == fsm.StatusCondition {
 			sums.failedConditions++
 		}
+		if o.resp.Read == ReadFollower {
+			sums.byFollowers++
+		}
 	}
 	return sums
 }
@@ -204,8 +208,10 @@ func (cl *client) run(stop <-chan struct{}, keyOf func(*rand.Rand) string) {
 		key := keyOf(cl.rnd)
 		timeout := time.Duration(20+cl.rnd.IntN(800)) * time.Millisecond
 		switch p := cl.rnd.IntN(10); {
-		case p < 4:
+		case p < 2:
 			cl.do(via, to, opGet, key, 0, 0, timeout)
+		case p < 4: // mostly a follower
+			cl.do(via, cl.c.names[cl.rnd.IntN(len(cl.c.names))], opGet, key, 0, 0, timeout)
 		case p < 6:
 			cl.do(via, to, opPut, key, 0, 0, timeout)
 		case p < 7:
@@ -247,7 +253,9 @@ func (cl *client) do(via *Host, to string, kind int, key string, expect int, ver
 	case err != nil:
 		cl.leader = ""
 	case kind == opGet && resp.Found:
-		cl.leader = resp.ServedBy
+		if resp.Read != ReadFollower {
+			cl.leader = resp.ServedBy
+		}
 		cl.known.key, cl.known.version = key, resp.Version
 		_, _ = fmt.Sscanf(string(resp.Value), "#%d", &cl.known.put) // end checked it
 	}

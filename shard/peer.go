@@ -222,11 +222,10 @@ func (p *peer) greet(ctx context.Context, link Link, addr Peer, mine hello) (for
 	if theirs.cluster != mine.cluster && theirs.cluster != "" && mine.cluster != "" {
 		return false, fmt.Errorf("%w: %s belongs to %s", ErrWrongCluster, p.node, theirs.cluster)
 	}
-	formed = theirs.cluster != "" && mine.cluster != ""
-	if formed && addr.Incarnation != "" && theirs.incarnation != addr.Incarnation {
+	if addr.Incarnation != "" && theirs.incarnation != addr.Incarnation {
 		return false, fmt.Errorf("%w: node %s came back with another data folder", ErrDataLost, p.node)
 	}
-	return formed, nil
+	return theirs.cluster != "" && mine.cluster != "", nil
 }
 
 func decodeReply(frame []byte, node string) (id uint64, body []byte, err error) {

@@ -16,12 +16,24 @@ const Directory ID = 0
 type Op uint8
 
 const (
-	// OpGet is a linearizable read.
+	// OpGet is a read.
 	OpGet Op = 1
 	// OpPut stores a value.
 	OpPut Op = 2
 	// OpDelete removes a key.
 	OpDelete Op = 3
+)
+
+// Consistency is what a read may show.
+type Consistency uint8
+
+const (
+	// Linearizable reads see every change that was acknowledged before they began.
+	Linearizable Consistency = 0
+	// Bounded reads see every change that was acknowledged MaxStaleness before they began.
+	Bounded Consistency = 1
+	// Any reads see some earlier state, whatever its age.
+	Any Consistency = 2
 )
 
 // Request is one operation of a client on one key. Its deadline is the context's.
@@ -33,6 +45,11 @@ type Request struct {
 	ContentType string        // put
 	TTL         time.Duration // put; 0 = none; whole milliseconds
 	Cond        fsm.Cond      // put, delete
+
+	Consistency  Consistency   // get
+	MaxStaleness time.Duration // get, bounded; whole milliseconds
+	// R is the replica that is meant on the node that is asked; 0: whichever it hosts.
+	R uint64
 }
 
 // ReadPath says how a read was confirmed (reply header Larder-Read).
@@ -43,7 +60,13 @@ const (
 	ReadProbe ReadPath = "probe"
 	// ReadLog: the read waited for a log entry of its own (a tick for a due entry).
 	ReadLog ReadPath = "log"
+	// ReadFollower: a follower asked the leader for a read index.
+	ReadFollower ReadPath = "follower"
+	// ReadLocal: nobody was asked (bounded, any).
+	ReadLocal ReadPath = "local"
 )
+
+var readPaths = []ReadPath{ReadProbe, ReadLog, ReadFollower, ReadLocal}
 
 // Response answers a Request that was applied or read.
 type Response struct {
@@ -66,4 +89,6 @@ type Response struct {
 	HasTTL      bool
 	TTL         time.Duration // left, when HasTTL
 	Read        ReadPath
+	// Age is how old the state that was read may be; 0 for linearizable reads.
+	Age time.Duration
 }

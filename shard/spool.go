@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -88,6 +89,7 @@ type spools struct {
 	dir string // "" = in memory
 
 	installs sync.WaitGroup
+	shown    atomic.Pointer[spool] // the last that began; nil: none, or it was given up
 
 	mu     sync.Mutex // guards following
 	closed bool       // nothing begins any more
@@ -104,6 +106,7 @@ type spool struct {
 	file   *os.File // nil = in memory
 	mem    bytes.Buffer
 	size   int64
+	here   atomic.Int64 // size, for progress
 
 	done   chan struct{} // closed once what follows is set
 	answer []byte
@@ -125,6 +128,7 @@ func (s *spool) write(p []byte) (err error) {
 		s.mem.Write(p)
 	}
 	s.size += int64(len(p))
+	s.here.Store(s.size)
 	return err
 }
 
@@ -137,22 +141,18 @@ func (s *spool) open() (io.Reader, error) {
 }
 
 // progress returns how much is here of the snapshot that comes in or is being installed, bytes; 0, 0
-// when there is none.
+// when there is none. It waits for no disk.
 func (s *spools) progress() (bytes, total uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.cur
-	if c == nil && s.ending != nil {
-		select {
-		case <-s.ending.done:
-		default:
-			c = s.ending
-		}
-	}
+	c := s.shown.Load()
 	if c == nil {
 		return 0, 0
 	}
-	return uint64(c.size), uint64(c.args.Size)
+	select {
+	case <-c.done:
+		return 0, 0
+	default:
+		return uint64(c.here.Load()), uint64(c.args.Size)
+	}
 }
 
 // clean removes what an earlier process left.
@@ -177,6 +177,7 @@ func (s *spools) close() {
 	defer s.mu.Unlock()
 	s.cur.discard()
 	s.cur = nil
+	s.shown.Store(nil)
 }
 
 func (s *spools) receive(ctx context.Context, t *transport, source string, rpc byte, message []byte) ([]byte, error) {
@@ -220,10 +221,12 @@ func (s *spools) begin(source string, args *raft.InstallSnapshotRequest) ([]byte
 		f, err := os.CreateTemp(s.dir, "incoming-*")
 		if err != nil {
 			s.cur = nil
+			s.shown.Store(nil)
 			return nil, err
 		}
 		s.cur.file = f
 	}
+	s.shown.Store(s.cur)
 	return binary.AppendUvarint(nil, s.next), nil
 }
 
@@ -241,6 +244,7 @@ func (s *spools) chunk(id uint64, source string, offset int64, data []byte) erro
 	case offset != c.size || offset+int64(len(data)) > c.args.Size:
 		c.discard()
 		s.cur = nil
+		s.shown.Store(nil)
 		return fmt.Errorf("snapshot bytes [%d, %d) where %d of %d are here", offset, offset+int64(len(data)), c.size, c.args.Size)
 	}
 	return c.write(data)

@@ -40,6 +40,8 @@ type Status struct {
 	// Reads of a cache on this replica since it opened: hits and misses.
 	Hits   uint64 `json:"hits"`
 	Misses uint64 `json:"misses"`
+	// Reads counts them by how they were confirmed.
+	Reads map[ReadPath]uint64 `json:"reads,omitempty"`
 }
 
 // StateMachine is what a group replicates. Raft calls Apply and Restore on one goroutine, and

@@ -22,6 +22,7 @@ import (
 //	ping     gossip (answered by the peer's wall clock, Unix ms)
 //	call     timeout(ms) method payload
 //	data     timeout(ms) caller request
+//	index    timeout(ms) shard source target: a follower asks for a read index
 const (
 	frameReply byte = 0
 	frameHello byte = 1
@@ -30,6 +31,7 @@ const (
 	framePing  byte = 4
 	frameCall  byte = 5
 	frameData  byte = 6
+	frameIndex byte = 7
 )
 
 const (

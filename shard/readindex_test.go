@@ -1,0 +1,318 @@
+package shard
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func old(h *Host, key string, consistency Consistency, staleness time.Duration) (Response, error) {
+	return do(h, Request{Shard: testShard, Op: OpGet, Key: []byte(key), Consistency: consistency, MaxStaleness: staleness})
+}
+
+// TestFollowerReads ensures that a follower, and a learner, serve reads that see each write acknowledged
+// before, at once, also while nothing else tells them what is committed.
+func TestFollowerReads(t *testing.T) {
+	inBubbleWithSpares(t, 4, 1, nil, func(c *cluster) {
+		l := c.lead("a")
+		c.addLearner(l, "d")
+		began := time.Now()
+		for n := range 100 {
+			value := fmt.Sprint("v", n)
+			w := c.mustPut(l, "k", value)
+			for _, name := range []string{"b", "c", "d"} {
+				r, err := get(c.hosts[name], "k")
+				if err != nil || string(r.Value) != value || r.Read != ReadFollower || r.ServedBy != name || r.Index < w.Index || r.Version != w.Version {
+					t.Fatalf("%s: %+v, %v, want %s of %+v", name, r, err, value, w)
+				}
+			}
+			if r, err := get(c.hosts["b"], "absent"); err != nil || r.Found {
+				t.Fatalf("absent: %+v, %v", r, err)
+			}
+		}
+		// Without the leader's word on what is committed each write would take the commit timeout to show.
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("100 writes and 400 reads took %v of virtual time", took)
+		}
+	})
+}
+
+// TestReadIndexIsAskedAfter ensures that a question which was sent before a read began does not confirm
+// the read: its answer says what was to be seen then, and a newer value was acknowledged since. (Made to
+// join the round in flight, in join, the second reader reads the old value here.)
+func TestReadIndexIsAskedAfter(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "old")
+		c.wantGet(c.hosts["b"], "k", "old")
+		c.wantGet(c.hosts["c"], "k", "old")
+		c.net.Hold("a", "b") // the answer to the first question; and b learns nothing new
+		first := readers(c.hosts["b"], "k", 1)
+		synctest.Wait()
+		c.mustPut(l, "k", "new") // with c
+		second := readers(c.hosts["b"], "k", 4)
+		synctest.Wait()
+		c.net.Release("a", "b")
+		resps, errs := second()
+		for i, r := range resps {
+			if errs[i] != nil || string(r.Value) != "new" {
+				t.Errorf("a read that began after the write: %q, %v", r.Value, errs[i])
+			}
+		}
+		if _, errs := first(); errs[0] != nil {
+			t.Errorf("the first read: %v", errs[0])
+		}
+	})
+}
+
+// TestDeposedLeaderConfirmsNobody ensures that a leader which was cut off or stopped, and is asked for a
+// read index by a follower that still believes in it, confirms nothing once others have acknowledged a
+// newer value.
+func TestDeposedLeaderConfirmsNobody(t *testing.T) {
+	inBubble(t, 5, func(n string, cfg *Config) {
+		patient("a")(n, cfg)
+		if n == "b" { // it keeps believing in a
+			cfg.HeartbeatTimeout, cfg.ElectionTimeout = 20*time.Second, 20*time.Second
+		}
+	}, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "old")
+		c.wantGet(c.hosts["b"], "k", "old")
+		for _, x := range []string{"a", "b"} {
+			for _, y := range []string{"c", "d", "e"} {
+				c.net.Isolate(x, y)
+			}
+		}
+		next := c.leader("c", "d", "e")
+		c.mustPut(next, "k", "new")
+		if s := c.hosts["b"].Group(testShard).Status(); s.Leader != "a" {
+			t.Fatalf("b has lost its faith, so this proves nothing: %+v", s)
+		}
+		for _, name := range []string{"a", "b"} {
+			if r, err := get(c.hosts[name], "k"); err == nil || !Refused(err) {
+				t.Errorf("read on %s beside a newer leader: %+v, %v", name, r, err)
+			}
+		}
+		c.net.Heal()
+		c.until("b sees the new value", func() bool {
+			r, err := get(c.hosts["b"], "k")
+			if err == nil && string(r.Value) != "new" {
+				t.Fatalf("stale read: %+v", r)
+			}
+			return err == nil
+		})
+	})
+}
+
+// TestReadIndexForMembersOnly ensures that a leader answers only the replicas of its configuration, only
+// in its own name, and that others don't answer at all.
+func TestReadIndexForMembersOnly(t *testing.T) {
+	inBubbleWithSpares(t, 4, 1, nil, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "v")
+		link := c.dial("b", "a")
+		ask := func(source, target string) error {
+			body := appendDuration(nil, time.Second)
+			body = binary.AppendUvarint(body, uint64(testShard))
+			body = appendString(appendString(body, source), target)
+			_, err := link.ask(frameIndex, body)
+			return err
+		}
+		for _, tc := range []struct {
+			name, source, target string
+			ok                   bool
+		}{
+			{"a member", "1/b/1", "1/a/1", true},
+			{"another life of it", "1/b/2", "1/a/1", false},
+			{"in another node's name", "1/c/1", "1/a/1", false},
+			{"of another shard", "2/b/1", "1/a/1", false},
+			{"to another life of the leader", "1/b/1", "1/a/2", false},
+			{"to a follower", "1/b/1", "1/c/1", false},
+		} {
+			if err := ask(tc.source, tc.target); (err == nil) != tc.ok {
+				t.Errorf("%s: %v", tc.name, err)
+			}
+		}
+		// d is no member: its replica knows no leader, and one that made it believe in a gets no answer.
+		if r, err := get(c.hosts["d"], "k"); err == nil || !Refused(err) {
+			t.Errorf("read on a node that is no member: %+v, %v", r, err)
+		}
+		// One that was removed reads nothing more, also before it knows.
+		c.remove(ReplicaID{testShard, "c", 1})
+		c.mustPut(l, "k", "newer")
+		for _, consistency := range []Consistency{Linearizable, Bounded} {
+			req := Request{Shard: testShard, Op: OpGet, Key: []byte("k"), Consistency: consistency}
+			if consistency == Bounded {
+				req.MaxStaleness = time.Millisecond
+			}
+			time.Sleep(10 * time.Millisecond)
+			if r, err := do(c.hosts["c"], req); err == nil {
+				t.Errorf("read on a removed member: %+v", r)
+			}
+		}
+	})
+}
+
+// TestOldReads ensures that a read which may be old is served without a question while its replica is
+// known to be fresh enough, never before something was confirmed, and tells its age; and that a follower
+// which is cut off serves what it may and refuses the rest.
+func TestOldReads(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "v1")
+		b := c.hosts["b"]
+		var asked atomic.Int64
+		c.net.DropWhen(func(from, _ string, frame []byte) bool {
+			if from == "b" && frame[0] == frameIndex {
+				asked.Add(1)
+			}
+			return false
+		})
+		want := func(what string, consistency Consistency, staleness time.Duration, value string, path ReadPath, questions int64, least, most time.Duration) {
+			t.Helper()
+			before := asked.Load()
+			r, err := old(b, "k", consistency, staleness)
+			if err != nil || string(r.Value) != value || r.Read != path || r.Age < least || r.Age > most || asked.Load()-before != questions {
+				t.Errorf("%s: %+v, %v after %d questions", what, r, err, asked.Load()-before)
+			}
+		}
+		want("the first asks", Any, 0, "v1", ReadFollower, 1, 0, 100*time.Millisecond)
+		c.mustPut(l, "k", "v2")
+		time.Sleep(3 * time.Second)
+		want("any, later", Any, 0, "v2", ReadLocal, 0, 3*time.Second, 3200*time.Millisecond)
+		want("bounded, fresh enough", Bounded, 4*time.Second, "v2", ReadLocal, 0, 3*time.Second, 3200*time.Millisecond)
+		want("bounded, too old", Bounded, time.Second, "v2", ReadFollower, 1, 0, 100*time.Millisecond)
+		c.net.Isolate("b", "a", "c")
+		time.Sleep(500 * time.Millisecond)
+		c.mustPut(l, "k", "v3")
+		want("cut off, within the bound", Bounded, time.Second, "v2", ReadLocal, 0, 500*time.Millisecond, 700*time.Millisecond)
+		time.Sleep(2 * time.Second)
+		for what, req := range map[string]Request{
+			"linearizable":      {Shard: testShard, Op: OpGet, Key: []byte("k")},
+			"bounded, past it":  {Shard: testShard, Op: OpGet, Key: []byte("k"), Consistency: Bounded, MaxStaleness: time.Second},
+			"another replica's": {Shard: testShard, Op: OpGet, Key: []byte("k"), Consistency: Any, R: 7},
+		} {
+			if r, err := do(b, req); err == nil || !Refused(err) {
+				t.Errorf("cut off, %s: %+v, %v", what, r, err)
+			}
+		}
+		want("cut off, any", Any, 0, "v2", ReadLocal, 0, 2500*time.Millisecond, 9*time.Second)
+		// A new instance knows nothing of how fresh it is.
+		c.crash("b")
+		b = c.start("b")
+		if r, err := old(b, "k", Any, 0); err == nil {
+			t.Errorf("any, before anything was confirmed: %+v", r)
+		}
+		c.net.Heal()
+		c.until("b serves again", func() bool {
+			r, err := old(b, "k", Any, 0)
+			return err == nil && string(r.Value) == "v3"
+		})
+		// The leader too.
+		b = l
+		time.Sleep(3 * time.Second)
+		want("on the leader", Bounded, time.Second, "v3", ReadProbe, 0, 0, 100*time.Millisecond)
+		want("on the leader, again", Any, 0, "v3", ReadLocal, 0, 0, 100*time.Millisecond)
+	})
+}
+
+// TestDueOnFollower ensures that an entry whose time is over is not shown by a follower, though the log
+// clock has not reached its end: the read is left to the leader, which logs it; and that what was seen
+// gone is gone for all.
+func TestDueOnFollower(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		if _, err := do(l, Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("v"), TTL: 2 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := get(c.hosts["b"], "k")
+		if err != nil || !r.HasTTL || r.TTL > 2*time.Second || r.TTL < 1900*time.Millisecond {
+			t.Fatalf("at first: %+v, %v", r, err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if r, err = get(c.hosts["b"], "k"); err != nil || r.TTL > 600*time.Millisecond {
+			t.Errorf("later: %+v, %v", r, err)
+		}
+		time.Sleep(time.Second)
+		_, err = get(c.hosts["b"], "k")
+		var notLeader *NotLeaderError
+		if !errors.As(err, &notLeader) || notLeader.Leader != "a" {
+			t.Errorf("when it is due: %v, want it left to a", err)
+		}
+		if r, err := old(c.hosts["b"], "k", Any, 0); err != nil || !r.Found || r.TTL != 0 && r.TTL > 2*time.Second {
+			t.Errorf("a read that may be old: %+v, %v", r, err)
+		}
+		if r, err := get(l, "k"); err != nil || r.Found || r.Read != ReadLog {
+			t.Errorf("on the leader: %+v, %v", r, err)
+		}
+		for _, name := range []string{"b", "c"} {
+			if r, err := get(c.hosts[name], "k"); err != nil || r.Found {
+				t.Errorf("afterwards on %s: %+v, %v", name, r, err)
+			}
+		}
+	})
+}
+
+// TestFollowerFarBehind ensures that a read does not wait for a follower that has much to apply, nor for
+// a leader that is gone.
+func TestFollowerFarBehind(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "v")
+		i := c.hosts["b"].Group(testShard).instance()
+		held := i.fsm.applied.at()
+		c.until("it is told", func() bool { return held >= l.Group(testShard).Status().Applied || i.fsm.applied.at() > held })
+		c.net.Isolate("b", "a", "c")
+		for n := range maxReadLag + 100 {
+			c.mustPut(l, fmt.Sprint("k", n), "v")
+		}
+		// It reaches the leader again for the question alone: what it lacks does not come.
+		c.net.Heal()
+		c.net.DropWhen(func(from, to string, frame []byte) bool { return from == "a" && to == "b" && frame[0] == frameRaft })
+		c.until("linked again", func() bool {
+			began := time.Now()
+			_, err := get(c.hosts["b"], "k")
+			var notLeader *NotLeaderError
+			if err == nil || time.Since(began) > 300*time.Millisecond {
+				t.Fatalf("read far behind: %v after %v", err, time.Since(began))
+			}
+			return errors.As(err, &notLeader) && notLeader.Leader == "a"
+		})
+	})
+}
+
+// TestReadIndexEnds ensures that questions end with the instance, and readers with their deadlines.
+func TestReadIndexEnds(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "v")
+		c.net.Hold("a", "b")
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if _, err := c.hosts["b"].Do(ctx, "b", Request{Shard: testShard, Op: OpGet, Key: []byte("k")}); !errors.Is(err, ErrDeadline) {
+			t.Errorf("past its deadline: %v", err)
+		}
+		if took := time.Since(began); took > 60*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+		wait := readers(c.hosts["b"], "k", 3)
+		synctest.Wait()
+		h := c.hosts["b"]
+		delete(c.hosts, "b")
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, err := range func() []error { _, errs := wait(); return errs }() {
+			if err == nil || !Refused(err) {
+				t.Errorf("a read on a node that closed: %v", err)
+			}
+		}
+		c.net.Release("a", "b")
+	})
+}
