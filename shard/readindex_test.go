@@ -49,6 +49,9 @@ func TestReadIndexIsAskedAfter(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		l := c.lead("a")
 		c.mustPut(l, "k", "old")
+		c.until("b and c have heard of their leader", func() bool {
+			return c.hosts["b"].Group(testShard).Status().Leader == "a" && c.hosts["c"].Group(testShard).Status().Leader == "a"
+		})
 		c.wantGet(c.hosts["b"], "k", "old")
 		c.wantGet(c.hosts["c"], "k", "old")
 		c.net.Hold("a", "b") // the answer to the first question; and b learns nothing new
