@@ -47,7 +47,8 @@ bench:
 clean:
 	rm -rf bin
 
-# A real trace over REST against three processes, one of which is killed. make demo ARGS='--trace FILE'
+# A real trace over REST against three processes with room for a tenth of its keys, one of which is killed.
+# make demo ARGS='--trace FILE'
 demo: build
 	go run ./scripts/demo --larder bin/larder $(ARGS)
 

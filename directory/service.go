@@ -278,13 +278,15 @@ func (s *Service) openDirectory(spec shard.Spec) error {
 
 // run is the loop.
 func (s *Service) run() {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
 		table, replaced := s.latest.Changed()
 		s.step(table)
+		// At round times, when package shard wakes the process for its heartbeats anyway.
+		next.Reset(tick - time.Duration(time.Now().UnixNano()%int64(tick)))
 		select {
-		case <-ticker.C:
+		case <-next.C:
 		case <-replaced:
 		case <-s.host.Changed():
 		case <-s.ctx.Done():

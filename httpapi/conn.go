@@ -32,9 +32,10 @@ const (
 )
 
 // NewServer returns a server of handler with this package's limits. It is to serve a Listener.
-// Bodies are bounded by the handlers that read them.
+// Bodies are bounded by the handlers that read them. Shutdown ends the waits for a change of the table.
 func NewServer(handler http.Handler) *http.Server {
-	return &http.Server{
+	closing, shutDown := context.WithCancel(context.Background())
+	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if c, ok := r.Context().Value(connKey{}).(*conn); ok {
 				c.serving.Store(true)
@@ -42,7 +43,7 @@ func NewServer(handler http.Handler) *http.Server {
 			handler.ServeHTTP(w, r)
 		}),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
+			return context.WithValue(context.WithValue(ctx, connKey{}, c), closingKey{}, closing)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
 			// net/http calls this once the answer is flushed, before it looks at the next request.
@@ -56,6 +57,19 @@ func NewServer(handler http.Handler) *http.Server {
 		MaxHeaderBytes:               maxHeaderBytes,
 		DisableGeneralOptionsHandler: true, // OPTIONS * has no answer of its own: 404 as for other paths
 	}
+	srv.RegisterOnShutdown(shutDown)
+	return srv
+}
+
+// closingKey is the context key of the context that ends when the request's server shuts down.
+type closingKey struct{}
+
+// closing returns the context that ends when the server of a request with context ctx shuts down.
+func closing(ctx context.Context) context.Context {
+	if c, ok := ctx.Value(closingKey{}).(context.Context); ok {
+		return c
+	}
+	return context.Background()
 }
 
 // Listener wraps l for a NewServer: requests so malformed that net/http answers them itself, in

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -8,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -49,32 +49,54 @@ type (
 )
 
 // showTable serves the table for clients. Its ETag is the table version; leaders and the states of
-// nodes are hints, outside of the version, and a 304 doesn't renew them. To wait for a change is not
-// built yet, and is refused: a client that counts on it would ask again and again without a pause.
+// nodes are hints, outside of the version, and a 304 doesn't renew them. A client that has the present
+// version and prefers to wait is answered once there is another, or the wait is over.
 func (s *server) showTable(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
+		return err
+	}
+	unless, err := readTags(r.Header)
+	if err != nil {
+		return err
+	}
+	wait, err := waitOf(r.Header)
+	if err != nil {
 		return err
 	}
 	if err := s.cfg.Directory.Known(); err != nil {
 		return err
 	}
-	if len(r.Header.Values("If-None-Match")) > 0 && prefersWait(r.Header) {
-		return kindNotBuilt.problem("Prefer: wait, for a change of the table, is not built yet. Leave it out, and ask again after a while.")
+	// A client that sends * has no version that could be outdated.
+	if wait > 0 && unless != nil && !unless.any {
+		if s.cfg.Admin == nil {
+			return kindNotBuilt.problem("Prefer: wait, for a change of the table, is not built yet. Leave it out, and ask again after a while.")
+		}
+		if err := s.awaitChange(r.Context(), unless, wait); err != nil {
+			return err
+		}
+		w.Header().Set("Preference-Applied", "wait="+strconv.FormatInt(int64(wait/time.Second), 10))
 	}
 	view := s.cfg.Directory.View()
 	return writeJSON(w, r, view, formatETag(view.Version))
 }
 
-// prefersWait reports whether the client prefers to wait (RFC 7240 4.3).
-func prefersWait(h http.Header) bool {
-	for preference := range strings.SplitSeq(strings.Join(h.Values("Prefer"), ","), ",") {
-		token, _, _ := strings.Cut(preference, ";")
-		token, _, _ = strings.Cut(token, "=")
-		if strings.EqualFold(strings.Trim(token, " \t"), "wait") {
-			return true
+// awaitChange returns once the table's version is none of tags, the wait is over, the client has gone,
+// or the server shuts down.
+func (s *server) awaitChange(ctx context.Context, tags *tagList, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	defer context.AfterFunc(closing(ctx), cancel)()
+	for {
+		version := s.cfg.Directory.View().Version
+		if !tags.matchesWeakly(formatETag(version)) {
+			return nil
+		}
+		if err := s.cfg.Admin.Newer(ctx, version); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return err
 		}
 	}
-	return false
 }
 
 func (s *server) showShards(w http.ResponseWriter, r *http.Request) error {
@@ -190,17 +212,22 @@ func writeJSON(w http.ResponseWriter, r *http.Request, value any, etag string) e
 	if etag == "" {
 		etag = hashTag(body)
 	}
+	writeJSONBytes(w, body, etag, unless)
+	return nil
+}
+
+// writeJSONBytes answers with body, or 304 if unless says that the client has it.
+func writeJSONBytes(w http.ResponseWriter, body []byte, etag string, unless *tagList) {
 	h := w.Header()
 	h.Set("ETag", etag)
 	h.Set("Cache-Control", "no-cache")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if unless != nil && unless.matchesWeakly(etag) {
 		w.WriteHeader(http.StatusNotModified)
-		return nil
+		return
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(http.StatusOK)
 	w.Write(body) // the client that doesn't hear it has gone
-	return nil
 }

@@ -37,7 +37,8 @@ type Problem struct {
 	Status  int     `json:"status"`
 	Detail  string  `json:"detail"`
 	Applied Applied `json:"applied"`
-	// ETag is the key's current one, with a precondition that failed; empty when the key is absent.
+	// ETag is the current one of the key, or of the shard's members, with a precondition that failed;
+	// empty when the key is absent.
 	ETag string `json:"etag,omitempty"`
 
 	retry  bool        // send Retry-After
@@ -120,41 +121,50 @@ func (k kind) problem(format string, args ...any) *Problem {
 // All kinds there are. The names are a contract with clients: append, never rename.
 var (
 	// What is wrong with the request itself.
-	kindMalformed        = kind{"malformed-request", "Malformed request", 400, AppliedNo, false}
-	kindBadKey           = kind{"bad-key", "Bad key", 400, AppliedNo, false}
-	kindBadParameter     = kind{"bad-parameter", "Bad query parameter", 400, AppliedNo, false}
-	kindBadHeader        = kind{"bad-header", "Bad header", 400, AppliedNo, false}
-	kindUnknownPath      = kind{"unknown-path", "No such resource", 404, AppliedNo, false}
-	kindMethod           = kind{"method-not-allowed", "Method not allowed", 405, AppliedNo, false}
-	kindBodyTimeout      = kind{"request-timeout", "The request's body came too slowly", 408, AppliedNo, false}
-	kindValueTooLarge    = kind{"value-too-large", "Value too large", 413, AppliedNo, false}
-	kindKeyTooLong       = kind{"key-too-long", "Key too long", 414, AppliedNo, false}
-	kindContentEncoding  = kind{"content-encoding", "Content coding not kept", 415, AppliedNo, false}
-	kindExpectation      = kind{"expectation-failed", "Expectation failed", 417, AppliedNo, false}
-	kindHeadersTooLarge  = kind{"headers-too-large", "Headers too large", 431, AppliedNo, false}
-	kindTransferEncoding = kind{"transfer-encoding", "Transfer coding not understood", 501, AppliedNo, false}
-	kindHTTPVersion      = kind{"http-version", "HTTP version not supported", 505, AppliedNo, false}
-	kindNotBuilt         = kind{"not-built", "Not built in this version", 501, AppliedNo, false}
+	kindMalformed            = kind{"malformed-request", "Malformed request", 400, AppliedNo, false}
+	kindBadKey               = kind{"bad-key", "Bad key", 400, AppliedNo, false}
+	kindBadParameter         = kind{"bad-parameter", "Bad query parameter", 400, AppliedNo, false}
+	kindBadHeader            = kind{"bad-header", "Bad header", 400, AppliedNo, false}
+	kindBadBody              = kind{"bad-body", "Bad body", 400, AppliedNo, false}
+	kindUnknownPath          = kind{"unknown-path", "No such resource", 404, AppliedNo, false}
+	kindMethod               = kind{"method-not-allowed", "Method not allowed", 405, AppliedNo, false}
+	kindBodyTimeout          = kind{"request-timeout", "The request's body came too slowly", 408, AppliedNo, false}
+	kindValueTooLarge        = kind{"value-too-large", "Value too large", 413, AppliedNo, false}
+	kindBodyTooLarge         = kind{"body-too-large", "Body too large", 413, AppliedNo, false}
+	kindKeyTooLong           = kind{"key-too-long", "Key too long", 414, AppliedNo, false}
+	kindContentEncoding      = kind{"content-encoding", "Content coding not kept", 415, AppliedNo, false}
+	kindMediaType            = kind{"media-type", "Media type not understood", 415, AppliedNo, false}
+	kindExpectation          = kind{"expectation-failed", "Expectation failed", 417, AppliedNo, false}
+	kindPreconditionRequired = kind{"precondition-required", "Precondition required", 428, AppliedNo, false}
+	kindHeadersTooLarge      = kind{"headers-too-large", "Headers too large", 431, AppliedNo, false}
+	kindTransferEncoding     = kind{"transfer-encoding", "Transfer coding not understood", 501, AppliedNo, false}
+	kindHTTPVersion          = kind{"http-version", "HTTP version not supported", 505, AppliedNo, false}
+	kindNotBuilt             = kind{"not-built", "Not built in this version", 501, AppliedNo, false}
 
 	// What the cluster answered.
-	kindAbsent       = kind{"not-found", "Key not found", 404, AppliedNo, false}
-	kindUnknownShard = kind{"unknown-shard", "No such shard", 404, AppliedNo, false}
-	kindUnknownNode  = kind{"unknown-node", "No such node", 404, AppliedNo, false}
-	kindPrecondition = kind{"precondition-failed", "Precondition failed", 412, AppliedNo, false}
-	kindEntryTooBig  = kind{"entry-too-large", "Entry too large for its shard", 413, AppliedNo, false}
-	kindMisdirected  = kind{"misdirected", "Another node serves this key", 421, AppliedNo, false}
-	kindOverloaded   = kind{"overloaded", "Overloaded", 429, AppliedNo, true}
-	kindNoLeader     = kind{"no-leader", "The shard has no leader now", 503, AppliedNo, true}
-	kindMoved        = kind{"moved", "The key's range is moving", 503, AppliedNo, true}
-	kindUnavailable  = kind{"unavailable", "Unavailable", 503, AppliedNo, true}
-	kindDeadline     = kind{"deadline", "Not done in time", 503, AppliedNo, true}
-	kindExhausted    = kind{"versions-exhausted", "The shard waits for new versions", 503, AppliedNo, true}
-	kindUnknown      = kind{"outcome-unknown", "Outcome unknown", 504, AppliedUnknown, false}
+	kindAbsent           = kind{"not-found", "Key not found", 404, AppliedNo, false}
+	kindUnknownShard     = kind{"unknown-shard", "No such shard", 404, AppliedNo, false}
+	kindUnknownNode      = kind{"unknown-node", "No such node", 404, AppliedNo, false}
+	kindUnknownOperation = kind{"unknown-operation", "No such operation", 404, AppliedNo, false}
+	kindConflict         = kind{"conflict", "The cluster's state does not allow it", 409, AppliedNo, false}
+	kindPrecondition     = kind{"precondition-failed", "Precondition failed", 412, AppliedNo, false}
+	kindEntryTooBig      = kind{"entry-too-large", "Entry too large for its shard", 413, AppliedNo, false}
+	kindMisdirected      = kind{"misdirected", "Another node serves this key", 421, AppliedNo, false}
+	kindOverloaded       = kind{"overloaded", "Overloaded", 429, AppliedNo, true}
+	kindNoLeader         = kind{"no-leader", "The shard has no leader now", 503, AppliedNo, true}
+	kindMoved            = kind{"moved", "The key's range is moving", 503, AppliedNo, true}
+	kindUnavailable      = kind{"unavailable", "Unavailable", 503, AppliedNo, true}
+	kindDeadline         = kind{"deadline", "Not done in time", 503, AppliedNo, true}
+	kindExhausted        = kind{"versions-exhausted", "The shard waits for new versions", 503, AppliedNo, true}
+	kindUnknown          = kind{"outcome-unknown", "Outcome unknown", 504, AppliedUnknown, false}
 
 	// What must not happen. After a write nothing is certain.
 	kindInternalRead  = kind{"internal", "Internal error", 500, AppliedNo, false}
 	kindInternalWrite = kind{"internal", "Internal error", 500, AppliedUnknown, false}
 )
+
+// lookAdvice is for who doesn't know whether a change happened.
+const lookAdvice = "Read what it was to change to learn whether it happened."
 
 // errorRow maps one error of the packages below to its kind; advice is what the caller can do.
 type errorRow struct {
@@ -172,11 +182,24 @@ func as[E error](err error) bool {
 	return errors.As(err, &e)
 }
 
+// unknown matches the directory's refusal of what there is not.
+func unknown(what string) func(error) bool {
+	return func(err error) bool {
+		var e *directory.UnknownError
+		return errors.As(err, &e) && e.What == what
+	}
+}
+
 // errorTable is the one place that says what an error of the packages below is over HTTP. The first row
 // that matches decides: an error may wrap others, as a deadline does the last refusal. A shard that
 // this node doesn't host is no 404 here, since to a reader that would say that the key is absent.
 var errorTable = []errorRow{
-	{is(shard.ErrOutcomeUnknown), kindUnknown, "Read the key to learn whether it happened."},
+	{is(shard.ErrOutcomeUnknown), kindUnknown, lookAdvice},
+	{as[*directory.ConflictError], kindConflict, "Nothing was changed."},
+	{as[*directory.ConfError], kindPrecondition, "Look at its members again before deciding."},
+	{unknown("shard"), kindUnknownShard, "GET /v1/shards lists them."},
+	{unknown("node"), kindUnknownNode, "GET /v1/nodes lists them."},
+	{unknown("operation"), kindUnknownOperation, "GET /v1/operations lists them."},
 	{is(directory.ErrNoTable), kindUnavailable, "Try again; /readyz tells what this node waits for."},
 	{is(shard.ErrOverloaded), kindOverloaded, "Send fewer requests at a time, or try again later."},
 	{is(shard.ErrNoLeader), kindNoLeader, "Try again: an election takes a second or two."},
@@ -205,19 +228,24 @@ func problemOf(err error, read bool) *Problem {
 	}
 	for _, row := range errorTable {
 		if row.is(err) {
-			return row.kind.problem("%s. %s", sentence(err, read), row.advice)
+			p := row.kind.problem("%s. %s", sentence(err, read), row.advice)
+			var conf *directory.ConfError
+			if row.kind == kindPrecondition && errors.As(err, &conf) {
+				p.ETag = confTag(conf.Conf)
+			}
+			return p
 		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		if read {
 			return kindDeadline.problem("%s. Try again, or allow more time with Larder-Timeout.", sentence(err, read))
 		}
-		return kindUnknown.problem("%s. Read the key to learn whether it happened.", sentence(err, read))
+		return kindUnknown.problem("%s. %s", sentence(err, read), lookAdvice)
 	}
 	if read {
 		return kindInternalRead.problem("%s.", sentence(err, read))
 	}
-	return kindInternalWrite.problem("%s. Read the key to learn whether it happened.", sentence(err, read))
+	return kindInternalWrite.problem("%s. %s", sentence(err, read), lookAdvice)
 }
 
 // sentence is err's text with a capital letter. ErrDeadline speaks of proposals, which reads are not.

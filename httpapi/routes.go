@@ -13,6 +13,13 @@ func (s *server) routes() []route {
 			return kindNotBuilt.problem("%s is part of the interface, but not built yet. Nothing was done.", what)
 		}
 	}
+	// admin is h, where there is who performs it.
+	admin := func(h handler, what string) handler {
+		if s.cfg.Admin == nil {
+			return unbuilt(what)
+		}
+		return h
+	}
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	return []route{
 		{path: kvPrefix, under: true, methods: map[string]handler{
@@ -35,12 +42,12 @@ func (s *server) routes() []route {
 		{path: "/v1/shards/{id}", methods: get(s.showShard)},
 		{path: "/v1/shards/{id}/events", methods: get(unbuilt("A shard's feed of changes"))},
 		{path: "/v1/shards/{id}/checksum", methods: get(unbuilt("The checksum of a shard's replicas"))},
-		{path: "/v1/shards/{id}/members", methods: get(unbuilt("The list of a shard's members"))},
+		{path: "/v1/shards/{id}/members", methods: get(admin(s.showMembers, "The list of a shard's members"))},
 		{path: "/v1/shards/{id}/members/{node}", methods: map[string]handler{
-			http.MethodPut:    unbuilt("Adding a member"),
-			http.MethodDelete: unbuilt("Removing a member"),
+			http.MethodPut:    admin(s.addMember, "Adding a member"),
+			http.MethodDelete: admin(s.removeMember, "Removing a member"),
 		}},
-		{path: "/v1/shards/{id}/leader", methods: map[string]handler{http.MethodPut: unbuilt("Handing over leadership")}},
+		{path: "/v1/shards/{id}/leader", methods: map[string]handler{http.MethodPut: admin(s.putLeader, "Handing over leadership")}},
 		{path: "/v1/shards/{id}/split", methods: map[string]handler{http.MethodPost: unbuilt("Splitting a shard")}},
 		{path: "/v1/shards/{id}/merge", methods: map[string]handler{http.MethodPost: unbuilt("Merging shards")}},
 		{path: "/v1/settings", methods: map[string]handler{
@@ -50,14 +57,14 @@ func (s *server) routes() []route {
 		{path: "/v1/nodes", methods: get(s.showNodes)},
 		{path: "/v1/nodes/{id}", methods: map[string]handler{
 			http.MethodGet:    s.showNode,
-			http.MethodDelete: unbuilt("Removing a node"),
+			http.MethodDelete: admin(s.removeNode, "Removing a node"),
 		}},
 		{path: "/v1/nodes/{id}/drain", methods: map[string]handler{http.MethodPost: unbuilt("Draining a node")}},
 		{path: "/v1/nodes/{id}/undrain", methods: map[string]handler{http.MethodPost: unbuilt("Taking back a drained node")}},
-		{path: "/v1/operations", methods: get(unbuilt("The list of operations"))},
-		{path: "/v1/operations/{n}", methods: map[string]handler{
-			http.MethodGet:    unbuilt("Following an operation"),
-			http.MethodDelete: unbuilt("Cancelling an operation"),
+		{path: operationsPath, methods: get(admin(s.showOperations, "The list of operations"))},
+		{path: operationsPath + "/{n}", methods: map[string]handler{
+			http.MethodGet:    admin(s.showOperation, "Following an operation"),
+			http.MethodDelete: admin(s.cancelOperation, "Cancelling an operation"),
 		}},
 		{path: "/v1/backup", methods: get(unbuilt("A backup"))},
 		{path: "/v1/restore", methods: map[string]handler{http.MethodPost: unbuilt("Restoring a backup")}},

@@ -20,6 +20,8 @@ type Config struct {
 	Data Data
 	// Directory knows the cluster.
 	Directory Directory
+	// Admin changes the cluster; nil answers its routes with 501.
+	Admin Admin
 	// Metrics is where the handler registers its own metrics, and what /metrics shows.
 	Metrics *prometheus.Registry
 	// Log gets one line per failure of ours, and per request at level debug. Never keys or values.
@@ -71,6 +73,14 @@ type server struct {
 
 // New returns the handler of a node's REST interface. It registers metrics: once per registry.
 func New(cfg Config) (http.Handler, error) {
+	s, err := newServer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s.observe(s.router()), nil
+}
+
+func newServer(cfg Config) (*server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -78,8 +88,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cfg: cfg, metrics: m, admission: admission{maxRequests: cfg.MaxRequests, maxBytes: cfg.MaxBodyBytes}}
-	return s.observe(s.router()), nil
+	return &server{cfg: cfg, metrics: m, admission: admission{maxRequests: cfg.MaxRequests, maxBytes: cfg.MaxBodyBytes}}, nil
 }
 
 // handler answers a request, or returns why not: a *Problem, a redirection, or an error of the

@@ -322,14 +322,17 @@ func (c *Cache) start() {
 
 func (c *Cache) stop() { c.batches.wg.Wait() }
 
-// housekeepInterval is how often a leader looks whether its shard needs entries that no client asks
-// for.
-const housekeepInterval = 100 * time.Millisecond
+// A leader looks each housekeepIdle whether its shard needs entries that no client asks for, and
+// each housekeepBusy while it does.
+const (
+	housekeepIdle = time.Second
+	housekeepBusy = 100 * time.Millisecond
+)
 
 // housekeep makes an idle shard come down to a lowered limit: each log entry evicts a bounded number
 // of entries, so somebody must write them.
 func (c *Cache) housekeep() {
-	t := time.NewTicker(housekeepInterval)
+	t := time.NewTimer(untilNext(housekeepIdle))
 	defer t.Stop()
 	for {
 		select {
@@ -337,14 +340,15 @@ func (c *Cache) housekeep() {
 		case <-c.group.ctx.Done():
 			return
 		}
-		i := c.group.instance()
-		if i == nil || i.ready.Load() == 0 {
-			continue
+		wait := untilNext(housekeepIdle)
+		if i := c.group.instance(); i != nil && i.ready.Load() != 0 {
+			if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
+				ctx, cancel := context.WithTimeout(c.group.ctx, time.Second)
+				_ = c.batches.tick(ctx, math.MaxUint64) // an entry of its own; the next look tries again
+				cancel()
+				wait = housekeepBusy
+			}
 		}
-		if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
-			ctx, cancel := context.WithTimeout(c.group.ctx, time.Second)
-			_ = c.batches.tick(ctx, math.MaxUint64) // an entry of its own; the next look tries again
-			cancel()
-		}
+		t.Reset(wait)
 	}
 }

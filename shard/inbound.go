@@ -39,7 +39,7 @@ func (h *Host) serveLink(link Link) {
 		delete(h.inbounds, link)
 		h.mu.Unlock()
 	}()
-	in := &inbound{host: h, link: link, out: newOutbox()}
+	in := &inbound{host: h, link: link, out: newOutbox(h.cfg)}
 	ctx, cancel := context.WithCancel(h.ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { link.Close() })()

@@ -91,11 +91,13 @@ type followers struct {
 
 type followerState struct {
 	term, match uint64
+	commit      uint64 // the commit index that it was told
 	at          time.Time
 }
 
-// note records that a follower has the leader's log up to index; of an earlier term it says nothing.
-func (f *followers) note(id raft.ServerID, term, index uint64) {
+// note records that a follower has the leader's log up to index and knows of commit; of an earlier term
+// it says nothing.
+func (f *followers) note(id raft.ServerID, term, index, commit uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.known == nil {
@@ -106,13 +108,23 @@ func (f *followers) note(id raft.ServerID, term, index uint64) {
 	case s.term > term: // an answer that was long on its way
 		return
 	case s.term == term:
-		index = max(index, s.match)
+		index, commit = max(index, s.match), max(commit, s.commit)
 	}
 	if f.more != nil && (s.term != term || index > s.match) {
 		close(f.more)
 		f.more = nil
 	}
-	f.known[id] = followerState{term, index, time.Now()}
+	f.known[id] = followerState{term, index, commit, time.Now()}
+}
+
+// commit is the commit index that a follower was told in a term and has acknowledged, 0 for none.
+func (f *followers) commit(id raft.ServerID, term uint64) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.known[id]; s.term == term {
+		return s.commit
+	}
+	return 0
 }
 
 // await waits, for a moment at most, until a follower has the leader's log up to index. It does not wait

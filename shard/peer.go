@@ -135,7 +135,7 @@ func (p *peer) session() error {
 		return err
 	}
 
-	out := newOutbox()
+	out := newOutbox(p.host.cfg)
 	stop := make(chan struct{})
 	p.mu.Lock()
 	p.link, p.out, p.formed = link, out, formed

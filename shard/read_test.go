@@ -46,6 +46,19 @@ func readers(h *Host, key string, n int) (wait func() ([]Response, []error)) {
 // makes raft.VerifyLeader say yes, so it is the dangerous one. It also ensures that the higher term in
 // the answers makes the deposed leader step down, long before its own timers would.
 func TestStaleVerify(t *testing.T) {
+	// In which order a deposed leader hears of its end and of old answers is a race within the library;
+	// mostly the old answers win, and VerifyLeader says yes.
+	const tries = 5
+	for range tries {
+		if staleVerify(t) {
+			return
+		}
+	}
+	t.Errorf("VerifyLeader saw through this schedule %d times: it is not the dangerous one", tries)
+}
+
+// staleVerify runs the schedule and reports whether VerifyLeader said yes.
+func staleVerify(t *testing.T) (fooled bool) {
 	inBubble(t, 3, patient("a"), func(c *cluster) {
 		old := c.lead("a")
 		c.mustPut(old, "k", "old")
@@ -71,9 +84,7 @@ func TestStaleVerify(t *testing.T) {
 		}
 		c.net.Release("b", "a")
 		c.net.Release("c", "a")
-		if err := errors.Join(early.Error(), verify.Error()); err != nil {
-			t.Errorf("VerifyLeader saw through this schedule (%v): it is not the dangerous one", err)
-		}
+		fooled = errors.Join(early.Error(), verify.Error()) == nil
 		probed.Store(true)
 		began := time.Now()
 		resps, errs := wait()
@@ -92,6 +103,7 @@ func TestStaleVerify(t *testing.T) {
 		c.net.DropWhen(nil)
 		c.wantSameState()
 	})
+	return fooled
 }
 
 // TestLearnersNeverConfirm ensures that a leader which reaches a learner but no other voter serves no

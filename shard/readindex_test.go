@@ -5,11 +5,28 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
+
+// followed makes the replica on a node the leader, and waits until all others that run follow it.
+func (c *cluster) followed(node string) *Host {
+	c.t.Helper()
+	l := c.lead(node)
+	c.until("all follow "+node, func() bool {
+		for _, h := range c.hosts {
+			s := h.Group(testShard).Status()
+			if member := slices.Contains(s.Voters, h.Node()); member && s.Leader != node {
+				return false
+			}
+		}
+		return true
+	})
+	return l
+}
 
 func old(h *Host, key string, consistency Consistency, staleness time.Duration) (Response, error) {
 	return do(h, Request{Shard: testShard, Op: OpGet, Key: []byte(key), Consistency: consistency, MaxStaleness: staleness})
@@ -19,7 +36,7 @@ func old(h *Host, key string, consistency Consistency, staleness time.Duration) 
 // before, at once, also while nothing else tells them what is committed.
 func TestFollowerReads(t *testing.T) {
 	inBubbleWithSpares(t, 4, 1, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.addLearner(l, "d")
 		began := time.Now()
 		for n := range 100 {
@@ -47,7 +64,7 @@ func TestFollowerReads(t *testing.T) {
 // join the round in flight, in join, the second reader reads the old value here.)
 func TestReadIndexIsAskedAfter(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.mustPut(l, "k", "old")
 		c.wantGet(c.hosts["b"], "k", "old")
 		c.wantGet(c.hosts["c"], "k", "old")
@@ -80,7 +97,7 @@ func TestDeposedLeaderConfirmsNobody(t *testing.T) {
 			cfg.HeartbeatTimeout, cfg.ElectionTimeout = 20*time.Second, 20*time.Second
 		}
 	}, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.mustPut(l, "k", "old")
 		c.wantGet(c.hosts["b"], "k", "old")
 		for _, x := range []string{"a", "b"} {
@@ -113,7 +130,7 @@ func TestDeposedLeaderConfirmsNobody(t *testing.T) {
 // in its own name, and that others don't answer at all.
 func TestReadIndexForMembersOnly(t *testing.T) {
 	inBubbleWithSpares(t, 4, 1, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.mustPut(l, "k", "v")
 		link := c.dial("b", "a")
 		ask := func(source, target string) error {
@@ -163,7 +180,7 @@ func TestReadIndexForMembersOnly(t *testing.T) {
 // which is cut off serves what it may and refuses the rest.
 func TestOldReads(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.mustPut(l, "k", "v1")
 		b := c.hosts["b"]
 		var asked atomic.Int64
@@ -226,7 +243,7 @@ func TestOldReads(t *testing.T) {
 // gone is gone for all.
 func TestDueOnFollower(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		if _, err := do(l, Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("v"), TTL: 2 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
@@ -262,7 +279,7 @@ func TestDueOnFollower(t *testing.T) {
 // a leader that is gone.
 func TestFollowerFarBehind(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.mustPut(l, "k", "v")
 		i := c.hosts["b"].Group(testShard).instance()
 		held := i.fsm.applied.at()
@@ -289,7 +306,7 @@ func TestFollowerFarBehind(t *testing.T) {
 // TestReadIndexEnds ensures that questions end with the instance, and readers with their deadlines.
 func TestReadIndexEnds(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
-		l := c.lead("a")
+		l := c.followed("a")
 		c.mustPut(l, "k", "v")
 		c.net.Hold("a", "b")
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

@@ -141,9 +141,11 @@ func (t *transport) append(id raft.ServerID, args *raft.AppendEntriesRequest, re
 	checked := args.PrevLogEntry + uint64(len(args.Entries))
 	clamped.LeaderCommitIndex = min(args.LeaderCommitIndex, checked)
 	timeout := appendTimeout
-	lazy := len(args.Entries) == 0
-	if lazy {
+	lazy := false
+	if len(args.Entries) == 0 {
 		timeout = 2 * t.group.host.cfg.HeartbeatTimeout
+		told := t.progress.commit(id, args.Term)
+		lazy = isHeartbeat(args) || told == 0 || told >= clamped.LeaderCommitIndex // else it is news
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, timeout)
 	defer cancel()
@@ -155,9 +157,15 @@ func (t *transport) append(id raft.ServerID, args *raft.AppendEntriesRequest, re
 		return err
 	}
 	if resp.Success && resp.Term == args.Term {
-		t.progress.note(id, args.Term, checked)
+		t.progress.note(id, args.Term, checked, clamped.LeaderCommitIndex)
 	}
 	return nil
+}
+
+// isHeartbeat tells the library's heartbeats from its other requests without entries, which tell the commit
+// index: entries for the follower wait while one of those is not answered.
+func isHeartbeat(args *raft.AppendEntriesRequest) bool {
+	return len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && args.LeaderCommitIndex == 0
 }
 
 func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -232,7 +240,7 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		if err != nil {
 			return nil, false, err
 		}
-		return appendAppendEntriesResponse(nil, resp.(*raft.AppendEntriesResponse)), len(args.Entries) == 0, nil
+		return appendAppendEntriesResponse(nil, resp.(*raft.AppendEntriesResponse)), isHeartbeat(args), nil
 	case rpcVote:
 		args, err := decodeVote(message, source)
 		if err != nil {

@@ -16,18 +16,7 @@ import (
 )
 
 func newCheckCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Check data for damage and divergence",
-		RunE: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("there is no check of %q", args[0])}
-			}
-			return usageError{errors.New("what to check is missing")}
-		},
-	}
-	cmd.AddCommand(newCheckDataDirCmd())
-	return cmd
+	return newGroup("check", "Check data for damage and divergence", newCheckDataDirCmd(), newCheckReplicasCmd())
 }
 
 func newCheckDataDirCmd() *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,7 +22,8 @@ import (
 )
 
 const (
-	maxKey = 1024 // bytes
+	maxKey   = 1024 // bytes
+	kvPrefix = "/v1/kv/"
 	// maxTimeout is the longest Larder-Timeout that servers take.
 	maxTimeout = 60 * time.Second
 	// grace is how much longer than the server we wait: it answers at its own deadline.
@@ -34,21 +37,39 @@ type client struct {
 	servers string
 	timeout time.Duration
 	output  string
+
+	answered string // the server that answered last, which later requests try first
 }
 
+// flags adds those of a command on a key, which says little unless it is asked to.
 func (c *client) flags(f *pflag.FlagSet) {
-	f.StringVar(&c.servers, "server", "http://127.0.0.1:7070", "servers, comma-separated: the next one is tried only when nothing was sent")
-	f.DurationVar(&c.timeout, "timeout", 5*time.Second, "how long the operation may take, at most 60s")
+	c.connectionFlags(f)
 	f.StringVarP(&c.output, "output", "o", "", "table or json: print what the server tells of the entry")
 }
 
-// request is one operation on a key.
+// adminFlags adds those of a command on the cluster.
+func (c *client) adminFlags(f *pflag.FlagSet) {
+	c.connectionFlags(f)
+	f.StringVarP(&c.output, "output", "o", "table", "table or json")
+}
+
+func (c *client) connectionFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.servers, "server", "http://127.0.0.1:7070", "servers, comma-separated: a change goes to the next one only when nothing was sent")
+	f.DurationVar(&c.timeout, "timeout", 5*time.Second, "how long a request may take, at most 60s")
+}
+
+// request is one request to a server.
 type request struct {
 	method string
-	key    string
+	path   string // in plain ASCII that needs no escapes
+	name   string // what follows path, any bytes: a key, the id of a node
 	query  url.Values
 	header http.Header
-	body   []byte // put; nil sends none
+	body   []byte // nil sends none
+	// again lets a read go to the next server also when this one got it, but has no good answer.
+	again bool
+	// learn says how to learn what became of a change whose outcome is unknown.
+	learn string
 }
 
 func (r request) write() bool { return r.method != http.MethodGet }
@@ -61,13 +82,20 @@ type answer struct {
 	body   []byte
 }
 
-// check validates what all client commands have in common.
-func (c *client) check(key string) error {
+// checkKey validates what all commands on a key have in common.
+func (c *client) checkKey(key string) error {
 	switch {
 	case key == "":
 		return usageError{errors.New("the key is empty")}
 	case len(key) > maxKey:
 		return usageError{fmt.Errorf("the key has %d bytes, %d are allowed", len(key), maxKey)}
+	}
+	return c.check()
+}
+
+// check validates what all client commands have in common.
+func (c *client) check() error {
+	switch {
 	case c.timeout <= 0 || c.timeout > maxTimeout:
 		return usageError{fmt.Errorf("--timeout %s: more than 0, at most %s", c.timeout, maxTimeout)}
 	case c.output != "" && c.output != "table" && c.output != "json":
@@ -76,42 +104,81 @@ func (c *client) check(key string) error {
 	return nil
 }
 
-// do sends r to the first server that can be reached. ^C gives up, and says what that means.
+// do sends r to the first server that can be reached; one that may go elsewhere is sent to the next
+// until an answer is good or is the client's own fault. ^C gives up, and says what that means.
 func (c *client) do(ctx context.Context, r request) (answer, error) {
 	servers, err := parseServers(c.servers)
 	if err != nil {
 		return answer{}, usageError{err}
 	}
+	slices.SortStableFunc(servers, func(a, b *url.URL) int {
+		return cmp.Compare(c.rank(a), c.rank(b))
+	})
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+grace)
 	defer cancel()
 
+	deadline := time.Now().Add(c.timeout)
 	var unreached []error
-	for _, server := range servers {
-		a, sent, err := c.ask(ctx, server, r, c.timeout/time.Duration(len(servers)))
+	var got answer     // the last one that was no good
+	var gotError error // of the last server that got the request, when it has no answer
+	for i, server := range servers {
+		share := c.timeout
+		if r.again {
+			share = max(time.Until(deadline)/time.Duration(len(servers)-i), time.Millisecond)
+		}
+		a, sent, err := c.ask(ctx, server, r, share, c.timeout/time.Duration(len(servers)))
+		more := r.again && i < len(servers)-1 && ctx.Err() == nil
 		switch {
+		case err == nil && more && (a.status >= http.StatusInternalServerError || a.status == http.StatusNotFound):
+			// It can't tell, or has not heard of it yet.
+			got, gotError = a, nil
+			continue
 		case err == nil:
+			c.answered = server.String()
 			return a, nil
 		case sent && r.write():
-			return a, exitError{exitUnknown, fmt.Errorf("%w: it is not known whether the write happened; read the key to learn it", err)}
+			return a, exitError{exitUnknown, fmt.Errorf("%w: it is not known whether it happened; %s", err, r.learn)}
 		case sent:
-			return a, exitError{exitUnavailable, fmt.Errorf("%w: try again", err)}
+			err = exitError{exitUnavailable, fmt.Errorf("%w: try again", err)}
+			if !more {
+				return a, err
+			}
+			gotError = err
+			continue
 		}
 		unreached = append(unreached, err)
 		if ctx.Err() != nil {
 			break
 		}
 	}
+	switch {
+	case gotError != nil:
+		return answer{}, gotError
+	case got.status != 0:
+		return got, nil
+	}
 	return answer{}, exitError{exitUnavailable, fmt.Errorf("%w: nothing was sent; is a server running there (try \"larder dev\"), is --server right?", errors.Join(unreached...))}
 }
 
-// ask sends r to one server. sent reports whether any of it may have arrived.
-func (c *client) ask(ctx context.Context, server *url.URL, r request, dial time.Duration) (a answer, sent bool, err error) {
+// rank puts the server that answered last before the others.
+func (c *client) rank(server *url.URL) int {
+	if server.String() == c.answered {
+		return 0
+	}
+	return 1
+}
+
+// ask sends r to one server, which has the given time to answer. sent reports whether any of it may
+// have arrived.
+func (c *client) ask(ctx context.Context, server *url.URL, r request, allowed, dial time.Duration) (a answer, sent bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, allowed+grace)
+	defer cancel()
 	// Both forms of the path: with RawPath set, each byte of the key goes out as PathEscape wrote it.
 	target := *server
-	target.Path = "/v1/kv/" + r.key
-	target.RawPath = "/v1/kv/" + url.PathEscape(r.key)
+	target.Path = r.path + r.name
+	target.RawPath = r.path + url.PathEscape(r.name)
 	target.RawQuery = r.query.Encode()
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
@@ -125,8 +192,11 @@ func (c *client) ask(ctx context.Context, server *url.URL, r request, dial time.
 	}
 	// String loses a path such as "//" to the grammar of URLs; the URL itself does not.
 	req.URL = &target
-	req.Header = r.header
-	req.Header.Set("Larder-Timeout", c.timeout.String())
+	req.Header = r.header.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	req.Header.Set("Larder-Timeout", allowed.String())
 	req.Header.Set("User-Agent", "larder")
 	if len(r.body) > 0 {
 		// A server that refuses for what the header says, above all a length over its limit, closes

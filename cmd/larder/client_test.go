@@ -233,7 +233,7 @@ func TestUsage(t *testing.T) {
 		{"put", "k", "v", "--ttl", "1us"}, {"put", "k", "v", "--ttl", "-1s"},
 		{"put", "k", "v", "--if-match", "x"}, {"put", "k", "v", "--if-match", "1", "--if-absent"},
 		{"del", "k", "--if-match", `""`}, {"put", "k", "v", "--if-match", ""}, {"del", "k", "--if-match="},
-		{"check"}, {"check", "replicas"}, {"check", "data-dir"}, {"check", "data-dir", ".", "-o", "xml"}, {"check", "data-dir", ".", "--at", "1"},
+		{"check"}, {"check", "replicas", "x"}, {"shard"}, {"member", "list"}, {"member", "add", "x", "d"}, {"member", "add", "3", "d", "--if-match", "7"}, {"member", "add", "3", "d", "--if-match", "1-7", "--force"}, {"node", "show", ""}, {"operation", "show", "x"}, {"get", "k", "--max-staleness", "1s"}, {"get", "k", "--consistency", "bounded", "--max-staleness", "0s"}, {"check", "data-dir"}, {"check", "data-dir", ".", "-o", "xml"}, {"check", "data-dir", ".", "--at", "1"},
 		{"del", "k", "--if-absent"}, {"get", "k", "--colour"}, {"fetch", "k"},
 		{"get", "k", "--server", "ftp://x"}, {"get", "k", "--server", "http://x/path"}, {"get", "k", "--server", ""},
 	} {

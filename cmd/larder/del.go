@@ -16,10 +16,10 @@ func newDelCmd() *cobra.Command {
 		Long:  `Remove a key. It is no error that it is absent.`,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.check(args[0]); err != nil {
+			if err := c.checkKey(args[0]); err != nil {
 				return err
 			}
-			r := request{method: http.MethodDelete, key: args[0], header: http.Header{}}
+			r := request{method: http.MethodDelete, path: kvPrefix, name: args[0], header: http.Header{}, learn: learnByReading}
 			if err := cond.apply(cmd, r.header); err != nil {
 				return err
 			}

@@ -7,15 +7,15 @@
 //
 // # Concurrency
 //
-// A client command sends one request and waits. A server owns the goroutines of its node, and stops
+// A client command sends one request at a time and waits. A server owns the goroutines of its node, and stops
 // them in order (see node).
 //
 // # Caveats
 //
-// A client command never sends a request twice, nor to a second server once the first may have got
-// it: a write whose outcome is unknown is reported as such (exit code 6), for the caller to resolve by
+// A change, and a request for a key, is never sent twice, nor to a second server once the first may have
+// got it; only reads of the cluster's state go from server to server. A write whose outcome is unknown is reported as such (exit code 6), for the caller to resolve by
 // a read. It uses no proxy from the environment, since proxies tidy up paths, and a path is a key.
 //
-// Settings come from flags and LARDER_ variables. A variable that is no setting is an error rather
-// than ignored; the names that Kubernetes makes up for a service called larder are let through.
+// Settings come from flags, LARDER_ variables and the file that --config names, in this order. What is
+// no setting of any command is an error rather than ignored; the names that Kubernetes makes up for a service called larder are let through.
 package main

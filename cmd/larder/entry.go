@@ -30,6 +30,13 @@ func (e *entry) addBytes(name string, value []byte) {
 	*e = append(*e, c)
 }
 
+// addHeader adds what a header says, if it is there.
+func (e *entry) addHeader(name, value string) {
+	if value != "" {
+		e.add(name, value)
+	}
+}
+
 // entryOf starts an entry with its key, version, and place in a shard's log.
 func entryOf(key string, a answer) entry {
 	var e entry

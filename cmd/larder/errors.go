@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/larder-cache/larder/httpapi"
@@ -54,6 +55,12 @@ func exitCode(err error) int {
 	return exitUsage
 }
 
+// absences are the problems of something that there is not, unlike a path that is wrong.
+var absences = []string{"/problems/not-found", "/problems/unknown-shard", "/problems/unknown-node", "/problems/unknown-operation"}
+
+// learnByReading is what to do after a write to a key whose outcome is unknown.
+const learnByReading = "read the key to learn it"
+
 // refusal is the error for an answer that is none of the successes of a request.
 func refusal(answer answer, write bool) error {
 	var p httpapi.Problem
@@ -64,7 +71,7 @@ func refusal(answer answer, write bool) error {
 	switch {
 	case p.Applied == httpapi.AppliedUnknown:
 		code = exitUnknown
-	case p.Type == "/problems/not-found":
+	case slices.Contains(absences, p.Type):
 		code = exitNotFound
 	case p.Status == http.StatusPreconditionFailed:
 		code = exitPrecondition

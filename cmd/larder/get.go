@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -11,22 +13,33 @@ import (
 func newGetCmd() *cobra.Command {
 	var c client
 	var consistency string
+	var staleness time.Duration
 	cmd := &cobra.Command{
 		Use:   "get KEY",
 		Short: "Read a value",
 		Long: `Read a value: its bytes go to standard output, and nothing else. With -o they are left
-to json, and the table tells of the entry alone.`,
+to json, and the table tells of the entry alone: also how it was read (probe, log, follower or
+local) and, unless the read is linearizable, its age in seconds.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.check(args[0]); err != nil {
+			if err := c.checkKey(args[0]); err != nil {
 				return err
 			}
-			r := request{method: http.MethodGet, key: args[0], query: url.Values{}, header: http.Header{}}
+			r := request{method: http.MethodGet, path: kvPrefix, name: args[0], query: url.Values{}, header: http.Header{}}
 			switch consistency {
 			case "linearizable", "bounded", "any":
 				r.query.Set("consistency", consistency)
 			default:
 				return usageError{fmt.Errorf("--consistency %q is not linearizable, bounded or any", consistency)}
+			}
+			if cmd.Flags().Changed("max-staleness") {
+				if consistency != "bounded" {
+					return usageError{errors.New("--max-staleness goes with --consistency bounded")}
+				}
+				if staleness <= 0 {
+					return usageError{fmt.Errorf("--max-staleness %s: more than 0", staleness)}
+				}
+				r.query.Set("max-staleness", staleness.String())
 			}
 			a, err := c.do(cmd.Context(), r)
 			if err != nil {
@@ -40,6 +53,8 @@ to json, and the table tells of the entry alone.`,
 				return err
 			}
 			e := entryOf(args[0], a)
+			e.addHeader("read", a.header.Get("Larder-Read"))
+			e.addHeader("age", a.header.Get("Age"))
 			e.add("content_type", a.header.Get("Content-Type"))
 			e.add("bytes", len(a.body))
 			e.addTTL(a.header.Get("Cache-Status"))
@@ -49,5 +64,6 @@ to json, and the table tells of the entry alone.`,
 	}
 	c.flags(cmd.Flags())
 	cmd.Flags().StringVar(&consistency, "consistency", "linearizable", "linearizable, bounded or any")
+	cmd.Flags().DurationVar(&staleness, "max-staleness", 2*time.Second, "with bounded: how old the answer may be")
 	return cmd
 }

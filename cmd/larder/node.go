@@ -226,7 +226,7 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 		Logger: log, Registry: registry,
 	})
 	if err == nil {
-		handler, err = httpapi.New(httpapi.Config{Node: cfg.id, Data: n.dir.Router(), Directory: n.dir, Metrics: registry, Log: log, Route: httpapi.Mode(cfg.route)})
+		handler, err = httpapi.New(httpapi.Config{Node: cfg.id, Data: n.dir.Router(), Directory: n.dir, Admin: n.dir, Metrics: registry, Log: log, Route: httpapi.Mode(cfg.route)})
 	}
 	if err == nil {
 		err = n.host.Start()

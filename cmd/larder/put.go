@@ -23,10 +23,10 @@ func newPutCmd() *cobra.Command {
 A time to live that the key had is replaced by --ttl, or cleared.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.check(args[0]); err != nil {
+			if err := c.checkKey(args[0]); err != nil {
 				return err
 			}
-			r := request{method: http.MethodPut, key: args[0], query: url.Values{}, header: http.Header{}}
+			r := request{method: http.MethodPut, path: kvPrefix, name: args[0], query: url.Values{}, header: http.Header{}, learn: learnByReading}
 			if err := cond.apply(cmd, r.header); err != nil {
 				return err
 			}

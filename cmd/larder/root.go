@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // run is the program: it returns the exit code. Data goes to stdout, everything else to stderr.
@@ -42,7 +39,9 @@ func newRootCmd(environ []string) *cobra.Command {
   larder put greeting hello   store a value
   larder get greeting         read it
 
-Each flag can be given as a variable too: --data-dir as LARDER_DATA_DIR. A flag wins.
+A setting comes from its flag, else from its variable (--data-dir as LARDER_DATA_DIR), else from the
+file that --config names (lines such as "data-dir = /var/lib/larder"), else from its default.
+--print-config tells which.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed,
 5 unavailable and nothing applied, 6 outcome unknown, 7 not authorised,
@@ -50,11 +49,29 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed,
 		SilenceErrors: true, // run prints them, once
 		SilenceUsage:  true, // and names --help, rather than burying the error in it
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			return applyEnvironment(cmd, environ)
+			return settle(cmd, environ)
 		},
 	}
-	root.AddCommand(newServerCmd(), newDevCmd(), newGetCmd(), newPutCmd(), newDelCmd(), newCheckCmd(), newVersionCmd())
+	settingsFlags(root.PersistentFlags())
+	for _, group := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Servers:", []*cobra.Command{newServerCmd(), newDevCmd()}},
+		{"Data:", []*cobra.Command{newGetCmd(), newPutCmd(), newDelCmd()}},
+		{"The cluster:", []*cobra.Command{newStatusCmd(), newShardCmd(), newMemberCmd(), newNodeCmd(), newOperationCmd(), newCheckCmd()}},
+		{"Other:", []*cobra.Command{newVersionCmd()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
+		for _, cmd := range group.commands {
+			cmd.GroupID = group.title
+			root.AddCommand(cmd)
+		}
+	}
+	root.SetHelpCommandGroupID("Other:")
+	root.SetCompletionCommandGroupID("Other:")
 	markFailures(root)
+	excusePrinting(root)
 	return root
 }
 
@@ -78,51 +95,18 @@ func markFailures(cmd *cobra.Command) {
 	}
 }
 
-const environmentPrefix = "LARDER_"
-
-// foreignVariables are names that others set: Kubernetes gives every container the addresses of
-// the services near it, and a service may well be called larder, or larder-something.
-// The first few are the tests' own; faults exist only in builds with that tag.
-var foreignVariables = regexp.MustCompile(`^(TEST_.*|FAULTS|ROUNDS|KEEP|(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?))$`)
-
-// applyEnvironment sets those flags of cmd that were not given from LARDER_ variables. A variable that is
-// no flag of any command is an error: it was meant to have an effect.
-func applyEnvironment(cmd *cobra.Command, environ []string) error {
-	known := map[string]bool{}
-	collectFlags(cmd.Root(), known)
-	for _, variable := range environ {
-		name, value, _ := strings.Cut(variable, "=")
-		rest, ok := strings.CutPrefix(name, environmentPrefix)
-		if !ok || foreignVariables.MatchString(rest) {
-			continue
-		}
-		flag := strings.ToLower(strings.ReplaceAll(rest, "_", "-"))
-		if !known[flag] || variableOf(flag) != name {
-			return usageError{fmt.Errorf("the variable %s is set, but is no setting of larder", name)}
-		}
-		if f := cmd.Flags().Lookup(flag); f == nil || f.Changed {
-			continue
-		}
-		if err := cmd.Flags().Set(flag, value); err != nil {
-			return usageError{fmt.Errorf("variable %s: %w", name, err)}
-		}
+// newGroup returns a command that only holds others, and says so when none of them is given.
+func newGroup(name, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no %q of %q", args[0], name)}
+			}
+			return usageError{errors.New("what to do is missing")}
+		},
 	}
-	return nil
-}
-
-// variableOf is the variable that gives a flag.
-func variableOf(flag string) string {
-	return environmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
-// collectFlags adds the names of all flags of cmd and the commands below it.
-func collectFlags(cmd *cobra.Command, names map[string]bool) {
-	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
-		if f.Name != "help" {
-			names[f.Name] = true
-		}
-	})
-	for _, sub := range cmd.Commands() {
-		collectFlags(sub, names)
-	}
+	cmd.AddCommand(commands...)
+	return cmd
 }

@@ -209,3 +209,31 @@ func TestDirectory(t *testing.T) {
 		t.Errorf("decoded %+v", d)
 	}
 }
+
+// TestCPU ensures that the processor time of a node grows while it works, and that there is none of a node
+// that does not run.
+func TestCPU(t *testing.T) {
+	c := start(t)
+	a := c.Node("a")
+	before, err := a.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Poll(within(t, 20*time.Second), func() bool {
+		_, _, getErr := a.Get(t.Context(), "/readyz")
+		var now time.Duration
+		now, err = a.CPU()
+		return getErr != nil || err != nil || now > before
+	}); err != nil {
+		t.Errorf("after %v of processor time it got no more: %v", before, err)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if err := a.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.CPU(); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("processor time of a dead node: %v", err)
+	}
+}

@@ -5,6 +5,9 @@
 // leader with kill -9, shows how long it takes until that shard is written to through another
 // node, and goes on. At the end, or at ^C, it stops the processes and removes their data.
 //
+// Memory is tight: the nodes have room for a tenth of the trace's keys (--fill), so entries are evicted,
+// and the hit ratio is shown beside that of an exact LRU of the same bytes.
+//
 //	go run ./scripts/demo --larder bin/larder --trace accesses.txt.gz
 //
 // A trace has one key per line, in order of access, plain or gzip. Without one, --synthetic makes
@@ -12,6 +15,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -20,12 +24,10 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 )
-
-// defaultTrace is where a checkout has the project's traces beside it.
-const defaultTrace = "../shared/traces/web07.txt.gz"
 
 // config is what the flags say.
 type config struct {
@@ -35,6 +37,7 @@ type config struct {
 	clients     int
 	shards      int
 	valueSize   int
+	fill        float64
 	maxMemory   string
 	cacheMemory string
 }
@@ -64,6 +67,14 @@ func run(ctx context.Context, args []string, out, status io.Writer) error {
 	if err != nil {
 		return err
 	}
+	var memory *room
+	if cfg.fill > 0 {
+		r, err := roomFor(keys, cfg.fill, cfg.shards, cfg.valueSize, cmp.Or(cfg.maxMemory, maxMemory))
+		if err != nil {
+			return err
+		}
+		memory, cfg.cacheMemory = &r, strconv.FormatUint(r.node, 10)
+	}
 	dir, err := os.MkdirTemp("", "larder-demo-")
 	if err != nil {
 		return err
@@ -76,12 +87,17 @@ func run(ctx context.Context, args []string, out, status io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "%d nodes, %d shards, ready after %.1f s: %s\n", len(nodes), cfg.shards, time.Since(started).Seconds(), urls(nodes))
+	if memory != nil {
+		fmt.Fprintf(out, "%s bytes for entries in %d shards: room for %.3g %% of %s keys\n",
+			thousands(int(memory.all)), cfg.shards, 100*cfg.fill, thousands(memory.keys))
+	}
 	fmt.Fprintf(out, "replaying %s accesses of %s with %d clients\n\n", thousands(len(keys)), name, cfg.clients)
-	return show(ctx, cfg, keys, nodes, out, status)
+	return show(ctx, cfg, keys, memory, nodes, out, status)
 }
 
-// show replays most of the trace, kills a leader, replays the rest, and reports.
-func show(ctx context.Context, cfg config, keys []string, nodes []*node, out, status io.Writer) error {
+// show replays most of the trace, kills a leader, replays the rest, and reports; beside an exact LRU of the
+// same memory, where that is known.
+func show(ctx context.Context, cfg config, keys []string, memory *room, nodes []*node, out, status io.Writer) error {
 	const before = 0.8 // the part of the trace that comes before the kill
 	cut := int(float64(len(keys)) * before)
 	r := newReplay(nodes, cfg.valueSize)
@@ -91,7 +107,7 @@ func show(ctx context.Context, cfg config, keys []string, nodes []*node, out, st
 		return err
 	}
 	fmt.Fprintln(out, "\nall three nodes:")
-	if err := report(ctx, out, first, nodes); err != nil {
+	if _, err := report(ctx, out, first, nodes); err != nil {
 		return err
 	}
 
@@ -111,11 +127,20 @@ func show(ctx context.Context, cfg config, keys []string, nodes []*node, out, st
 		return err
 	}
 	fmt.Fprintf(out, "\nthe rest of the trace, without node %s:\n", victim.id)
-	if err := report(ctx, out, second, nodes); err != nil {
+	evictions, err := report(ctx, out, second, nodes)
+	if err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "\nall of it:")
-	return summary(out, first.add(second))
+	all := first.add(second)
+	if err := summary(out, all); err != nil || memory == nil {
+		return err
+	}
+	exact := newLRU(memory.all)
+	for _, key := range keys {
+		exact.access(key, cost(key, cfg.valueSize))
+	}
+	return compare(out, all, evictions, exact)
 }
 
 // parse reads the flags.
@@ -124,17 +149,27 @@ func parse(args []string, status io.Writer) (config, error) {
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
 	f.SetOutput(status)
 	f.StringVar(&cfg.larder, "larder", "bin/larder", "the larder binary (make build)")
-	f.StringVar(&cfg.trace, "trace", "", "file with one key per line, plain or .gz (default "+defaultTrace+" if it is there)")
+	f.StringVar(&cfg.trace, "trace", "", "file with one key per line, plain or .gz")
 	f.BoolVar(&cfg.synthetic, "synthetic", false, "make up accesses instead")
 	f.IntVar(&cfg.clients, "clients", 8, "clients at once")
 	f.IntVar(&cfg.shards, "shards", 4, "shards that the keys are divided among")
 	f.IntVar(&cfg.valueSize, "value-size", 400, "bytes of a value")
+	f.Float64Var(&cfg.fill, "fill", 0.1, "part of the trace's keys that fits into memory, 0 to 1; 0 leaves the memory to the server")
 	f.StringVar(&cfg.maxMemory, "max-memory", "", "memory of each node, for example 64MiB (default the server's)")
-	f.StringVar(&cfg.cacheMemory, "cache-memory", "", "part of it for entries, for example 8MiB or 60% (default the server's)")
+	f.StringVar(&cfg.cacheMemory, "cache-memory", "", "part of it for entries, for example 8MiB or 60%, instead of --fill")
 	if err := f.Parse(args); err != nil {
 		return cfg, err
 	}
+	given := make(map[string]bool)
+	f.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if cfg.cacheMemory != "" && !given["fill"] {
+		cfg.fill = 0
+	}
 	switch {
+	case cfg.cacheMemory != "" && cfg.fill != 0:
+		return cfg, errors.New("--fill and --cache-memory exclude each other")
+	case !(cfg.fill >= 0 && cfg.fill <= 1):
+		return cfg, fmt.Errorf("--fill is %g, want 0 to 1", cfg.fill)
 	case f.NArg() > 0:
 		return cfg, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	case cfg.clients < 1 || cfg.shards < 1 || cfg.valueSize < 1:

@@ -178,10 +178,11 @@ func (n *node) get(ctx context.Context, path string) (int, []byte, error) {
 
 // shardInfo is what a node tells of a shard.
 type shardInfo struct {
-	ID     uint64
-	Leader string
-	Items  uint64
-	Bytes  uint64
+	ID        uint64
+	Leader    string
+	Items     uint64
+	Bytes     uint64
+	Evictions uint64
 }
 
 // shards returns the data shards as the node sees them.

@@ -13,39 +13,52 @@ import (
 	"time"
 )
 
-// report prints what a replay came to and where the entries are.
-func report(ctx context.Context, out io.Writer, r result, nodes []*node) error {
+// report prints what a replay came to and where the entries are, and returns how many entries were evicted
+// since the cluster began.
+func report(ctx context.Context, out io.Writer, r result, nodes []*node) (evictions uint64, err error) {
 	if err := summary(out, r); err != nil {
-		return err
+		return 0, err
 	}
 	shards, err := settled(ctx, nodes)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "shard\tleader\tentries\tbytes\t")
+	fmt.Fprintln(w, "shard\tleader\tentries\tbytes\tevictions\t")
 	for _, s := range shards {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t\n", s.ID, s.Leader, thousands(int(s.Items)), thousands(int(s.Bytes)))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t\n", s.ID, s.Leader, thousands(int(s.Items)), thousands(int(s.Bytes)), thousands(int(s.Evictions)))
+		evictions += s.Evictions
 	}
-	return w.Flush()
+	return evictions, w.Flush()
+}
+
+// compare prints what a replay came to beside an exact LRU that saw the same accesses.
+func compare(out io.Writer, r result, evictions uint64, exact *lru) error {
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(w, "%s bytes\tevictions\thit ratio\t\n", thousands(int(exact.limit)))
+	fmt.Fprintf(w, "Larder\t%s\t%.1f %%\t\n", thousands(int(evictions)), percent(r.hits, r.hits+r.misses))
+	fmt.Fprintf(w, "exact LRU\t%s\t%.1f %%\t\n", thousands(exact.evictions), exact.ratio())
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(out, "\nReads don't refresh an entry yet, so entries leave in the order in which they were written: the two meet once reads count.")
+	return err
 }
 
 // summary prints the numbers of a replay.
 func summary(out io.Writer, r result) error {
 	slices.Sort(r.latencies)
-	rate, ratio := 0.0, 0.0
+	rate := 0.0
 	if r.took > 0 {
 		rate = float64(r.requests) / r.took.Seconds()
-	}
-	if lookups := r.hits + r.misses; lookups > 0 {
-		ratio = 100 * float64(r.hits) / float64(lookups)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "requests\trequests/s\tp50 ms\tp99 ms\thits\tmisses\thit ratio\tfailed\t")
 	fmt.Fprintf(w, "%s\t%s\t%.2f\t%.2f\t%s\t%s\t%.1f %%\t%d\t\n", thousands(r.requests), thousands(int(rate)),
 		milliseconds(percentile(r.latencies, 50)), milliseconds(percentile(r.latencies, 99)),
-		thousands(r.hits), thousands(r.misses), ratio, r.failures)
+		thousands(r.hits), thousands(r.misses), percent(r.hits, r.hits+r.misses), r.failures)
 	return w.Flush()
 }
 
@@ -55,6 +68,14 @@ func percentile(sorted []time.Duration, p int) time.Duration {
 		return 0
 	}
 	return sorted[max(0, (len(sorted)*p+99)/100-1)]
+}
+
+// percent is part of whole in percent, 0 of none.
+func percent(part, whole int) float64 {
+	if whole == 0 {
+		return 0
+	}
+	return 100 * float64(part) / float64(whole)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

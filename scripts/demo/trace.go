@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -18,15 +17,11 @@ func accesses(cfg config) (keys []string, name string, err error) {
 	if cfg.synthetic {
 		return synthetic(), "made-up pages", nil
 	}
-	path := cfg.trace
-	if path == "" {
-		path = defaultTrace
-	}
-	keys, err = readTrace(path)
-	if errors.Is(err, fs.ErrNotExist) && cfg.trace == "" {
+	if cfg.trace == "" {
 		return nil, "", errors.New("no trace to replay: give one with --trace FILE (one key per line, plain or .gz), or use --synthetic")
 	}
-	return keys, filepath.Base(path), err
+	keys, err = readTrace(cfg.trace)
+	return keys, filepath.Base(cfg.trace), err
 }
 
 // readTrace reads one key per line; lines that are empty are none.

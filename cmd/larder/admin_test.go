@@ -1,0 +1,379 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/shard"
+)
+
+// fakeCluster answers for a cluster of nodes a, b, c and two shards. Resources in replies come first.
+type fakeCluster struct {
+	mu        sync.Mutex
+	replies   map[string]http.HandlerFunc // by method and path
+	operation []directory.OperationView   // successive answers of operation 5, the last one for good
+	down      string                      // a node
+	leader    string                      // of the shards
+}
+
+func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	reply := f.replies[r.Method+" "+r.URL.Path]
+	f.mu.Unlock()
+	if reply != nil {
+		reply(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	send := func(status int, v any) {
+		w.WriteHeader(status)
+		json.NewEncoder(w).Encode(v)
+	}
+	state := func(node string) string {
+		if node == f.down {
+			return directory.NodeDown
+		}
+		return directory.NodeUp
+	}
+	detail := func(id shard.ID) directory.ShardDetail {
+		d := directory.ShardDetail{Source: "a", Applied: 9, Commit: 9, Items: 2, Bytes: 2048, Limit: 4096}
+		d.ID, d.Conf, d.Leader = id, "1-7", f.leader
+		for _, n := range []string{"a", "b", "c"} {
+			d.Members = append(d.Members, directory.MemberView{Node: n, Role: directory.RoleVoter})
+		}
+		return d
+	}
+	switch r.Method + " " + r.URL.Path {
+	case "GET /v1/directory":
+		send(200, directory.TableView{Cluster: "C", Version: 42, Shards: []directory.ShardView{detail(1).ShardView}, Nodes: map[string]directory.NodeState{}})
+	case "GET /v1/nodes":
+		var nodes []directory.NodeView
+		for _, n := range []string{"a", "b", "c"} {
+			nodes = append(nodes, directory.NodeView{ID: n, State: state(n), HTTP: "127.0.0.1:7070", Replicas: 2})
+		}
+		send(200, map[string]any{"nodes": nodes})
+	case "GET /v1/nodes/a":
+		send(200, directory.NodeView{ID: "a", State: state("a")})
+	case "GET /v1/shards/0", "GET /v1/shards/3":
+		send(200, detail(3))
+	case "GET /v1/shards":
+		send(200, map[string]any{"shards": []directory.ShardDetail{detail(1), detail(3)}})
+	case "GET /v1/shards/3/members":
+		send(200, directory.MembersView{Shard: 3, Conf: "1-7", Leader: "a", Members: []directory.MemberDetail{{Node: "a", Replica: "3/a/1", Role: directory.RoleVoter, State: "up", Match: 8, Last: 9}}})
+	case "GET /v1/operations":
+		send(200, map[string]any{"operations": []directory.OperationView{{ID: 5, Kind: "add-member", State: "running", Phase: "adding"}}})
+	case "PUT /v1/shards/3/leader", "DELETE /v1/nodes/d":
+		w.WriteHeader(204)
+	case "PUT /v1/shards/3/members/d", "DELETE /v1/shards/3/members/d", "DELETE /v1/operations/5":
+		send(202, directory.OperationView{ID: 5, Kind: "add-member", Shard: 3, Node: "d", State: "running", Phase: "adding"})
+	case "GET /v1/operations/5":
+		f.mu.Lock()
+		o := f.operation[0]
+		if len(f.operation) > 1 {
+			f.operation = f.operation[1:]
+		}
+		f.mu.Unlock()
+		send(200, o)
+	default:
+		problem(404, "unknown-path", "no")(w, r)
+	}
+}
+
+func running(done uint64) directory.OperationView {
+	return directory.OperationView{ID: 5, Kind: "add-member", Shard: 3, Node: "d", State: "running", Phase: "catching-up", Detail: "waits\x1b for d",
+		EntriesDone: done, EntriesTotal: 120, BytesDone: 4096, BytesTotal: 8192}
+}
+
+func over(state, why string) directory.OperationView {
+	return directory.OperationView{ID: 5, Kind: "add-member", Shard: 3, Node: "d", State: state, Phase: state, Error: why}
+}
+
+// Each command on the cluster ends with the exit code that its answers deserve, prints data on stdout and
+// says what to do next on stderr.
+func TestAdminExitCodes(t *testing.T) {
+	add := []string{"member", "add", "3", "d"}
+	const put = "PUT /v1/shards/3/members/d"
+	tests := []struct {
+		args  []string
+		on    string
+		reply http.HandlerFunc
+		want  int
+		says  string // on stdout for code 0, else on stderr
+	}{
+		{[]string{"shard", "list"}, "", nil, 0, "LEADER"},
+		{[]string{"shard", "show", "3"}, "", nil, 0, "a,b,c"},
+		{[]string{"shard", "show", "3", "-o", "json"}, "", nil, 0, `"conf":"1-7"`},
+		{[]string{"shard", "show", "9"}, "GET /v1/shards/9", problem(404, "unknown-shard", "no"), 3, "larder shard list"},
+		{[]string{"shard", "transfer-leader", "3", "b"}, "", nil, 0, ""},
+		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(409, "conflict", "no"), 1, "larder status"},
+		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(503, "no-leader", "no"), 5, "try again"},
+		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(504, "outcome-unknown", "unknown"), 6, "larder member list 3"},
+		{[]string{"node", "list"}, "", nil, 0, "LAST-SEEN"},
+		{[]string{"node", "show", "a"}, "", nil, 0, "up"},
+		{[]string{"node", "show", "x"}, "GET /v1/nodes/x", problem(404, "unknown-node", "no"), 3, "larder node list"},
+		{[]string{"node", "remove", "d"}, "", nil, 0, ""},
+		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", problem(409, "conflict", "no"), 1, "A detail"},
+		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", hangUp, 6, "larder node list"},
+		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", problem(403, "forbidden", "no"), 7, "A detail"},
+		{[]string{"operation", "list"}, "", nil, 0, "adding"},
+		{[]string{"operation", "show", "5"}, "", nil, 0, "done"},
+		{[]string{"operation", "cancel", "5"}, "", nil, 0, "running"},
+		{[]string{"operation", "show", "6"}, "GET /v1/operations/6", problem(404, "unknown-operation", "no"), 3, "larder operation list"},
+		{[]string{"member", "list", "3"}, "", nil, 0, "3/a/1"},
+		{[]string{"member", "list", "3", "-o", "json"}, "", nil, 0, `"match":8`},
+		{[]string{"member", "list", "3"}, "GET /v1/shards/3/members", problem(501, "not-built", "no"), 1, "A detail"},
+		{add, "", nil, 0, "done"},
+		{append(add, "-o", "json"), "", nil, 0, `"state":"done"`},
+		{append(add, "--no-wait"), "", nil, 0, "running"},
+		{[]string{"member", "remove", "3", "d", "--force"}, "", nil, 0, "done"},
+		{add, put, problem(409, "conflict", "no"), 1, "larder operation list"},
+		{add, put, problem(412, "precondition-failed", "no"), 4, "larder member list"},
+		{add, put, problem(503, "no-leader", "no"), 5, "try again"},
+		{add, put, problem(504, "outcome-unknown", "unknown"), 6, "larder operation list"},
+		{add, put, plain(502), 6, "larder operation list"},
+		{add, put, hangUp, 6, "larder operation list"},
+		{add, "GET /v1/shards/3/members", hangUp, 5, "try again"},
+		{[]string{"status"}, "", nil, 0, "All is well."},
+		{[]string{"status", "-o", "json"}, "", nil, 0, `"problems":[]`},
+		{[]string{"status"}, "GET /v1/directory", problem(503, "unavailable", "no"), 5, "A detail"},
+	}
+	for _, tc := range tests {
+		f := &fakeCluster{leader: "a", operation: []directory.OperationView{over("done", "")}, replies: map[string]http.HandlerFunc{tc.on: tc.reply}}
+		address, _ := serve(t, f.ServeHTTP)
+		code, stdout, stderr := larder(t, "", nil, append(slices.Clone(tc.args), "--server", address)...)
+		said := stderr
+		if tc.want == 0 {
+			said = stdout
+		}
+		if code != tc.want || !strings.Contains(said, tc.says) {
+			t.Errorf("%q, %s: got exit code %d, %q, %q, want %d and %q", tc.args, tc.on, code, stdout, stderr, tc.want, tc.says)
+		}
+		if code != 0 && stdout != "" {
+			t.Errorf("%q: got %q on stdout", tc.args, stdout)
+		}
+		if slices.Contains(tc.args, "json") && !json.Valid([]byte(stdout)) {
+			t.Errorf("%q: %q is not JSON", tc.args, stdout)
+		}
+	}
+}
+
+// A change of members goes out for the members that there are, or for those that the flags name.
+func TestMemberCondition(t *testing.T) {
+	for _, tc := range []struct {
+		flags []string
+		line  string
+		match string
+		sent  int
+	}{
+		{nil, "PUT /v1/shards/3/members/d", `"1-7"`, 2},
+		{[]string{"--if-match", "1-6"}, "PUT /v1/shards/3/members/d", `"1-6"`, 1},
+		{[]string{"--if-match", `"1-6"`}, "PUT /v1/shards/3/members/d", `"1-6"`, 1},
+		{[]string{"--force"}, "PUT /v1/shards/3/members/d?force=true", "", 1},
+	} {
+		address, got := serve(t, (&fakeCluster{}).ServeHTTP)
+		code, _, stderr := larder(t, "", nil, append([]string{"member", "add", "3", "d", "--no-wait", "--server", address}, tc.flags...)...)
+		sent := got.take()
+		if code != 0 || len(sent) != tc.sent {
+			t.Errorf("%q: got exit code %d, %q, %d requests, want %d", tc.flags, code, stderr, len(sent), tc.sent)
+			continue
+		}
+		if last := sent[len(sent)-1]; last.line != tc.line || last.header.Get("If-Match") != tc.match {
+			t.Errorf("%q: sent %s with %s, want %s with %s", tc.flags, last.line, last.header.Get("If-Match"), tc.line, tc.match)
+		}
+	}
+}
+
+// Who waits for an operation hears of each change of it, and of its end; a server that fails meanwhile is
+// passed over.
+func TestMemberProgress(t *testing.T) {
+	f := &fakeCluster{operation: []directory.OperationView{running(60), running(60), running(90), over("failed", "d is gone")}}
+	var polls int
+	flaky, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, operationsPath) {
+			if polls++; polls > 1 {
+				hangUp(w, r)
+			}
+		}
+		f.ServeHTTP(w, r)
+	})
+	steady, _ := serve(t, f.ServeHTTP)
+	code, stdout, stderr := larder(t, "", nil, "member", "add", "3", "d", "--server", flaky+","+steady)
+	if code != exitFailed || !strings.Contains(stdout, "failed") {
+		t.Errorf("got exit code %d, %q", code, stdout)
+	}
+	want := "operation 5: adding\n" +
+		"operation 5: catching-up, entries 60/120 (50%), bytes 4.0 KiB/8.0 KiB (50%), waits  for d\n" +
+		"operation 5: catching-up, entries 90/120 (75%), bytes 4.0 KiB/8.0 KiB (50%), waits  for d\n" +
+		"operation 5: failed\n" +
+		"larder: operation 5 failed: d is gone\n"
+	if stderr != want {
+		t.Errorf("got\n%swant\n%s", stderr, want)
+	}
+}
+
+// On a terminal the line is rewritten, and never longer than the terminal is wide.
+func TestProgressOnTerminal(t *testing.T) {
+	var out bytes.Buffer
+	p := &progressLine{w: &out, terminal: true}
+	p.show("one")
+	p.show("one")
+	p.show(strings.Repeat("x", 100))
+	p.end()
+	if want := "\rone\x1b[K\r" + strings.Repeat("x", lineWidth) + "\x1b[K\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+// Who stops waiting is told the number of the operation, which goes on.
+func TestMemberInterrupted(t *testing.T) {
+	ctx, giveUp := context.WithCancel(t.Context())
+	f := &fakeCluster{replies: map[string]http.HandlerFunc{"GET /v1/operations/5": func(http.ResponseWriter, *http.Request) {
+		giveUp()
+		panic(http.ErrAbortHandler)
+	}}}
+	address, _ := serve(t, f.ServeHTTP)
+	var out, errs bytes.Buffer
+	code := run(ctx, []string{"member", "add", "3", "d", "--server", address}, nil, strings.NewReader(""), &out, &errs)
+	if code != exitUnknown || !strings.Contains(errs.String(), "larder operation show 5") {
+		t.Errorf("got exit code %d, %q", code, errs.String())
+	}
+}
+
+// A follower without any news gives up in the end, and says that the outcome is unknown.
+func TestNoNews(t *testing.T) {
+	address, _ := serve(t, problem(404, "unknown-operation", "no"))
+	f := follower{client: &client{servers: address, timeout: time.Second}}
+	_, _, err := f.follow(t.Context(), answer{}, running(1), &bytes.Buffer{})
+	if exitCode(err) != exitUnknown {
+		t.Errorf("got %v", err)
+	}
+}
+
+// status tells what is wrong first, with exit code 1, and what to do about it.
+func TestStatusFindings(t *testing.T) {
+	for _, tc := range []struct {
+		f    *fakeCluster
+		want string
+	}{
+		{&fakeCluster{leader: "a", down: "c"}, "! node c is down, last seen never: start it again\n"},
+		{&fakeCluster{}, "! shard 3 has no leader"},
+	} {
+		address, _ := serve(t, tc.f.ServeHTTP)
+		code, stdout, stderr := larder(t, "", nil, "status", "--server", address)
+		if code != exitFailed || !strings.HasPrefix(stdout, tc.want) || !strings.Contains(stderr, "not all is well") {
+			t.Errorf("got exit code %d, %q, %q, want %q", code, stdout, stderr, tc.want)
+		}
+	}
+}
+
+// Reads of the cluster's state go to the next server when one has no answer; changes don't.
+func TestReadsGoOn(t *testing.T) {
+	steady, got := serve(t, (&fakeCluster{}).ServeHTTP)
+	for _, reply := range []http.HandlerFunc{hangUp, problem(503, "unavailable", "no")} {
+		broken, _ := serve(t, reply)
+		if code, _, stderr := larder(t, "", nil, "node", "list", "--server", broken+","+steady); code != 0 {
+			t.Errorf("got exit code %d, %q", code, stderr)
+		}
+		got.take()
+		if code, _, _ := larder(t, "", nil, "node", "remove", "d", "--server", broken+","+steady); code == 0 || len(got.take()) != 0 {
+			t.Errorf("a change was sent twice")
+		}
+	}
+}
+
+// Replicas that differ at the same index are a violation; that some can't be compared is a failure, and
+// so is, without checksums, that they have equal numbers.
+func TestCheckReplicas(t *testing.T) {
+	for _, tc := range []struct {
+		what string
+		b    func(*directory.ShardDetail)
+		down bool
+		want int
+		says string
+	}{
+		{"equal", func(*directory.ShardDetail) {}, false, exitFailed, "0 of 2 replicas"},
+		{"another index", func(d *directory.ShardDetail) { d.Applied, d.Items = 8, 1 }, false, exitFailed, "1 of 2 replicas"},
+		{"another conf", func(d *directory.ShardDetail) { d.Conf = "1-6" }, false, exitFailed, "1 of 2 replicas"},
+		{"down", func(*directory.ShardDetail) {}, true, exitFailed, "1 of 2 replicas"},
+		{"other items", func(d *directory.ShardDetail) { d.Items = 1 }, false, exitViolation, "differs"},
+	} {
+		addresses := map[string]string{}
+		handler := func(node string) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				var v any
+				switch r.URL.Path {
+				case "/v1/directory":
+					nodes := map[string]directory.NodeState{}
+					for id, address := range addresses {
+						nodes[id] = directory.NodeState{HTTP: strings.TrimPrefix(address, "http://")}
+					}
+					v = directory.TableView{Nodes: nodes}
+				case "/v1/shards/0/members":
+					b := directory.MemberDetail{Node: "b", State: directory.NodeUp}
+					if tc.down {
+						b.State = directory.NodeDown
+					}
+					v = directory.MembersView{Conf: "1-7", Leader: "a", Members: []directory.MemberDetail{{Node: "a", State: directory.NodeUp}, b}}
+				case "/v1/shards/0":
+					d := directory.ShardDetail{Source: node, Applied: 9, Items: 2, Bytes: 10}
+					d.Conf = "1-7"
+					if node == "b" {
+						tc.b(&d)
+					}
+					v = d
+				default:
+					problem(501, "not-built", "no")(w, r)
+					return
+				}
+				json.NewEncoder(w).Encode(v)
+			}
+		}
+		for _, node := range []string{"a", "b"} {
+			addresses[node], _ = serve(t, handler(node))
+		}
+		code, stdout, stderr := larder(t, "", nil, "check", "replicas", "--server", addresses["a"])
+		if code != tc.want || !strings.Contains(stderr, tc.says) || !strings.Contains(stdout, "RESULT") {
+			t.Errorf("%s: got exit code %d, %q, %q, want %d and %q", tc.what, code, stdout, stderr, tc.want, tc.says)
+		}
+		if tc.want == exitFailed && !strings.Contains(stderr, "501") {
+			t.Errorf("%s: %q does not say that there are no checksums", tc.what, stderr)
+		}
+	}
+}
+
+// How a read was served, and its age, are told with -o.
+func TestGetTellsOfTheRead(t *testing.T) {
+	address, got := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Larder-Read", "local")
+		w.Header().Set("Age", "2")
+		hit(w, r)
+	})
+	code, stdout, stderr := larder(t, "", nil, "get", "k", "--consistency", "bounded", "--max-staleness", "3s", "-o", "json", "--server", address)
+	if code != 0 || !strings.Contains(stdout, `"read":"local","age":"2"`) {
+		t.Errorf("got exit code %d, %q, %q", code, stdout, stderr)
+	}
+	if line, want := got.take()[0].line, "GET /v1/kv/k?consistency=bounded&max-staleness=3s"; line != want {
+		t.Errorf("sent %s, want %s", line, want)
+	}
+}
+
+// The completion scripts of all shells are there.
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if code, stdout, stderr := larder(t, "", nil, "completion", shell); code != 0 || stdout == "" {
+			t.Errorf("%s: got exit code %d, %d bytes, %q", shell, code, len(stdout), stderr)
+		}
+	}
+	if code, stdout, _ := larder(t, "", []string{"LARDER_COLOUR=red"}, "__complete", "shard", ""); code != 0 || !strings.Contains(stdout, "transfer-leader") {
+		t.Errorf("got exit code %d, %q", code, fmt.Sprint(stdout))
+	}
+}
