@@ -174,7 +174,7 @@ func (r *run) readMembers() {
 	process := r.recorder.NewProcess()
 	paths := map[string]int{}
 	ctx := within(t, 2*time.Minute)
-	for _, key := range slices.Concat(r.load.Keys(), r.probes) {
+	for _, key := range r.keys() {
 		for _, host := range hosts(key) {
 			target := cluster.Targets([]*cluster.Node{r.cluster.Node(host)})[0]
 			var o history.Operation

@@ -55,17 +55,26 @@ func (r *run) progress(n int64, limit time.Duration) {
 	}
 }
 
+// keys ends the load, where there is one, and returns every key that was ever used.
+func (r *run) keys() []string {
+	if r.load == nil {
+		return r.probes
+	}
+	r.load.Stop()
+	return slices.Concat(r.load.Keys(), r.probes)
+}
+
 // readAll ends the load and reads every key that was ever used, at changing nodes.
 func (r *run) readAll() {
 	r.t.Helper()
-	r.load.Stop()
+	keys := r.keys()
 	targets := cluster.Targets(r.cluster.Nodes)
 	ctx := within(r.t, 60*time.Second)
 	c := client.New(r.recorder, 2*time.Second)
 	defer c.Close()
 	process := r.recorder.NewProcess()
 	attempts := 0
-	for _, key := range slices.Concat(r.load.Keys(), r.probes) {
+	for _, key := range keys {
 		err := cluster.Poll(ctx, func() bool {
 			attempts++
 			o := c.Do(ctx, targets[attempts%len(targets)], history.Operation{Process: process, Kind: history.Get, Key: key})
