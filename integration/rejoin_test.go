@@ -35,16 +35,15 @@ func TestRejoin(t *testing.T) {
 	p.removeNode("b")
 	c.Rejoin(t, b, a)
 	c.WaitReady(t, 60*time.Second)
+	c.WaitKnown(t, "b", 30*time.Second)
 	for _, shard := range all {
 		p.change(shard, "b", true, false)
 	}
 	r.progress(200, 30*time.Second)
-	stop()
-	r.readAll()
-	r.readMembers()
 
 	d := c.Join(t, b)
 	c.WaitReady(t, 60*time.Second)
+	c.WaitKnown(t, "d", 30*time.Second)
 	p.change(all[0], "d", true, false)
 	lose(t, d)
 	wantDataLost(t, d, "known by another data folder")
@@ -55,7 +54,13 @@ func TestRejoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.WaitReady(t, 60*time.Second)
+	c.WaitKnown(t, "d", 30*time.Second)
 	p.change(all[0], "d", true, false)
+	r.progress(100, 30*time.Second)
+	stop()
+	r.mark()
+	r.readAll()
+	r.readMembers()
 	r.verify(300)
 
 	at := quiesce(t, c)

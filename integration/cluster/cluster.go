@@ -179,6 +179,22 @@ func (c *Cluster) WaitReady(t testing.TB, limit time.Duration) {
 	}
 }
 
+// WaitKnown waits until all nodes that run have the node of that id in their tables, and up: they learn of
+// one that joined some moments after each other.
+func (c *Cluster) WaitKnown(t testing.TB, id string, limit time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	for _, n := range c.Live() {
+		if err := Poll(ctx, func() bool {
+			d, err := n.Directory(ctx)
+			return err == nil && d.Nodes[id].State == "up"
+		}); err != nil {
+			t.Fatalf("node %s does not know %s after %v", n.ID, id, limit)
+		}
+	}
+}
+
 // Poll asks again and again, every few milliseconds, until done says so or ctx ends.
 func Poll(ctx context.Context, done func() bool) error {
 	const every = 20 * time.Millisecond
