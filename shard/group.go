@@ -438,6 +438,18 @@ func (i *instance) maintain() {
 	})
 }
 
+// hurry sends what waits on the links to the other voters. The library's replication to a voter waits for
+// the answer to its last message, which may be one that tells nothing new and so is in no hurry itself: an
+// entry must not wait behind it.
+func (i *instance) hurry() {
+	voters, _ := i.voters()
+	for _, v := range voters {
+		if p := i.group.host.peer(v.Node); p != nil {
+			p.flush()
+		}
+	}
+}
+
 // Propose replicates data and returns its index and what the local state machine's Apply returned.
 func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result any, err error) {
 	i := g.instance()
@@ -459,6 +471,7 @@ func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result 
 	if !i.enter() {
 		return 0, nil, ErrStopped
 	}
+	i.hurry()
 	f := i.raft.Apply(data, timeout)
 	done := make(chan error, 1)
 	go func() {

@@ -63,6 +63,15 @@ func (o *outbox) put(frame []byte, lazy bool) error {
 	return nil
 }
 
+// flush sends what waits for its departure now.
+func (o *outbox) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.timed {
+		notify(o.wake)
+	}
+}
+
 // take returns what is to be sent.
 func (o *outbox) take() [][]byte {
 	o.mu.Lock()

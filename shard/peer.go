@@ -341,6 +341,15 @@ func (p *peer) call(ctx context.Context, kind byte, body []byte, lazy bool) ([]b
 	}
 }
 
+// flush sends what waits on the link.
+func (p *peer) flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out != nil {
+		p.out.flush()
+	}
+}
+
 // waitUp waits until there is a link.
 func (p *peer) waitUp(ctx context.Context, stop <-chan struct{}) bool {
 	p.mu.Lock()

@@ -279,6 +279,7 @@ func (b *batcher) propose(batch []*proposal) bool {
 	if !earliest.IsZero() {
 		timeout = max(time.Until(earliest)-answerTime, time.Nanosecond)
 	}
+	i.hurry()
 	f := i.raft.Apply(data, timeout)
 	b.wg.Go(func() {
 		err := f.Error()
