@@ -1,7 +1,8 @@
 // Package integration runs real larder processes, hurts them, and checks what they answered.
 //
 // It proves from outside, over the command line and REST alone, that no acknowledged write is lost,
-// that no answer is stale, and that replicas stay equal while nodes are killed, frozen and cut off.
+// that no answer is stale, and that replicas stay equal while nodes are killed, frozen and cut off, join,
+// and become members of shards and leave them.
 // It imports none of the server's packages: an oracle that shares code with its subject agrees with
 // its subject's bugs. It is a module of its own so that its tools stay out of the server.
 //
@@ -12,7 +13,7 @@
 //	workload  many clients at once, in a shape that a checker can decide
 //	history   what was asked and answered, and when; which answers mean what
 //	model     what one key may do
-//	check     linearizability, the certificate, durability
+//	check     linearizability, the certificate, durability, the age of reads that may be old
 //
 // # Obligations
 //
@@ -27,7 +28,7 @@
 //
 // # Caveats
 //
-// Nodes listen on 127.0.0.11 to 127.0.0.13, which only Linux routes without setup. Faults of the network
+// Nodes listen on 127.0.0.11 to 127.0.0.15, which only Linux routes without setup. Faults of the network
 // are made by TCP proxies: bytes are late, held back for ever or never come, but packets are not
 // reordered or duplicated, which TCP would hide anyway.
 //

@@ -76,7 +76,8 @@ type fire struct {
 func (f *fire) round(kill bool) {
 	t := f.run.t
 	t.Helper()
-	shard, node, add, leader := f.choose()
+	m, node, add := f.choose()
+	shard, leader := m.Shard, m.Leader
 	if !kill {
 		f.operator.change(shard, node, add, false)
 		t.Logf("%s %s, shard %d", verb(add), node, shard)
@@ -98,12 +99,13 @@ func (f *fire) round(kill bool) {
 				t.Error(err)
 			}
 		})
-		f.operator.begin(f.operator.node(), shard, node, add, f.operator.members(shard).Conf)
+		f.operator.begin(f.operator.node(), shard, node, add, m.Conf)
 		fault.Wait()
 		f.kills++
 		f.run.cluster.WaitReady(t, 60*time.Second)
 		f.finish(shard, node, add)
 	}
+	f.operator.settled(shard, wantedMembers(m, node, add)) // nothing but what was asked for
 	f.shard, f.node = shard, node
 	f.changes++
 	f.run.progress(50, 30*time.Second)
@@ -118,15 +120,15 @@ func (f *fire) finish(shard uint64, node string, add bool) {
 	p.change(shard, node, add, true)
 }
 
-// choose picks a change that leaves a shard two to four voters.
-func (f *fire) choose() (shard uint64, node string, add bool, leader string) {
-	shard = f.shards[f.rng.IntN(len(f.shards))]
+// choose picks a change that leaves a shard two to four voters, and returns the members that it is for.
+func (f *fire) choose() (m cluster.Members, node string, add bool) {
+	shard := f.shards[f.rng.IntN(len(f.shards))]
 	if f.changes > 0 && f.rng.IntN(4) == 0 {
 		shard = f.shard // and the same node again, the other way
 	} else {
 		f.node = ""
 	}
-	m := f.operator.members(shard)
+	m = f.operator.members(shard)
 	voters, _ := m.Voters()
 	var absent []string
 	for _, n := range f.run.cluster.Nodes {
@@ -146,7 +148,7 @@ func (f *fire) choose() (shard uint64, node string, add bool, leader string) {
 	if again := f.node; again != "" && (!m.Has(again) || len(voters) > 2) {
 		add, node = !m.Has(again), again
 	}
-	return shard, node, add, m.Leader
+	return m, node, add
 }
 
 // mark ends the load and writes to each data shard once more, so that the last entry of its log is one that

@@ -103,7 +103,16 @@ func (r *run) verify(least int) {
 	const keyLimit = 10 * time.Second
 	report := check.Verify(ops, r.final, keyLimit)
 	count := r.recorder.Count()
-	t.Logf("%v; outcomes %v", report, count)
+	reads := map[string]int{} // answered, by what was promised and how it was kept
+	for _, o := range ops {
+		if o.Kind.Read() && o.Outcome == history.OK {
+			reads[string(o.Kind)+" "+o.Path]++
+		}
+	}
+	t.Logf("%v; outcomes %v; reads %v", report, count, reads)
+	if r.load != nil && (reads["get follower"] == 0 || reads["get-bounded local"] == 0 || reads["get-any local"] == 0) {
+		t.Errorf("not proved: not all ways to read were met: %v", reads)
+	}
 	if err := report.Err(); err != nil {
 		t.Errorf("%v", err)
 	}
