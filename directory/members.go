@@ -57,6 +57,26 @@ func (s *Service) ask(ctx context.Context, id shard.ID) (conf shard.Configuratio
 	}
 }
 
+// knowing returns a table that knows a node. One that joined just now may not be in this node's table
+// yet: before it says so, it looks at that of the directory's leader.
+func (s *Service) knowing(ctx context.Context, t *Table, node string) (*Table, error) {
+	if _, known := t.Nodes[node]; known {
+		return t, nil
+	}
+	if leader, _ := s.soft.leader(shard.Directory); leader != "" && leader != s.self.ID {
+		try, cancel := context.WithTimeout(ctx, readAttempt)
+		defer cancel()
+		if err := s.fetch(try, leader, t.Version, 0); err != nil {
+			return t, err
+		}
+		t = s.Table()
+	}
+	if _, known := t.Nodes[node]; !known {
+		return t, &UnknownError{What: "node"}
+	}
+	return t, nil
+}
+
 // pause waits a moment; false once ctx ended or the service closes.
 func (s *Service) pause(ctx context.Context) bool {
 	t := time.NewTimer(stepPause)
@@ -78,8 +98,8 @@ func (s *Service) ChangeMember(ctx context.Context, c MemberChange) (OperationVi
 	if err != nil {
 		return OperationView{}, err
 	}
-	if _, known := t.Nodes[c.Node]; !known {
-		return OperationView{}, &UnknownError{What: "node"}
+	if t, err = s.knowing(ctx, t, c.Node); err != nil {
+		return OperationView{}, err
 	}
 	if c.Conf != "" && c.Conf != confTag(conf) {
 		return OperationView{}, &ConfError{Conf: confTag(conf)}
@@ -162,8 +182,8 @@ func (s *Service) TransferLeader(ctx context.Context, id shard.ID, node string) 
 	if err != nil {
 		return err
 	}
-	if _, known := t.Nodes[node]; !known {
-		return &UnknownError{What: "node"}
+	if _, err := s.knowing(ctx, t, node); err != nil {
+		return err
 	}
 	if leader == node {
 		return nil
@@ -234,8 +254,8 @@ func (s *Service) RemoveNode(ctx context.Context, id string) error {
 	if err := s.Known(); err != nil {
 		return err
 	}
-	if _, known := s.Table().Nodes[id]; !known {
-		return &UnknownError{What: "node"}
+	if _, err := s.knowing(ctx, s.Table(), id); err != nil {
+		return err
 	}
 	if state, _ := s.soft.state(id); state == NodeUp {
 		return &ConflictError{Reason: fmt.Sprintf("node %s is up: stop it first", id)}
