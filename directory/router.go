@@ -107,7 +107,7 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 		defer cancel()
 	}
 	slot := fsm.Slot(req.Key)
-	h := hunt{router: r, read: req.Op == shard.OpGet}
+	h := hunt{router: r, read: req.Op == shard.OpGet, listed: req.Consistency == shard.Any}
 	var last error
 	for {
 		if ctx.Err() != nil {
@@ -207,6 +207,7 @@ var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader"
 type hunt struct {
 	router   *Router
 	read     bool
+	listed   bool // only a replica that the table lists may serve it
 	attempts int
 	hint     string          // named by a refusal: ask it next, without a pause
 	failed   string          // asked last, in vain
@@ -239,12 +240,14 @@ func (h *hunt) choose(s Shard) string {
 		return node
 	}
 	if node, _ := h.router.leader(s.ID); node != "" && node != h.failed && h.router.up(node) {
-		return node
+		if _, member := s.Member(node); member || !h.listed {
+			return node
+		}
 	}
 	for range s.Members {
 		node := s.Members[h.turn%len(s.Members)].Node
 		h.turn++
-		if node != h.failed && h.router.up(node) {
+		if node != h.failed && h.router.up(node) && !(h.read && node == h.router.self && h.asked[node]) {
 			return node
 		}
 	}
@@ -257,6 +260,10 @@ func (h *hunt) choose(s Shard) string {
 func (h *hunt) follow(s Shard, node string, err error) bool {
 	h.failed = node
 	own := h.read && h.attempts == 1 && node == h.router.self
+	if leader, _ := h.router.leader(s.ID); own && leader != "" && errors.Is(err, errUnanswered) {
+		h.failed = leader // what did not answer is the leader that this replica follows: ask another
+		return true
+	}
 	var notLeader *shard.NotLeaderError
 	if !errors.As(err, &notLeader) || notLeader.Leader == "" || h.asked[notLeader.Leader] {
 		return own

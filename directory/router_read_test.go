@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/larder-cache/larder/shard"
 )
@@ -46,6 +48,20 @@ func TestRouterReadsHere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRouterReadPassesSilentLeader ensures that a read whose own replica waited in vain for the leader does
+// not wait for that one again, but goes to another member.
+func TestRouterReadPassesSilentLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newRouterRig(t)
+		rig.nodes["a"] = hangs(shard.ErrDeadline)
+		rig.nodes["b"] = hangs(shard.ErrOutcomeUnknown)
+		resp, err := rig.Do(t.Context(), readReq)
+		if err != nil || resp.ServedBy != "c" || time.Since(rig.began) > readAttempt+minPause {
+			t.Errorf("%+v, %v after %v, asked %v", resp, err, time.Since(rig.began), rig.asked)
+		}
+	})
 }
 
 // TestRouterLocalReplica ensures that a request which may not leave this node is served by its own replica as

@@ -255,8 +255,7 @@ func (c *Cache) getAsFollower(ctx context.Context, i *instance, key []byte) (Res
 	l, place := i.fsm.machine.(*cacheMachine).look(key)
 	switch {
 	case place.generation != x.generation:
-		return Response{}, fmt.Errorf("%w: the leader, %s, is in generation %d of the shard, this replica in %d",
-			ErrNoLeader, x.leader, x.generation, place.generation)
+		return Response{}, &NotLeaderError{Leader: x.leader} // another began since
 	case l.Owned && due(l, x.now):
 		return Response{}, &NotLeaderError{Leader: x.leader}
 	}
@@ -270,17 +269,20 @@ func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
 	if i == nil {
 		return Response{}, ErrStopped
 	}
+	m, mono := i.fsm.machine.(*cacheMachine), c.group.host.mono
 	path := ReadLocal
-	if age, known := i.age(); !known || req.Consistency == Bounded && age > req.MaxStaleness {
+	fresh, known := i.fresh() // before the look: what that shows is at least as new
+	l, place := m.look(req.Key)
+	if !known || req.Consistency == Bounded && mono()-fresh > req.MaxStaleness {
+		fresh = mono()
 		var err error
 		if path, err = i.freshen(ctx); err != nil {
 			return Response{}, err
 		}
+		l, place = m.look(req.Key)
 	}
-	age, _ := i.age() // before the look: what it shows is at least as new
-	l, place := i.fsm.machine.(*cacheMachine).look(req.Key)
 	r, err := c.answer(l, place, l.Clock, path)
-	r.Age = age
+	r.Age = mono() - fresh // after it: this process may have been stopped in between
 	return r, err
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/larder-cache/larder/fsm"
@@ -33,6 +35,7 @@ func (h *Host) Do(ctx context.Context, node string, req Request) (Response, erro
 	body := appendDuration(nil, timeLeft(ctx, maxForward))
 	body = appendString(body, "") // the caller's name, once callers have one
 	body = appendRequest(body, req)
+	began := h.mono()
 	answer, err := p.call(ctx, frameData, body, false)
 	if err != nil {
 		if req.Op == OpGet && errors.Is(err, ErrOutcomeUnknown) {
@@ -43,6 +46,9 @@ func (h *Host) Do(ctx context.Context, node string, req Request) (Response, erro
 	resp, err := decodeResponse(answer)
 	if err != nil { // it was done, but what it did can't be read
 		return Response{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+	if req.Consistency != Linearizable {
+		resp.Age += h.mono() - began // its way here counts too
 	}
 	return resp, nil
 }
@@ -92,14 +98,18 @@ func appendRequest(b []byte, r Request) []byte {
 	b = append(b, byte(r.Cond.Kind))
 	b = binary.AppendUvarint(b, r.Cond.Version)
 	b = append(b, byte(r.Consistency))
-	b = appendDuration(b, r.MaxStaleness)
+	b = binary.AppendUvarint(b, uint64(r.MaxStaleness))
 	return binary.AppendUvarint(b, r.R)
 }
 
 func (r *reader) request() Request {
-	return Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
+	req := Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
 		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()},
-		Consistency: Consistency(r.byte()), MaxStaleness: r.duration(), R: r.uint()}
+		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), R: r.uint()}
+	if req.Consistency > Any {
+		r.fail()
+	}
+	return req
 }
 
 func appendResponse(b []byte, r Response) []byte {
@@ -117,7 +127,17 @@ func appendResponse(b []byte, r Response) []byte {
 	b = appendBool(b, r.HasTTL)
 	b = appendDuration(b, r.TTL)
 	b = appendString(b, r.Read)
-	return appendDuration(b, r.Age)
+	return binary.AppendUvarint(b, uint64(max(r.Age, 0)))
+}
+
+// span is a duration in nanoseconds.
+func (r *reader) span() time.Duration {
+	v := r.uint()
+	if v > math.MaxInt64 {
+		r.fail()
+		return 0
+	}
+	return time.Duration(v)
 }
 
 func decodeResponse(b []byte) (Response, error) {
@@ -125,6 +145,9 @@ func decodeResponse(b []byte) (Response, error) {
 	resp := Response{Shard: ID(r.uint()), Epoch: r.uint(), Index: r.uint(), Position: uint32(r.uint()), ServedBy: r.string(),
 		Status: fsm.Status(r.byte()), Version: r.uint(), Existed: r.bool(), Found: r.bool(), Value: r.bytes(),
 		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string()),
-		Age: time.Duration(r.uint()) * time.Millisecond}
+		Age: r.span()}
+	if resp.Read != "" && !slices.Contains(readPaths, resp.Read) {
+		r.fail()
+	}
 	return resp, r.err
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/larder-cache/larder/fsm"
 )
@@ -33,6 +34,9 @@ type operation struct {
 
 	resp Response
 	seen int // get: the state
+
+	consistency Consistency   // get
+	at          time.Duration // when it was answered
 }
 
 const never = math.MaxInt
@@ -53,7 +57,11 @@ func (o operation) String() string {
 		return s
 	}
 	if o.kind == opGet {
-		return s + fmt.Sprintf(" -> #%d at %d.%d by %s", o.seen, o.resp.Index, o.resp.Position, o.resp.ServedBy)
+		s += fmt.Sprintf(" -> #%d at %d.%d by %s (%s)", o.seen, o.resp.Index, o.resp.Position, o.resp.ServedBy, o.resp.Read)
+		if o.consistency != Linearizable {
+			s += fmt.Sprintf(" answered at %v, of age %v", o.at, o.resp.Age)
+		}
+		return s
 	}
 	return s + fmt.Sprintf(" -> status %d existed %v version %d at %d.%d by %s",
 		o.resp.Status, o.resp.Existed, o.resp.Version, o.resp.Index, o.resp.Position, o.resp.ServedBy)
@@ -150,17 +158,19 @@ func linearizable(ops []operation) (ok, decided bool) {
 
 // recorder collects the operations of concurrent clients.
 type recorder struct {
+	began    time.Time
 	mu       sync.Mutex
 	events   int
 	ids      int
 	ops      []operation
+	aged     []operation    // bounded reads and those of any age
 	versions map[uint64]int // version -> the put that got it
 	refused  map[int]bool   // puts that were refused
 	unknown  int
 }
 
 func newRecorder() *recorder {
-	return &recorder{versions: map[uint64]int{}, refused: map[int]bool{}}
+	return &recorder{began: time.Now(), versions: map[uint64]int{}, refused: map[int]bool{}}
 }
 
 // begin notes the call of an operation.
@@ -178,7 +188,7 @@ func (r *recorder) end(o operation, resp Response, err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events++
-	o.done, o.resp = r.events, resp
+	o.done, o.resp, o.at = r.events, resp, time.Since(r.began)
 	switch {
 	case errors.Is(err, ErrOutcomeUnknown):
 		r.unknown++
@@ -206,6 +216,10 @@ func (r *recorder) end(o operation, resp Response, err error) error {
 		}
 		r.versions[resp.Version] = o.id
 	}
+	if o.consistency != Linearizable {
+		r.aged = append(r.aged, o)
+		return nil
+	}
 	r.ops = append(r.ops, o)
 	return nil
 }
@@ -223,6 +237,11 @@ func (r *recorder) check(t testing.TB) {
 			t.Errorf("the value of a refused write was read: %v", o)
 		}
 	}
+	for _, o := range r.aged {
+		if r.refused[o.seen] {
+			t.Errorf("the value of a refused write was read: %v", o)
+		}
+	}
 	for key, ops := range keys {
 		ok, decided := linearizable(ops)
 		switch {
@@ -233,6 +252,9 @@ func (r *recorder) check(t testing.TB) {
 		}
 	}
 	if err := inLogOrder(r.ops); err != nil {
+		t.Error(err)
+	}
+	if err := asOldAsTold(r.ops, r.aged); err != nil {
 		t.Error(err)
 	}
 }
@@ -246,18 +268,69 @@ func list(ops []operation) string {
 	return b.String()
 }
 
+// comparePlaces compares the places in the log that two answers name.
+func comparePlaces(a, b operation) int {
+	return cmp.Or(cmp.Compare(a.resp.Index, b.resp.Index), cmp.Compare(a.resp.Position, b.resp.Position))
+}
+
+// asOldAsTold checks the reads that may be old against the others: their state is that of the place in the
+// log which they name, and no older than their age, so that they saw what was answered longer ago.
+func asOldAsTold(ops, aged []operation) error {
+	maybeDeleted := map[string]bool{}
+	for _, o := range ops {
+		maybeDeleted[o.key] = maybeDeleted[o.key] || o.kind == opDelete && o.done == never
+	}
+	ops = slices.DeleteFunc(slices.Clone(ops), func(o operation) bool { return o.done == never })
+	slices.SortFunc(ops, func(a, b operation) int { return cmp.Compare(a.at, b.at) })
+	aged = slices.Clone(aged)
+	slices.SortFunc(aged, func(a, b operation) int { return cmp.Compare(a.at-a.resp.Age, b.at-b.resp.Age) })
+	var last operation // the one with the highest place that was answered before
+	n := 0
+	for _, o := range aged {
+		for ; n < len(ops) && ops[n].at < o.at-o.resp.Age; n++ {
+			if last.id == 0 || comparePlaces(ops[n], last) > 0 {
+				last = ops[n]
+			}
+		}
+		if last.id != 0 && comparePlaces(last, o) > 0 {
+			return fmt.Errorf("older than told: it did not see what was answered at %v:\n%v\n%v", last.at, last, o)
+		}
+	}
+	writes := map[string][]operation{} // those that changed their key
+	known := map[int]bool{}
+	for _, o := range ops {
+		if o.kind != opGet && o.resp.Status == fsm.StatusOK {
+			writes[o.key] = append(writes[o.key], o)
+			known[o.id] = true
+		}
+	}
+	for _, w := range writes {
+		slices.SortFunc(w, comparePlaces)
+	}
+	for _, o := range aged {
+		var w operation // the last before o
+		for _, x := range writes[o.key] {
+			if comparePlaces(x, o) > 0 {
+				break
+			}
+			w = x
+		}
+		state := w.id
+		if w.kind == opDelete {
+			state = 0
+		}
+		// A write of unknown outcome names no place.
+		if o.seen != state && (known[o.seen] || o.seen == 0 && !maybeDeleted[o.key]) {
+			return fmt.Errorf("the state is not that of its place, #%d:\n%v\n%v", state, w, o)
+		}
+	}
+	return nil
+}
+
 // inLogOrder checks that the places in the log which the answers name agree with real time: what
 // returned before another was called lies before it, also where they concern different keys. Versions
 // grow with the places, and no two writes share one.
 func inLogOrder(ops []operation) error {
-	type place struct {
-		index    uint64
-		position uint32
-	}
-	compare := func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.position, b.position))
-	}
-	at := func(o operation) place { return place{o.resp.Index, o.resp.Position} }
 	type event struct {
 		when int
 		op   int
@@ -283,18 +356,18 @@ func inLogOrder(ops []operation) error {
 			continue
 		}
 		if b := before[e.op]; b.id != 0 {
-			if c := compare(at(b), at(o)); c > 0 || c == 0 && o.kind != opGet {
+			if c := comparePlaces(b, o); c > 0 || c == 0 && o.kind != opGet {
 				return fmt.Errorf("places in the log against real time:\n%v\n%v", b, o)
 			}
 		}
-		if last.id == 0 || compare(at(o), at(last)) > 0 {
+		if last.id == 0 || comparePlaces(o, last) > 0 {
 			last = o
 		}
 	}
-	slices.SortFunc(writes, func(a, b operation) int { return compare(at(a), at(b)) })
+	slices.SortFunc(writes, comparePlaces)
 	version := uint64(0)
 	for i, o := range writes {
-		if i > 0 && at(o) == at(writes[i-1]) {
+		if i > 0 && comparePlaces(o, writes[i-1]) == 0 {
 			return fmt.Errorf("two writes in one place:\n%v\n%v", writes[i-1], o)
 		}
 		if o.resp.Status != fsm.StatusOK || o.resp.Version == 0 {
@@ -350,6 +423,31 @@ func TestHistoryChecker(t *testing.T) {
 	at := func(o operation, index uint64, version uint64) operation {
 		o.id, o.resp.Index, o.resp.Version = o.id+1, index, version
 		return o
+	}
+	aged := func(answered, age time.Duration, index uint64, seen int) operation {
+		o := read(1, 2, seen)
+		o.consistency, o.at, o.resp.Age, o.resp.Index = Any, answered, age, index
+		return o
+	}
+	first, second := at(op(opPut, 1, 1, 2, ok), 5, 1), at(op(opPut, 2, 3, 4, over), 6, 2) // #2, then #3
+	first.at, second.at = time.Second, 2*time.Second
+	lost := op(opPut, 9, 5, never, Response{})
+	for _, c := range []struct {
+		name string
+		read operation
+		want bool
+	}{
+		{"fresh", aged(3*time.Second, 0, 6, 3), true},
+		{"as old as told", aged(3*time.Second, time.Second, 5, 2), true},
+		{"older than told", aged(3*time.Second, 900*time.Millisecond, 5, 2), false},
+		{"before the first", aged(3*time.Second, 2*time.Second, 4, 0), true},
+		{"not the state of its place", aged(3*time.Second, 0, 6, 2), false},
+		{"a state from before its place", aged(3*time.Second, 0, 6, 0), false},
+		{"an unknown write", aged(3*time.Second, 0, 6, 9), true},
+	} {
+		if err := asOldAsTold([]operation{first, second, lost}, []operation{c.read}); (err == nil) != c.want {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
 	}
 	for _, c := range []struct {
 		name string

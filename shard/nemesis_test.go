@@ -43,13 +43,17 @@ func TestNemesis(t *testing.T) {
 		})
 	}
 	t.Logf("%+v", total)
-	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0 || total.byFollowers < 10*seeds) {
+	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0 ||
+		total.reads[ReadFollower] < 20*seeds || total.reads[ReadLocal] < 20*seeds) {
 		t.Errorf("too little happened to prove anything: %+v", total)
 	}
 }
 
 // nemesisSums says how much a run proves.
-type nemesisSums struct{ done, unknown, refused, failedConditions, terms, byFollowers int }
+type nemesisSums struct {
+	done, unknown, refused, failedConditions, terms int
+	reads                                           map[ReadPath]int
+}
 
 func (s *nemesisSums) add(o nemesisSums) {
 	s.done += o.done
@@ -57,7 +61,12 @@ func (s *nemesisSums) add(o nemesisSums) {
 	s.refused += o.refused
 	s.failedConditions += o.failedConditions
 	s.terms += o.terms
-	s.byFollowers += o.byFollowers
+	if s.reads == nil {
+		s.reads = map[ReadPath]int{}
+	}
+	for path, n := range o.reads {
+		s.reads[path] += n
+	}
 }
 
 // traceBuffer keeps the end of what the nodes log.
@@ -160,17 +169,21 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 	for g := 1; g <= generation.n; g++ {
 		for k := range 2 {
 			cl.do(l, l.Node(), opGet, fmt.Sprintf("k%d-%d", g, k), 0, 0, 2*time.Second)
+			for _, node := range c.others(l.Node()) {
+				cl.do(c.hosts[node], node, opGet, fmt.Sprintf("k%d-%d", g, k), 0, 0, 2*time.Second)
+			}
 		}
 	}
 	c.wantSameState()
 	history.check(t)
 	sums := nemesisSums{done: len(history.ops), unknown: history.unknown, refused: len(history.refused), terms: int(l.Group(testShard).Status().Term)}
-	for _, o := range history.ops {
+	sums.reads = map[ReadPath]int{}
+	for _, o := range slices.Concat(history.ops, history.aged) {
+		if o.kind == opGet {
+			sums.reads[o.resp.Read]++
+		}
 		if o.resp.Status == fsm.StatusCondition {
 			sums.failedConditions++
-		}
-		if o.resp.Read == ReadFollower {
-			sums.byFollowers++
 		}
 	}
 	return sums
@@ -208,10 +221,14 @@ func (cl *client) run(stop <-chan struct{}, keyOf func(*rand.Rand) string) {
 		key := keyOf(cl.rnd)
 		timeout := time.Duration(20+cl.rnd.IntN(800)) * time.Millisecond
 		switch p := cl.rnd.IntN(10); {
-		case p < 2:
+		case p < 4: // most of whatever replica, also through its own node
+			if cl.rnd.IntN(3) > 0 {
+				to = cl.c.names[cl.rnd.IntN(len(cl.c.names))]
+			}
+			if cl.rnd.IntN(2) == 0 {
+				to = via.Node()
+			}
 			cl.do(via, to, opGet, key, 0, 0, timeout)
-		case p < 4: // mostly a follower
-			cl.do(via, cl.c.names[cl.rnd.IntN(len(cl.c.names))], opGet, key, 0, 0, timeout)
 		case p < 6:
 			cl.do(via, to, opPut, key, 0, 0, timeout)
 		case p < 7:
@@ -233,6 +250,14 @@ func (cl *client) do(via *Host, to string, kind int, key string, expect int, ver
 	switch kind {
 	case opGet:
 		req.Op, req.Value = OpGet, nil
+		switch {
+		case cl.rnd == nil: // at the end
+		case cl.rnd.IntN(5) == 0:
+			req.Consistency, req.MaxStaleness = Bounded, time.Duration(1+cl.rnd.IntN(2000))*time.Millisecond
+		case cl.rnd.IntN(8) == 0:
+			req.Consistency = Any
+		}
+		o.consistency = req.Consistency
 	case opPutAbsent:
 		req.Cond = fsm.Cond{Kind: fsm.CondAbsent}
 	case opCAS:
@@ -253,7 +278,7 @@ func (cl *client) do(via *Host, to string, kind int, key string, expect int, ver
 	case err != nil:
 		cl.leader = ""
 	case kind == opGet && resp.Found:
-		if resp.Read != ReadFollower {
+		if resp.Read == ReadProbe {
 			cl.leader = resp.ServedBy
 		}
 		cl.known.key, cl.known.version = key, resp.Version

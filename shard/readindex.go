@@ -44,9 +44,13 @@ import (
 const (
 	// readIndexTimeout is how long a leader may take for an answer.
 	readIndexTimeout = time.Second
+	// followLook is how often a question that takes long is looked after.
+	followLook = 20 * time.Millisecond
 	// maxReadLag is how many entries a follower may have yet to apply for a read to wait for them;
 	// beyond it the read goes to the leader.
 	maxReadLag = 1000
+	// catchUpTime is how long a read waits for it otherwise.
+	catchUpTime = 300 * time.Millisecond
 	// matchPatience is how long the leader waits until the follower has the index in its log.
 	matchPatience = 200 * time.Millisecond
 )
@@ -140,11 +144,12 @@ func (i *instance) askReadIndex() (readIndex, error) {
 	}
 	h := i.group.host
 	p := h.peer(leader.Node)
-	if p == nil {
-		return readIndex{}, fmt.Errorf("%w: no address for the leader's node %s", ErrNoLeader, leader.Node)
+	if p == nil || time.Since(h.Heard(leader.Node)) > 2*pingInterval {
+		return readIndex{}, fmt.Errorf("%w: the leader, %s, was not heard lately", ErrNoLeader, leader.Node)
 	}
 	ctx, cancel := context.WithTimeout(i.trans.ctx, readIndexTimeout)
 	defer cancel()
+	defer i.whileFollowing(id, cancel)()
 	asked := h.mono()
 	body := appendDuration(nil, readIndexTimeout)
 	body = binary.AppendUvarint(body, uint64(i.group.id.Shard))
@@ -153,7 +158,7 @@ func (i *instance) askReadIndex() (readIndex, error) {
 	answer, err := p.call(ctx, frameIndex, body, false)
 	var notLeader *NotLeaderError
 	switch {
-	case errors.As(err, &notLeader):
+	case errors.As(err, &notLeader), errors.Is(err, ErrOverloaded):
 		return readIndex{}, err
 	case err != nil:
 		return readIndex{}, fmt.Errorf("%w: asking %s for a read index: %v", ErrNoLeader, leader.Node, err)
@@ -165,6 +170,34 @@ func (i *instance) askReadIndex() (readIndex, error) {
 		return readIndex{}, fmt.Errorf("%w: read index of %s: %v", ErrNoLeader, leader.Node, r.err)
 	}
 	return x, nil
+}
+
+// whileFollowing calls cancel once this replica follows another leader, or none, unless the function that
+// it returns was called before: there is no use in waiting for the answer of one that was deposed.
+func (i *instance) whileFollowing(leader raft.ServerID, cancel func()) (end func()) {
+	var mu sync.Mutex // guards t, and the end
+	var t *time.Timer
+	ended := false
+	mu.Lock()
+	defer mu.Unlock()
+	t = time.AfterFunc(followLook, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if ended {
+			return
+		}
+		if _, now := i.raft.LeaderWithID(); now != leader {
+			cancel()
+			return
+		}
+		t.Reset(followLook)
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		t.Stop()
+	}
 }
 
 // learnCommit hands to this instance what its leader said to be committed, where it does not know it and
@@ -258,8 +291,16 @@ func (i *instance) followerBarrier(ctx context.Context) (readIndex, error) {
 	if applied := i.fsm.applied.at(); x.visible > applied+maxReadLag {
 		return readIndex{}, &NotLeaderError{Leader: x.leader}
 	}
-	if err := i.fsm.applied.wait(ctx, i.trans.ctx.Done(), x.visible); err != nil {
+	wait, cancel := context.WithTimeout(ctx, catchUpTime)
+	defer cancel()
+	if err := i.fsm.applied.wait(wait, i.trans.ctx.Done(), x.visible); err != nil {
+		if ctx.Err() == nil && errors.Is(err, ErrDeadline) {
+			return readIndex{}, &NotLeaderError{Leader: x.leader}
+		}
 		return readIndex{}, err
+	}
+	if m, ok := i.fsm.machine.(generational); ok && m.Generation() != x.generation {
+		return readIndex{}, &NotLeaderError{Leader: x.leader} // its state is of another life of the shard
 	}
 	i.confirmed(x.asked)
 	return x, nil
@@ -275,10 +316,11 @@ func (i *instance) confirmed(at time.Duration) {
 	}
 }
 
-// age is how old the state may be; false: that is not known.
-func (i *instance) age() (time.Duration, bool) {
-	at := i.follows.fresh.Load()
-	return i.group.host.mono() - time.Duration(at-1), at > 0
+// fresh is the moment, on this node's monotonic clock, that the state is at least as new as; false: that
+// is not known.
+func (i *instance) fresh() (at time.Duration, known bool) {
+	f := i.follows.fresh.Load()
+	return time.Duration(f - 1), f > 0
 }
 
 // freshen makes the state known to be no older than the call, by whatever this replica is.

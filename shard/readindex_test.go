@@ -10,6 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/larder-cache/larder/fsm"
 )
 
 // followed makes the replica on a node the leader, and waits until all others that run follow it.
@@ -332,4 +336,160 @@ func TestReadIndexEnds(t *testing.T) {
 		}
 		c.net.Release("a", "b")
 	})
+}
+
+// TestFollowerRefusesSoon ensures that a follower whose leader is gone refuses reads at once, that one whose
+// leader went silent spends one request on it, and that it serves again as soon as it follows another.
+func TestFollowerRefusesSoon(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		c.mustPut(c.followed("a"), "k", "v")
+		f := c.hosts["b"]
+		refused := func(what string, most time.Duration) {
+			t.Helper()
+			began := time.Now()
+			r, err := get(f, "k")
+			if took := time.Since(began); !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrNoLeader) || took > most {
+				t.Errorf("%s: %+v, %v after %v", what, r, err, took)
+			}
+		}
+		c.net.Isolate("c", "b") // no election
+		for _, dir := range [][2]string{{"a", "b"}, {"b", "a"}, {"a", "c"}, {"c", "a"}} {
+			c.net.Hold(dir[0], dir[1])
+		}
+		refused("silent leader", readIndexTimeout)
+		time.Sleep(300 * time.Millisecond)
+		refused("leader not heard for a second", time.Millisecond)
+		for _, dir := range [][2]string{{"a", "b"}, {"b", "a"}, {"a", "c"}, {"c", "a"}} {
+			c.net.Release(dir[0], dir[1])
+		}
+		c.net.Heal()
+		c.until("b serves again", func() bool { _, err := get(f, "k"); return err == nil })
+
+		l := c.followed("a")
+		for _, o := range c.others("a") {
+			c.net.Hold("a", o)
+			c.net.Hold(o, "a")
+		}
+		time.Sleep(700 * time.Millisecond) // an election comes before a request made now ends by itself
+		served := time.Time{}
+		c.until("b serves under another leader", func() bool {
+			if r, err := get(f, "k"); err != nil || r.Read == ReadFollower && f.Group(testShard).Status().Leader == "a" {
+				return false
+			}
+			served = time.Now()
+			return true
+		})
+		next := c.leader("b", "c")
+		if next == l || time.Since(served) > 100*time.Millisecond {
+			t.Errorf("served %v before there was a leader", time.Since(served))
+		}
+		for _, o := range c.others("a") {
+			c.net.Release("a", o)
+			c.net.Release(o, "a")
+		}
+		c.wantSameState()
+
+		c.followed("a")
+		c.crash("a")
+		refused("leader gone", 10*time.Millisecond)
+	})
+}
+
+// TestFollowerOfAnotherGeneration ensures that a replica whose state is of another life of the shard than
+// its leader's serves no read by the leader's index.
+func TestFollowerOfAnotherGeneration(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l, f := c.followed("a"), c.hosts["b"]
+		c.mustPut(l, "k", "v")
+		c.wantGet(f, "k", "v")
+		other := fsm.New()
+		grant := fsm.Grant{Range: fsm.Range{Start: 0, End: fsm.Slots}, Epoch: 2, Generation: 2, VersionBits: 2, Limit: 1 << 20, TableVersion: 2}
+		if _, err := other.Apply(l.Group(testShard).Status().Applied, fsm.Batch{Stamp: 1, Level: commandLevel,
+			Commands: []fsm.Command{{Kind: fsm.KindGrant, Grant: grant}}}); err != nil {
+			t.Fatal(err)
+		}
+		i := f.Group(testShard).instance()
+		i.follows.fresh.Store(0)
+		m := i.fsm.machine.(*cacheMachine)
+		m.mu.Lock()
+		m.m = other
+		m.mu.Unlock()
+		_, err := get(f, "k")
+		c.wantLeftToLeader("linearizable", err, "a")
+		_, err = old(f, "k", Any, 0)
+		c.wantLeftToLeader("any", err, "a")
+		_, err = old(f, "k", Bounded, time.Minute)
+		c.wantLeftToLeader("bounded", err, "a")
+	})
+}
+
+// TestRecycledInstanceKnowsNoAge ensures that what one Raft instance had confirmed says nothing of the next
+// one's state.
+func TestRecycledInstanceKnowsNoAge(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		c.mustPut(c.followed("a"), "k", "v")
+		f := c.hosts["b"]
+		if r, err := old(f, "k", Any, 0); err != nil || r.Read != ReadFollower {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if r, err := old(f, "k", Any, 0); err != nil || r.Read != ReadLocal {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		g := f.Group(testShard)
+		before := g.instance()
+		before.installed <- struct{}{}
+		c.until("another instance runs", func() bool { i := g.instance(); return i != nil && i != before })
+		c.until("it serves", func() bool {
+			r, err := old(f, "k", Any, 0)
+			if err == nil && (r.Read != ReadFollower || string(r.Value) != "v") {
+				t.Fatalf("the first read of the new instance: %+v", r)
+			}
+			return err == nil
+		})
+	})
+}
+
+// TestReadCommitIsChecked ensures that a follower takes the entry at a read index for committed only if it
+// has that very entry: its own uncommitted one at that place may be another.
+func TestReadCommitIsChecked(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.followed("a")
+		c.mustPut(l, "k", "v")
+		// c has one entry more, which nobody else gets.
+		c.net.DropWhen(func(_, to string, frame []byte) bool {
+			a, ok := appendIn(frame)
+			return ok && to != "c" && len(a.Entries) > 0
+		})
+		index := l.Group(testShard).Status().Last + 1
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		_, _ = l.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("uncommitted")})
+		i := c.hosts["c"].Group(testShard).instance()
+		if i.raft.LastIndex() != index || i.raft.CommitIndex() >= index {
+			t.Fatalf("c has entries up to %d, committed up to %d", i.raft.LastIndex(), i.raft.CommitIndex())
+		}
+		term := i.raft.CurrentTerm()
+		x := readIndex{leader: "a", commit: index, term: term, commitTerm: term + 1}
+		i.learnCommit(x)
+		if got := i.raft.CommitIndex(); got >= index {
+			t.Errorf("an entry of another term was taken for committed: commit index %d", got)
+		}
+		x.term, x.commitTerm = term-1, term
+		i.learnCommit(x)
+		if got := i.raft.CommitIndex(); got >= index {
+			t.Errorf("the word of a leader of an earlier term was taken: commit index %d", got)
+		}
+		if i.raft.State() != raft.Follower {
+			t.Errorf("state %v", i.raft.State())
+		}
+	})
+}
+
+// wantLeftToLeader wants a read to be refused with the leader's name.
+func (c *cluster) wantLeftToLeader(what string, err error, leader string) {
+	c.t.Helper()
+	var elsewhere *NotLeaderError
+	if !errors.As(err, &elsewhere) || elsewhere.Leader != leader {
+		c.t.Errorf("%s: %v, want it left to %s", what, err, leader)
+	}
 }

@@ -19,7 +19,9 @@ func FuzzFrames(f *testing.F) {
 		Entries: []*raft.Log{{Index: 8, Term: 3, Data: []byte("data"), Extensions: []byte("x")}}}))
 	f.Add(appendSnapshotBegin(nil, &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 3, LastLogIndex: 9, Configuration: []byte("c"), Size: 5}))
 	f.Add(appendRequest(nil, Request{Shard: 1, Op: OpPut, Key: []byte("k"), Value: []byte("v"), TTL: time.Second}))
+	f.Add(appendRequest(nil, Request{Shard: 1, R: 7, Op: OpGet, Key: []byte("k"), Consistency: Bounded, MaxStaleness: time.Second}))
 	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadProbe}))
+	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadLocal, Age: time.Hour}))
 	f.Add(replyFrame(4, nil, &NotLeaderError{"b"}))
 	f.Add(replyFrame(4, []byte("body"), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -46,14 +48,27 @@ func FuzzFrames(f *testing.F) {
 func TestFramesRoundTrip(t *testing.T) {
 	req := Request{Shard: 3, Op: OpPut, Key: []byte("k"), Value: []byte("v"), ContentType: "text/plain", TTL: 1500 * time.Millisecond,
 		Cond: fsm.Cond{Kind: fsm.CondVersion, Version: 1 << 50}}
+	req.R, req.Consistency, req.MaxStaleness = 1<<40, Bounded, 1500*time.Microsecond
 	r := reader{b: appendRequest(nil, req)}
 	if got := r.request(); r.err != nil || len(r.b) != 0 || !reflect.DeepEqual(got, req) {
 		t.Errorf("got %+v, %v, want %+v", got, r.err, req)
 	}
 	resp := Response{Shard: 3, Epoch: 4, Index: 5, Position: 6, ServedBy: "b", Status: fsm.StatusCondition, Version: 1 << 60, Existed: true,
-		Found: true, Value: []byte("v"), ContentType: "a/b", HasTTL: true, TTL: time.Second, Read: ReadLog}
+		Found: true, Value: []byte("v"), ContentType: "a/b", HasTTL: true, TTL: time.Second, Read: ReadLog, Age: 1234567}
 	if got, err := decodeResponse(appendResponse(nil, resp)); err != nil || !reflect.DeepEqual(got, resp) {
 		t.Errorf("got %+v, %v, want %+v", got, err, resp)
+	}
+	for name, bad := range map[string]Request{
+		"an unknown consistency": {Op: OpGet, Consistency: Any + 1},
+		"an endless staleness":   {Op: OpGet, Consistency: Bounded, MaxStaleness: -1},
+	} {
+		r := reader{b: appendRequest(nil, bad)}
+		if got := r.request(); r.err == nil {
+			t.Errorf("%s was read: %+v", name, got)
+		}
+	}
+	if got, err := decodeResponse(appendResponse(nil, Response{Read: "guess"})); err == nil {
+		t.Errorf("an unknown path was read: %+v", got)
 	}
 	for _, w := range wireErrors {
 		if got := decodeError(appendError(nil, w.err), "b"); !errors.Is(got, w.err) || Refused(got) != Refused(w.err) {
