@@ -19,12 +19,16 @@ const maxJSONBody = 4 << 10
 // readBody reads the body within the deadline, and refuses one of more than limit bytes with tooLarge.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64, deadline time.Time, tooLarge *Problem) ([]byte, error) {
 	if r.ContentLength > limit {
-		return nil, tooLarge.hangingUp()
+		// net/http takes in the rest of a short body after the answer, however long that takes.
+		deadline = time.Now().Add(lingerTime)
 	}
 	// Not every ResponseWriter is a connection; one that isn't does not stall either. net/http sets
 	// the connection's deadline anew before the next request.
 	if err := http.NewResponseController(w).SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return nil, kindMalformed.problem("The body could not be read: %v.", err).hangingUp()
+	}
+	if r.ContentLength > limit {
+		return nil, tooLarge.hangingUp()
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	switch {
@@ -77,7 +81,7 @@ func parseLeader(body []byte) (string, error) {
 	bad := func() (string, error) {
 		return "", kindBadBody.problem(`The body is a JSON object with the one member node, the id of a node: {"node":"b"}.`)
 	}
-	if !utf8.Valid(body) {
+	if !utf8.Valid(body) || !json.Valid(body) {
 		return bad()
 	}
 	decoder := json.NewDecoder(bytes.NewReader(body))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,16 +16,17 @@ import (
 // fakeDirectory is a directory of fixed answers.
 type fakeDirectory struct {
 	checks  []directory.Check
-	unknown error     // why the table is not known
-	seen    time.Time // when the nodes were
-	state   string    // of the nodes
+	unknown error         // why the table is not known
+	seen    time.Time     // when the nodes were
+	state   string        // of the nodes
+	version atomic.Uint64 // of the table, 42 while it is less
 }
 
 func (d *fakeDirectory) Known() error { return d.unknown }
 
 func (d *fakeDirectory) View() directory.TableView {
 	return directory.TableView{
-		Cluster: "c0ffee", Version: 42,
+		Cluster: "c0ffee", Version: max(d.version.Load(), 42),
 		Shards: []directory.ShardView{d.Shards()[0].ShardView},
 		Nodes:  map[string]directory.NodeState{"a": {HTTP: "127.0.0.1:1", State: "up"}},
 	}
@@ -38,7 +40,7 @@ func (d *fakeDirectory) Shards() []directory.ShardDetail {
 }
 
 func (d *fakeDirectory) ShardView(id shard.ID) (directory.ShardDetail, bool) {
-	return directory.ShardDetail{ShardView: directory.ShardView{ID: id, Conf: "1-7"}}, id <= 1
+	return directory.ShardDetail{ShardView: directory.ShardView{ID: id, Conf: "1-7", Members: []directory.MemberView{}}}, id <= 1
 }
 
 func (d *fakeDirectory) Nodes() []directory.NodeView {
@@ -94,7 +96,7 @@ func TestUnknownCluster(t *testing.T) {
 	f := newFixture(t)
 	f.dir.unknown = fmt.Errorf("%w: the cluster is not formed yet, it waits for b", directory.ErrNoTable)
 	f.data.answer = refuseWith(fmt.Errorf("gave up: %w", f.dir.unknown))
-	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/9", "/v1/nodes", "/v1/nodes/z", "/v1/kv/k"} {
+	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/9", "/v1/nodes", "/v1/nodes/z", "/v1/kv/k", "/v1/operations", "/v1/operations/5"} {
 		w := f.request(t, "GET", path, "")
 		p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "unavailable", AppliedNo)
 		checkRetryAfter(t, w.Code, w.Header())
@@ -122,22 +124,6 @@ func TestDirectoryResources(t *testing.T) {
 		if w := f.request(t, "GET", path, "", "If-None-Match", `"other"`); w.Code != 200 {
 			t.Errorf("%s with another ETag: got %d", path, w.Code)
 		}
-	}
-}
-
-// To wait for a change of the table is refused; other preferences are ignored, and not said to be applied.
-func TestPrefer(t *testing.T) {
-	f := newFixture(t)
-	for _, prefer := range []string{"wait=30", "Wait = 30", "respond-async, wait=10;x=y"} {
-		w := f.request(t, "GET", "/v1/directory", "", "Prefer", prefer, "If-None-Match", `"42"`)
-		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 501, "not-built", AppliedNo)
-		if w := f.request(t, "GET", "/v1/directory", "", "Prefer", prefer); w.Code != 200 {
-			t.Errorf("%s without If-None-Match: got %d", prefer, w.Code)
-		}
-	}
-	w := f.request(t, "GET", "/v1/directory", "", "Prefer", "respond-async, waiter=1", "If-None-Match", `"42"`)
-	if w.Code != 304 || w.Header().Get("Preference-Applied") != "" {
-		t.Errorf("other preferences: got %d, Preference-Applied %q", w.Code, w.Header().Get("Preference-Applied"))
 	}
 }
 
@@ -181,11 +167,9 @@ func TestNotBuilt(t *testing.T) {
 	f := newFixture(t)
 	for _, line := range []string{
 		"POST /v1/batch", "GET /v1/keys?prefix=a", "DELETE /v1/keys?prefix=a", "GET /v1/events",
-		"GET /v1/shards/1/events", "GET /v1/shards/1/checksum", "GET /v1/shards/1/members",
-		"PUT /v1/shards/1/members/a", "DELETE /v1/shards/1/members/a", "PUT /v1/shards/1/leader",
+		"GET /v1/shards/1/events", "GET /v1/shards/1/checksum",
 		"POST /v1/shards/1/split", "POST /v1/shards/1/merge", "GET /v1/settings", "PATCH /v1/settings",
-		"POST /v1/nodes/a/drain", "POST /v1/nodes/a/undrain", "DELETE /v1/nodes/a",
-		"GET /v1/operations", "GET /v1/operations/1", "DELETE /v1/operations/1",
+		"POST /v1/nodes/a/drain", "POST /v1/nodes/a/undrain",
 		"GET /v1/backup", "POST /v1/restore", "GET /openapi.json", "GET /ui/", "GET /ui/x",
 	} {
 		method, path, _ := strings.Cut(line, " ")
@@ -194,6 +178,19 @@ func TestNotBuilt(t *testing.T) {
 	}
 	if f.data.reached() != 0 {
 		t.Error("something reached the cache")
+	}
+}
+
+// A node that has nobody to change the cluster says that this is not built.
+func TestWithoutAdmin(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.Admin = nil })
+	for _, line := range []string{
+		"GET /v1/shards/1/members", "PUT /v1/shards/1/members/a", "DELETE /v1/shards/1/members/a", "PUT /v1/shards/1/leader",
+		"DELETE /v1/nodes/a", "GET /v1/operations", "GET /v1/operations/1", "DELETE /v1/operations/1", "GET /v1/directory",
+	} {
+		method, path, _ := strings.Cut(line, " ")
+		w := f.request(t, method, path, "", "Prefer", "wait=1", "If-None-Match", `"42"`)
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 501, "not-built", AppliedNo)
 	}
 }
 

@@ -32,7 +32,13 @@
 // is served by that one or refused.
 //
 // GET /v1/directory has the table version as its ETag. Leaders and the states of nodes in it are hints
-// that change without it. A preference "wait" is ignored, as RFC 7240 allows.
+// that change without it. With If-None-Match and Prefer: wait=30 the answer is held while the version is
+// one of those that the client has: for its wait, not its Larder-Timeout. A node that knows an older
+// table than the client does has "another version" too and answers at once: a client that goes from
+// node to node keeps the newer table, and pauses before it asks an outdated node again.
+//
+// PUT of a leader may find its shard led by that node for another reason than the request: it answers
+// for the state, not for who brought it about.
 //
 // Listener works on the bytes of HTTP/1.1: under TLS it belongs around the TLS listener, not below.
 //

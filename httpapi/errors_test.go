@@ -37,21 +37,43 @@ var errorCases = map[string]struct {
 	"ErrDataLost":       {shard.ErrDataLost, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrWrongCluster":   {shard.ErrWrongCluster, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
-	"ConflictError":     {&directory.ConflictError{Reason: "no"}, 409, "conflict", AppliedNo, 409, "conflict", AppliedNo},
-	"ConfError":         {&directory.ConfError{Conf: "1-7"}, 412, "precondition-failed", AppliedNo, 412, "precondition-failed", AppliedNo},
-	"unknown shard":     {&directory.UnknownError{What: "shard"}, 404, "unknown-shard", AppliedNo, 404, "unknown-shard", AppliedNo},
-	"unknown node":      {&directory.UnknownError{What: "node"}, 404, "unknown-node", AppliedNo, 404, "unknown-node", AppliedNo},
-	"unknown operation": {&directory.UnknownError{What: "operation"}, 404, "unknown-operation", AppliedNo, 404, "unknown-operation", AppliedNo},
 	"ErrRetired":        {shard.ErrRetired, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrConfChanged":    {shard.ErrConfChanged, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrNoTable":        {directory.ErrNoTable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
 }
 
-// Each error that package shard exports has a row in the table and a case here, so that none can be
-// added without deciding what a client is told.
-func TestEveryShardErrorHasARow(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "../shard/errors.go", nil, parser.SkipObjectResolution)
+// adminErrorCases has the errors of package directory that only changes of the cluster, and questions
+// about them, meet: what each is for a change, and for a read (0: it meets none).
+var adminErrorCases = map[string]struct {
+	err        error
+	status     int
+	name       string
+	etag       string
+	readStatus int
+}{
+	"ConflictError":          {&directory.ConflictError{Reason: "operation 4 runs on the shard"}, 409, "conflict", "", 0},
+	"ConfError":              {&directory.ConfError{Conf: "1-8"}, 412, "precondition-failed", `"1-8"`, 0},
+	"UnknownError":           {&directory.UnknownError{What: "shard"}, 404, "unknown-shard", "", 404},
+	"UnknownError node":      {&directory.UnknownError{What: "node"}, 404, "unknown-node", "", 404},
+	"UnknownError operation": {&directory.UnknownError{What: "operation"}, 404, "unknown-operation", "", 404},
+}
+
+// Each error that packages shard and directory export for requests has a row in the table and a case
+// here, so that none can be added without deciding what a client is told.
+func TestEveryErrorHasARow(t *testing.T) {
+	checkErrorsHaveCases(t, "../shard/errors.go", 10, func(name string) bool { _, ok := errorCases[name]; return ok })
+	checkErrorsHaveCases(t, "../directory/operation_view.go", 3, func(name string) bool {
+		_, ok := adminErrorCases[name]
+		return ok || !strings.HasSuffix(name, "Error")
+	})
+}
+
+// checkErrorsHaveCases fails unless has knows each exported name of a file, of which there are at least
+// atLeast.
+func checkErrorsHaveCases(t *testing.T, path string, atLeast int, has func(string) bool) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,14 +96,14 @@ func TestEveryShardErrorHasARow(t *testing.T) {
 					continue
 				}
 				found++
-				if _, ok := errorCases[name.Name]; !ok {
-					t.Errorf("shard.%s has no case, and maybe no row in errorTable", name.Name)
+				if !has(name.Name) {
+					t.Errorf("%s: %s has no case, and maybe no row in errorTable", path, name.Name)
 				}
 			}
 		}
 	}
-	if found < 10 {
-		t.Fatalf("found %d exported errors in shard/errors.go: the test does not see them", found)
+	if found < atLeast {
+		t.Fatalf("found %d exported names in %s: the test does not see them", found, path)
 	}
 }
 
@@ -89,23 +111,58 @@ func TestEveryShardErrorHasARow(t *testing.T) {
 // 429 and 503 say when to come back.
 func TestErrorTable(t *testing.T) {
 	used := make([]bool, len(errorTable))
+	use := func(err error) {
+		for i, row := range errorTable {
+			if row.is(err) {
+				used[i] = true
+				break
+			}
+		}
+	}
+	for name, tc := range adminErrorCases {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			for _, err := range []error{tc.err, fmt.Errorf("shard 3 on b: %w", tc.err)} {
+				f.admin.err = err
+				use(err)
+				for _, method := range []string{http.MethodPut, http.MethodDelete} {
+					w := f.request(t, method, "/v1/shards/3/members/b?force=true", "")
+					p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, AppliedNo)
+					if p.ETag != tc.etag || w.Header().Get("ETag") != tc.etag {
+						t.Errorf("got ETag %q in the body and %q in the header, want %q", p.ETag, w.Header().Get("ETag"), tc.etag)
+					}
+				}
+				if tc.readStatus != 0 {
+					w := f.request(t, http.MethodGet, "/v1/shards/3/members", "")
+					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.readStatus, tc.name, AppliedNo)
+				}
+			}
+			f.admin.err = fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, tc.err)
+			w := f.request(t, http.MethodPut, "/v1/shards/3/members/b?force=true", "")
+			checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 504, "outcome-unknown", AppliedUnknown)
+		})
+	}
 	for name, tc := range errorCases {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			for _, err := range []error{tc.err, fmt.Errorf("shard 3 on b: %w", tc.err)} {
 				f.data.answer = func(context.Context, shard.Request) (shard.Response, error) { return shard.Response{}, err }
-				for i, row := range errorTable {
-					if row.is(err) {
-						used[i] = true
-						break
-					}
+				f.admin.err = err
+				use(err)
+				for _, line := range adminChanges {
+					method, path, body := cutRequest(line)
+					w := f.request(t, method, path, body)
+					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, tc.applied)
+					checkRetryAfter(t, w.Code, w.Header())
 				}
+				w := f.request(t, http.MethodGet, "/v1/shards/3/members", "")
+				checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.readStatus, tc.readName, tc.readApplied)
 				for _, method := range []string{http.MethodPut, http.MethodDelete} {
 					w := f.request(t, method, "/v1/kv/k", "")
 					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, tc.applied)
 					checkRetryAfter(t, w.Code, w.Header())
 				}
-				w := f.request(t, http.MethodGet, "/v1/kv/k", "")
+				w = f.request(t, http.MethodGet, "/v1/kv/k", "")
 				checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.readStatus, tc.readName, tc.readApplied)
 				checkRetryAfter(t, w.Code, w.Header())
 			}
@@ -142,6 +199,7 @@ func TestUnplannedErrors(t *testing.T) {
 		{context.DeadlineExceeded, 504, 503, AppliedUnknown, "outcome-unknown", "deadline"},
 		{context.Canceled, 504, 503, AppliedUnknown, "outcome-unknown", "deadline"},
 		{fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, shard.ErrNoLeader), 504, 503, AppliedUnknown, "outcome-unknown", "unavailable"},
+		{&directory.UnknownError{What: "moon"}, 500, 500, AppliedUnknown, "internal", "internal"},
 		{fmt.Errorf("%w: %w", shard.ErrDeadline, shard.ErrOverloaded), 429, 429, AppliedNo, "overloaded", "overloaded"},
 	}
 	for _, tc := range tests {
@@ -149,6 +207,14 @@ func TestUnplannedErrors(t *testing.T) {
 		w := f.request(t, http.MethodPut, "/v1/kv/k", "v")
 		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.write, tc.wName, tc.applied)
 		w = f.request(t, http.MethodGet, "/v1/kv/k", "")
+		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.read, tc.rName, AppliedNo)
+		f.admin.err = tc.err
+		for _, line := range adminChanges {
+			method, path, body := cutRequest(line)
+			w := f.request(t, method, path, body)
+			checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.write, tc.wName, tc.applied)
+		}
+		w = f.request(t, http.MethodGet, "/v1/shards/3/members", "")
 		checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.read, tc.rName, AppliedNo)
 	}
 	if !strings.Contains(f.logs.String(), "disk on fire") {

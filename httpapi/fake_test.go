@@ -142,27 +142,30 @@ func (d *fakeData) last() shard.Request {
 
 // fixture is a handler over fakes, on a real server.
 type fixture struct {
-	data *fakeData
-	dir  *fakeDirectory
-	logs *bytes.Buffer
-	reg  *prometheus.Registry
-	url  string // http://host:port
-	addr string // host:port
+	data  *fakeData
+	dir   *fakeDirectory
+	admin *fakeAdmin
+	logs  *bytes.Buffer
+	reg   *prometheus.Registry
+	url   string // http://host:port
+	addr  string // host:port
 	// handler is what the server serves, for tests without a socket.
 	handler http.Handler
+	server  *http.Server // nil without a socket
 }
 
-// newFixture starts a server as the binary does, listener wrapped.
-func newFixture(t *testing.T, change ...func(*Config)) *fixture {
+// newHandler makes the handler alone.
+func newHandler(t *testing.T, change ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{
-		data: &fakeData{entries: map[string]fakeEntry{}, leader: "b"},
-		dir:  &fakeDirectory{},
-		logs: &bytes.Buffer{},
-		reg:  prometheus.NewRegistry(),
+		data:  &fakeData{entries: map[string]fakeEntry{}, leader: "b"},
+		dir:   &fakeDirectory{state: directory.NodeUp},
+		admin: &fakeAdmin{},
+		logs:  &bytes.Buffer{},
+		reg:   prometheus.NewRegistry(),
 	}
 	cfg := Config{
-		Node: "a", Data: f.data, Directory: f.dir, Metrics: f.reg,
+		Node: "a", Data: f.data, Directory: f.dir, Admin: f.admin, Metrics: f.reg,
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: f.logs}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, c := range change {
@@ -173,12 +176,20 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 		t.Fatal(err)
 	}
 	f.handler = handler
+	return f
+}
+
+// newFixture starts a server as the binary does, listener wrapped.
+func newFixture(t *testing.T, change ...func(*Config)) *fixture {
+	t.Helper()
+	f := newHandler(t, change...)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := NewServer(handler)
+	srv := NewServer(f.handler)
 	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	f.server = srv
 	done := make(chan struct{})
 	go func() {
 		srv.Serve(Listener(l))
