@@ -154,6 +154,7 @@ var badInputs = []struct {
 	{"unknown parameter", "PUT", "/v1/shards/1/leader?force=true", nil, 400, "bad-parameter"},
 	{"unknown parameter", "DELETE", "/v1/operations/5?force=true", nil, 400, "bad-parameter"},
 	{"unknown parameter", "DELETE", "/v1/nodes/a?force=true", nil, 400, "bad-parameter"},
+	{"unknown parameter", "GET", "/openapi.json?x", nil, 400, "bad-parameter"},
 	{"route on what is no key", "GET", "/v1/directory?route=local", nil, 400, "bad-parameter"},
 	{"route on what is no key", "GET", "/v1/shards/1?route=redirect", nil, 400, "bad-parameter"},
 	{"route on what is no key", "GET", "/v1/locate/k?route=redirect", nil, 400, "bad-parameter"},

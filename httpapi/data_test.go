@@ -254,7 +254,7 @@ func TestTimeout(t *testing.T) {
 			if left := time.Until(deadline); !ok || left > want || left < want-200*time.Millisecond {
 				t.Errorf("Larder-Timeout %q: %s left (deadline %t), want %s", header, left, ok, want)
 			}
-			return shard.Response{Status: fsm.StatusOK, Version: 1}, nil
+			return shard.Response{Status: fsm.StatusOK, Version: 1, Read: shard.ReadProbe}, nil
 		}
 		for _, method := range []string{"GET", "PUT", "DELETE"} {
 			var headers []string
@@ -273,7 +273,7 @@ func TestTimeout(t *testing.T) {
 func TestForwarded(t *testing.T) {
 	f := newFixture(t)
 	f.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
-		return shard.Response{Shard: 3, Epoch: 7, Index: 9, ServedBy: "b", ForwardedTo: "b", Status: fsm.StatusOK, Version: 5}, nil
+		return shard.Response{Shard: 3, Epoch: 7, Index: 9, ServedBy: "b", ForwardedTo: "b", Read: shard.ReadProbe, Status: fsm.StatusOK, Version: 5}, nil
 	}
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
 		w := f.request(t, method, "/v1/kv/k", "")

@@ -154,7 +154,7 @@ type fixture struct {
 	server  *http.Server // nil without a socket
 }
 
-// newHandler makes the handler alone.
+// newHandler makes the handler alone. Each of its answers is held against the OpenAPI document.
 func newHandler(t *testing.T, change ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{
@@ -175,7 +175,7 @@ func newHandler(t *testing.T, change ...func(*Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.handler = handler
+	f.handler = checkAnswers(t, handler)
 	return f
 }
 

@@ -135,7 +135,7 @@ func TestPanic(t *testing.T) {
 func TestMetricsAndLogs(t *testing.T) {
 	f := newFixture(t)
 	f.data.answer = func(_ context.Context, req shard.Request) (shard.Response, error) {
-		return shard.Response{Status: fsm.StatusOK, Version: 1}, nil
+		return shard.Response{Status: fsm.StatusOK, Version: 1, Read: shard.ReadProbe}, nil
 	}
 	f.request(t, "PUT", "/v1/kv/secretkey", "secretvalue")
 	f.request(t, "GET", "/secretpath", "")

@@ -13,13 +13,6 @@ func (s *server) routes() []route {
 			return kindNotBuilt.problem("%s is part of the interface, but not built yet. Nothing was done.", what)
 		}
 	}
-	// admin is h, where there is who performs it.
-	admin := func(h handler, what string) handler {
-		if s.cfg.Admin == nil {
-			return unbuilt(what)
-		}
-		return h
-	}
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	return []route{
 		{path: kvPrefix, under: true, methods: map[string]handler{
@@ -42,12 +35,12 @@ func (s *server) routes() []route {
 		{path: "/v1/shards/{id}", methods: get(s.showShard)},
 		{path: "/v1/shards/{id}/events", methods: get(unbuilt("A shard's feed of changes"))},
 		{path: "/v1/shards/{id}/checksum", methods: get(unbuilt("The checksum of a shard's replicas"))},
-		{path: "/v1/shards/{id}/members", methods: get(admin(s.showMembers, "The list of a shard's members"))},
+		{path: "/v1/shards/{id}/members", methods: get(s.showMembers)},
 		{path: "/v1/shards/{id}/members/{node}", methods: map[string]handler{
-			http.MethodPut:    admin(s.addMember, "Adding a member"),
-			http.MethodDelete: admin(s.removeMember, "Removing a member"),
+			http.MethodPut:    s.addMember,
+			http.MethodDelete: s.removeMember,
 		}},
-		{path: "/v1/shards/{id}/leader", methods: map[string]handler{http.MethodPut: admin(s.putLeader, "Handing over leadership")}},
+		{path: "/v1/shards/{id}/leader", methods: map[string]handler{http.MethodPut: s.putLeader}},
 		{path: "/v1/shards/{id}/split", methods: map[string]handler{http.MethodPost: unbuilt("Splitting a shard")}},
 		{path: "/v1/shards/{id}/merge", methods: map[string]handler{http.MethodPost: unbuilt("Merging shards")}},
 		{path: "/v1/settings", methods: map[string]handler{
@@ -57,14 +50,14 @@ func (s *server) routes() []route {
 		{path: "/v1/nodes", methods: get(s.showNodes)},
 		{path: "/v1/nodes/{id}", methods: map[string]handler{
 			http.MethodGet:    s.showNode,
-			http.MethodDelete: admin(s.removeNode, "Removing a node"),
+			http.MethodDelete: s.removeNode,
 		}},
 		{path: "/v1/nodes/{id}/drain", methods: map[string]handler{http.MethodPost: unbuilt("Draining a node")}},
 		{path: "/v1/nodes/{id}/undrain", methods: map[string]handler{http.MethodPost: unbuilt("Taking back a drained node")}},
-		{path: operationsPath, methods: get(admin(s.showOperations, "The list of operations"))},
+		{path: operationsPath, methods: get(s.showOperations)},
 		{path: operationsPath + "/{n}", methods: map[string]handler{
-			http.MethodGet:    admin(s.showOperation, "Following an operation"),
-			http.MethodDelete: admin(s.cancelOperation, "Cancelling an operation"),
+			http.MethodGet:    s.showOperation,
+			http.MethodDelete: s.cancelOperation,
 		}},
 		{path: "/v1/backup", methods: get(unbuilt("A backup"))},
 		{path: "/v1/restore", methods: map[string]handler{http.MethodPost: unbuilt("Restoring a backup")}},
@@ -72,7 +65,7 @@ func (s *server) routes() []route {
 		{path: "/livez", methods: get(s.live)},
 		{path: "/readyz", methods: get(s.ready)},
 		{path: "/metrics", methods: get(s.showMetrics)},
-		{path: "/openapi.json", methods: get(unbuilt("The OpenAPI description"))},
+		{path: "/openapi.json", methods: get(s.showOpenAPI)},
 		{path: "/ui/", under: true, methods: get(unbuilt("The dashboard"))},
 	}
 }

@@ -20,7 +20,7 @@ type Config struct {
 	Data Data
 	// Directory knows the cluster.
 	Directory Directory
-	// Admin changes the cluster; nil answers its routes with 501.
+	// Admin changes the cluster.
 	Admin Admin
 	// Metrics is where the handler registers its own metrics, and what /metrics shows.
 	Metrics *prometheus.Registry
@@ -39,8 +39,8 @@ type Config struct {
 
 func (c *Config) validate() error {
 	switch {
-	case c.Data == nil || c.Directory == nil || c.Metrics == nil || c.Log == nil:
-		return errors.New("httpapi: Data, Directory, Metrics and Log are required")
+	case c.Data == nil || c.Directory == nil || c.Admin == nil || c.Metrics == nil || c.Log == nil:
+		return errors.New("httpapi: Data, Directory, Admin, Metrics and Log are required")
 	case c.Node == "":
 		return errors.New("httpapi: Node is empty")
 	case c.MaxValueBytes < 0:
