@@ -402,6 +402,15 @@ func (h *fakeHost) Configuration(_ context.Context, id shard.ID) (shard.Configur
 	return conf, nil
 }
 
+// WatchMarks implements host.
+func (h *fakeHost) WatchMarks(shard.ID) error { return nil }
+
+// Mark implements host.
+func (h *fakeHost) Mark(context.Context, shard.ID) (uint64, error) { return 9, nil }
+
+// MarkChecksum implements host.
+func (h *fakeHost) MarkChecksum(context.Context, shard.ID, uint64) (string, error) { return "00", nil }
+
 // Step implements host, as the library does: a change of members upon the configuration prev alone. A
 // rig may hold a step back, and let it be made later.
 func (h *fakeHost) Step(_ context.Context, step memberStep) error {

@@ -123,6 +123,14 @@ func TestMembersOnRealHosts(t *testing.T) {
 			r.ready()
 			write("d", 10)
 		}
+		for _, id := range []shard.ID{1, 2, 3, 4} {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			v, err := r.services["d"].Checksum(ctx, id)
+			cancel()
+			if err != nil || !v.Equal || len(v.Replicas) != 4 || len(v.Replicas[0].Checksum) != 64 {
+				t.Errorf("checksums of shard %d: %+v, %v", id, v, err)
+			}
+		}
 		for name, s := range r.services {
 			for _, id := range []shard.ID{shard.Directory, 1, 2, 3, 4} {
 				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -185,6 +185,7 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodJoin, s.handleJoin)
 	h.Handle(methodConf, s.handleConf)
 	h.Handle(methodStep, s.handleStep)
+	h.Handle(methodChecksum, s.handleChecksum)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil
 }

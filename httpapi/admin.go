@@ -19,6 +19,8 @@ import (
 type Admin interface {
 	// Members asks a shard's leader for the configuration and what each member has of the log.
 	Members(ctx context.Context, id shard.ID) (directory.MembersView, error)
+	// Checksum compares the replicas of a data shard at one index.
+	Checksum(ctx context.Context, id shard.ID) (directory.ChecksumView, error)
 	// ChangeMember begins an operation.
 	ChangeMember(ctx context.Context, c directory.MemberChange) (directory.OperationView, error)
 	// TransferLeader returns once node leads the shard, also when it did already.

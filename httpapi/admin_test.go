@@ -55,6 +55,13 @@ func (a *fakeAdmin) Members(ctx context.Context, id shard.ID) (directory.Members
 	}}, err
 }
 
+func (a *fakeAdmin) Checksum(ctx context.Context, id shard.ID) (directory.ChecksumView, error) {
+	err := a.note(ctx, "checksum of %d", id)
+	return directory.ChecksumView{Shard: id, Index: 9, Equal: false, Replicas: []directory.ReplicaChecksum{
+		{Node: "a", Replica: "3/a/1", Checksum: "00"}, {Node: "b", Replica: "3/b/1", Error: "peer unreachable"},
+	}}, err
+}
+
 func (a *fakeAdmin) ChangeMember(ctx context.Context, c directory.MemberChange) (directory.OperationView, error) {
 	return operation, a.note(ctx, "change %+v", c)
 }
@@ -98,6 +105,20 @@ func cutRequest(line string) (method, target, body string) {
 	method, rest, _ := strings.Cut(line, " ")
 	target, body, _ = strings.Cut(rest, " ")
 	return method, target, body
+}
+
+// The comparison of a shard's replicas is made by the directory, for the shard that the path names.
+func TestChecksum(t *testing.T) {
+	f := newFixture(t)
+	w := f.request(t, "GET", "/v1/shards/3/checksum", "")
+	const want = `{"shard":3,"index":9,"equal":false,"replicas":[{"node":"a","replica":"3/a/1","checksum":"00","error":""},` +
+		`{"node":"b","replica":"3/b/1","checksum":"","error":"peer unreachable"}]}`
+	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
+	}
+	if got := f.admin.called(); !slices.Equal(got, []string{"checksum of 3"}) {
+		t.Errorf("called %q", got)
+	}
 }
 
 // The members of a shard are shown with their conf version as ETag, of the directory's own group too.

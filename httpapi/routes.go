@@ -34,7 +34,7 @@ func (s *server) routes() []route {
 		{path: "/v1/shards", methods: get(s.showShards)},
 		{path: "/v1/shards/{id}", methods: get(s.showShard)},
 		{path: "/v1/shards/{id}/events", methods: get(unbuilt("A shard's feed of changes"))},
-		{path: "/v1/shards/{id}/checksum", methods: get(unbuilt("The checksum of a shard's replicas"))},
+		{path: "/v1/shards/{id}/checksum", methods: get(s.showChecksum)},
 		{path: "/v1/shards/{id}/members", methods: get(s.showMembers)},
 		{path: "/v1/shards/{id}/members/{node}", methods: map[string]handler{
 			http.MethodPut:    s.addMember,

@@ -34,7 +34,8 @@ func newCache(g *Group) *Cache {
 // Apply holds the lock for all of its commands.
 type cacheMachine struct {
 	shard ID
-	mu    sync.RWMutex // guards machine and all it holds
+	marks marks
+	mu    sync.RWMutex // guards m and all it holds
 	m     *fsm.Machine
 }
 
@@ -51,6 +52,9 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	results, err := c.m.Apply(index, b)
 	if err != nil {
 		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
+	}
+	if len(b.Commands) == 0 {
+		c.marks.note(index, c.m)
 	}
 	return applied{results, c.m.Stats().Epoch}
 }

@@ -290,62 +290,38 @@ func TestReadsGoOn(t *testing.T) {
 	}
 }
 
-// Replicas that differ at the same index are a violation; that some can't be compared is a failure, and
-// so is, without checksums, that they have equal numbers.
+// Replicas that differ are a violation; that some can't be compared is a failure; equal ones are neither.
 func TestCheckReplicas(t *testing.T) {
+	line := func(node, sum, err string) directory.ReplicaChecksum {
+		return directory.ReplicaChecksum{Node: node, Replica: "1/" + node + "/1", Checksum: sum, Error: err}
+	}
 	for _, tc := range []struct {
 		what string
-		b    func(*directory.ShardDetail)
-		down bool
+		b    directory.ReplicaChecksum
+		none bool // the shard has no leader
 		want int
 		says string
 	}{
-		{"equal", func(*directory.ShardDetail) {}, false, exitFailed, "0 of 2 replicas"},
-		{"another index", func(d *directory.ShardDetail) { d.Applied, d.Items = 8, 1 }, false, exitFailed, "1 of 2 replicas"},
-		{"another conf", func(d *directory.ShardDetail) { d.Conf = "1-6" }, false, exitFailed, "1 of 2 replicas"},
-		{"down", func(*directory.ShardDetail) {}, true, exitFailed, "1 of 2 replicas"},
-		{"other items", func(d *directory.ShardDetail) { d.Items = 1 }, false, exitViolation, "differs"},
+		{"equal", line("b", "aa", ""), false, exitOK, ""},
+		{"different", line("b", "bb", ""), false, exitViolation, "shard 1 differ at index 9"},
+		{"one down", line("b", "", "peer unreachable"), false, exitFailed, "1 of 2 replicas"},
+		{"no leader", line("b", "", ""), true, exitFailed, "1 of 1 replicas"},
 	} {
-		addresses := map[string]string{}
-		handler := func(node string) http.HandlerFunc {
-			return func(w http.ResponseWriter, r *http.Request) {
-				var v any
-				switch r.URL.Path {
-				case "/v1/directory":
-					nodes := map[string]directory.NodeState{}
-					for id, address := range addresses {
-						nodes[id] = directory.NodeState{HTTP: strings.TrimPrefix(address, "http://")}
-					}
-					v = directory.TableView{Nodes: nodes}
-				case "/v1/shards/0/members":
-					b := directory.MemberDetail{Node: "b", State: directory.NodeUp}
-					if tc.down {
-						b.State = directory.NodeDown
-					}
-					v = directory.MembersView{Conf: "1-7", Leader: "a", Members: []directory.MemberDetail{{Node: "a", State: directory.NodeUp}, b}}
-				case "/v1/shards/0":
-					d := directory.ShardDetail{Source: node, Applied: 9, Items: 2, Bytes: 10}
-					d.Conf = "1-7"
-					if node == "b" {
-						tc.b(&d)
-					}
-					v = d
-				default:
-					problem(501, "not-built", "no")(w, r)
-					return
-				}
-				json.NewEncoder(w).Encode(v)
+		address, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == "/v1/directory":
+				json.NewEncoder(w).Encode(directory.TableView{Shards: []directory.ShardView{{ID: 1}}})
+			case r.URL.Path == "/v1/shards/1/checksum" && tc.none:
+				problem(503, "no-leader", "no")(w, r)
+			case r.URL.Path == "/v1/shards/1/checksum":
+				json.NewEncoder(w).Encode(directory.ChecksumView{Shard: 1, Index: 9, Replicas: []directory.ReplicaChecksum{line("a", "aa", ""), tc.b}})
+			default:
+				t.Errorf("asked for %s", r.URL)
 			}
-		}
-		for _, node := range []string{"a", "b"} {
-			addresses[node], _ = serve(t, handler(node))
-		}
-		code, stdout, stderr := larder(t, "", nil, "check", "replicas", "--server", addresses["a"])
-		if code != tc.want || !strings.Contains(stderr, tc.says) || !strings.Contains(stdout, "RESULT") {
+		})
+		code, stdout, stderr := larder(t, "", nil, "check", "replicas", "--server", address)
+		if code != tc.want || !strings.Contains(stderr, tc.says) || !strings.Contains(stdout, "CHECKSUM") {
 			t.Errorf("%s: got exit code %d, %q, %q, want %d and %q", tc.what, code, stdout, stderr, tc.want, tc.says)
-		}
-		if tc.want == exitFailed && !strings.Contains(stderr, "501") {
-			t.Errorf("%s: %q does not say that there are no checksums", tc.what, stderr)
 		}
 	}
 }
