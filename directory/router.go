@@ -85,7 +85,7 @@ func (r *Router) Local(ctx context.Context, req shard.Request) (shard.Response, 
 	}
 	req.Shard, req.R = s.ID, own.R
 	resp, err := r.do(ctx, r.self, req)
-	if errors.Is(err, shard.ErrUnknownShard) {
+	if errors.Is(err, shard.ErrUnknownShard) || req.Op == shard.OpGet && errors.Is(err, shard.ErrUnreachable) {
 		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
 	}
 	return resp, err
@@ -260,7 +260,8 @@ func (h *hunt) choose(s Shard) string {
 func (h *hunt) follow(s Shard, node string, err error) bool {
 	h.failed = node
 	own := h.read && h.attempts == 1 && node == h.router.self
-	if leader, _ := h.router.leader(s.ID); own && leader != "" && errors.Is(err, errUnanswered) {
+	silent := errors.Is(err, errUnanswered) || errors.Is(err, shard.ErrUnreachable)
+	if leader, _ := h.router.leader(s.ID); own && leader != "" && silent {
 		h.failed = leader // what did not answer is the leader that this replica follows: ask another
 		return true
 	}

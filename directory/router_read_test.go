@@ -24,6 +24,7 @@ func TestRouterReadsHere(t *testing.T) {
 		{"read", "a", readReq, nil, []string{"a"}},
 		{"read, own replica lags", "a", readReq, &shard.NotLeaderError{Leader: "b"}, []string{"a", "b"}},
 		{"read, own replica knows nobody", "a", readReq, shard.ErrNoLeader, []string{"a", "b"}},
+		{"read, own replica does not hear the leader", "a", readReq, shard.ErrUnreachable, []string{"a", "c"}},
 		{"read, own replica was replaced", "a", readReq, shard.ErrUnknownShard, []string{"a", "b"}},
 		{"read on the leader", "b", readReq, nil, []string{"b"}},
 		{"read on a node without a replica", "z", readReq, nil, []string{"b"}},
@@ -75,6 +76,7 @@ func TestRouterLocalReplica(t *testing.T) {
 		{"served", "a", nil, ""},
 		{"no replica here", "z", nil, "b"},
 		{"another replica here", "a", shard.ErrUnknownShard, "b"},
+		{"it does not hear its leader", "a", shard.ErrUnreachable, "b"},
 		{"its own word", "a", &shard.NotLeaderError{Leader: "c"}, "c"},
 	} {
 		rig := newRouterRig(t)

@@ -82,9 +82,11 @@ type followerReads struct {
 
 	fresh atomic.Int64 // monotonic time + 1, see above; 0: nothing was confirmed yet
 
-	mu     sync.Mutex // guards following
-	open   *indexRound
-	asking bool
+	mu       sync.Mutex // guards following
+	open     *indexRound
+	asking   bool
+	told     *readIndex // to be learnt from; nil: none
+	learning bool
 }
 
 // join returns a read index that was asked for after the call began.
@@ -130,9 +132,35 @@ func (q *followerReads) run() {
 		r.readIndex, r.err = q.inst.askReadIndex()
 		close(r.done)
 		if r.err == nil {
-			q.inst.learnCommit(r.readIndex)
+			q.learn(r.readIndex)
 		}
 	}
+}
+
+// learn has the instance learn what is committed, the newest that it was told. Its main goroutine may be in
+// a disk write, and the next question does not wait for that.
+func (q *followerReads) learn(x readIndex) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.told = &x
+	if q.learning || !q.inst.enter() {
+		return
+	}
+	q.learning = true
+	go func() {
+		defer q.inst.wg.Done()
+		for {
+			q.mu.Lock()
+			x := q.told
+			q.told = nil
+			q.learning = x != nil
+			q.mu.Unlock()
+			if x == nil {
+				return
+			}
+			q.inst.learnCommit(*x)
+		}
+	}()
 }
 
 // askReadIndex asks the leader. Errors refuse: a question changes nothing.
@@ -145,7 +173,7 @@ func (i *instance) askReadIndex() (readIndex, error) {
 	h := i.group.host
 	p := h.peer(leader.Node)
 	if p == nil || time.Since(h.Heard(leader.Node)) > 2*pingInterval {
-		return readIndex{}, fmt.Errorf("%w: the leader, %s, was not heard lately", ErrNoLeader, leader.Node)
+		return readIndex{}, fmt.Errorf("%w: the leader, %s, was not heard lately", ErrUnreachable, leader.Node)
 	}
 	ctx, cancel := context.WithTimeout(i.trans.ctx, readIndexTimeout)
 	defer cancel()
@@ -160,8 +188,10 @@ func (i *instance) askReadIndex() (readIndex, error) {
 	switch {
 	case errors.As(err, &notLeader), errors.Is(err, ErrOverloaded):
 		return readIndex{}, err
+	case errors.Is(err, ErrOutcomeUnknown), errors.Is(err, ErrDeadline), errors.Is(err, ErrUnreachable):
+		return readIndex{}, fmt.Errorf("%w: no read index from %s: %v", ErrUnreachable, leader.Node, err)
 	case err != nil:
-		return readIndex{}, fmt.Errorf("%w: asking %s for a read index: %v", ErrNoLeader, leader.Node, err)
+		return readIndex{}, fmt.Errorf("%w: no read index from %s: %v", ErrNoLeader, leader.Node, err)
 	}
 	r := reader{b: answer}
 	x := readIndex{leader: leader.Node, visible: r.uint(), generation: r.uint(), now: r.uint(), asked: asked,
@@ -172,8 +202,8 @@ func (i *instance) askReadIndex() (readIndex, error) {
 	return x, nil
 }
 
-// whileFollowing calls cancel once this replica follows another leader, or none, unless the function that
-// it returns was called before: there is no use in waiting for the answer of one that was deposed.
+// whileFollowing calls cancel once this replica follows another leader, or none, or is being stopped, unless
+// the function that it returns was called before: there is no use in waiting for the answer of one that was deposed.
 func (i *instance) whileFollowing(leader raft.ServerID, cancel func()) (end func()) {
 	var mu sync.Mutex // guards t, and the end
 	var t *time.Timer
@@ -185,6 +215,12 @@ func (i *instance) whileFollowing(leader raft.ServerID, cancel func()) (end func
 		defer mu.Unlock()
 		if ended {
 			return
+		}
+		select {
+		case <-i.quit:
+			cancel()
+			return
+		default:
 		}
 		if _, now := i.raft.LeaderWithID(); now != leader {
 			cancel()

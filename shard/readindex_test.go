@@ -91,45 +91,6 @@ func TestReadIndexIsAskedAfter(t *testing.T) {
 	})
 }
 
-// TestDeposedLeaderConfirmsNobody ensures that a leader which was cut off or stopped, and is asked for a
-// read index by a follower that still believes in it, confirms nothing once others have acknowledged a
-// newer value.
-func TestDeposedLeaderConfirmsNobody(t *testing.T) {
-	inBubble(t, 5, func(n string, cfg *Config) {
-		patient("a")(n, cfg)
-		if n == "b" { // it keeps believing in a
-			cfg.HeartbeatTimeout, cfg.ElectionTimeout = 20*time.Second, 20*time.Second
-		}
-	}, func(c *cluster) {
-		l := c.followed("a")
-		c.mustPut(l, "k", "old")
-		c.wantGet(c.hosts["b"], "k", "old")
-		for _, x := range []string{"a", "b"} {
-			for _, y := range []string{"c", "d", "e"} {
-				c.net.Isolate(x, y)
-			}
-		}
-		next := c.leader("c", "d", "e")
-		c.mustPut(next, "k", "new")
-		if s := c.hosts["b"].Group(testShard).Status(); s.Leader != "a" {
-			t.Fatalf("b has lost its faith, so this proves nothing: %+v", s)
-		}
-		for _, name := range []string{"a", "b"} {
-			if r, err := get(c.hosts[name], "k"); err == nil || !Refused(err) {
-				t.Errorf("read on %s beside a newer leader: %+v, %v", name, r, err)
-			}
-		}
-		c.net.Heal()
-		c.until("b sees the new value", func() bool {
-			r, err := get(c.hosts["b"], "k")
-			if err == nil && string(r.Value) != "new" {
-				t.Fatalf("stale read: %+v", r)
-			}
-			return err == nil
-		})
-	})
-}
-
 // TestReadIndexForMembersOnly ensures that a leader answers only the replicas of its configuration, only
 // in its own name, and that others don't answer at all.
 func TestReadIndexForMembersOnly(t *testing.T) {
@@ -492,4 +453,72 @@ func (c *cluster) wantLeftToLeader(what string, err error, leader string) {
 	if !errors.As(err, &elsewhere) || elsewhere.Leader != leader {
 		c.t.Errorf("%s: %v, want it left to %s", what, err, leader)
 	}
+}
+
+// TestDeposedLeaderGivesNoIndex ensures that a leader which was cut off with one follower, while the others
+// elected another and acknowledged a newer value, confirms no read of that follower, whether its request
+// waited since before or came after; and that no answer of a voter from before helps it.
+func TestDeposedLeaderGivesNoIndex(t *testing.T) {
+	tune := func(n string, cfg *Config) {
+		patient("a")(n, cfg)
+		if n == "d" {
+			patient("d")(n, cfg)
+		}
+	}
+	inBubble(t, 5, tune, func(c *cluster) {
+		a, f := c.followed("a"), c.hosts["d"]
+		c.mustPut(a, "k", "old")
+		c.wantGet(f, "k", "old")
+		c.net.Hold("d", "a") // a is stopped: what reaches it waits
+		for _, n := range []string{"b", "c", "e"} {
+			c.net.Hold(n, "a")
+			c.net.Isolate("d", n)
+			c.net.SetFaults("a", n, LinkFaults{Cut: true})
+		}
+		c.net.DropWhen(func(from, to string, frame []byte) bool { // nobody tells a of the election
+			return from != "d" && to == "a" && isRequest(frame)
+		})
+		early := readers(f, "k", 3)
+		next := c.leader("b", "c", "e")
+		c.mustPut(next, "k", "new")
+		time.Sleep(10 * time.Millisecond)
+		late := readers(f, "k", 3)
+		synctest.Wait()
+		if s := f.Group(testShard).Status(); s.Leader != "a" || !a.Group(testShard).Status().Ready {
+			t.Fatalf("d follows %q already: this proves nothing", s.Leader)
+		}
+		c.net.Release("d", "a") // a goes on
+		synctest.Wait()
+		more := readers(f, "k", 3)
+		for _, n := range []string{"b", "c", "e"} { // and gets the answers from before
+			c.net.Release(n, "a")
+		}
+		_, errs := early() // they began before the newer value was acknowledged
+		for _, err := range errs {
+			if err != nil && !Refused(err) {
+				t.Errorf("an early reader: %v", err)
+			}
+		}
+		for _, wait := range []func() ([]Response, []error){late, more} {
+			resps, errs := wait()
+			for i, err := range errs {
+				if err == nil && string(resps[i].Value) != "new" {
+					t.Errorf("stale read on a follower: %q after %q was acknowledged", resps[i].Value, "new")
+				}
+				if err != nil && !Refused(err) {
+					t.Errorf("a late reader: %v", err)
+				}
+			}
+		}
+		c.net.DropWhen(nil)
+		c.net.Heal()
+		c.until("d serves the newer value", func() bool {
+			r, err := get(f, "k")
+			if err == nil && string(r.Value) != "new" {
+				t.Fatalf("stale read: %+v", r)
+			}
+			return err == nil
+		})
+		c.wantSameState()
+	})
 }
