@@ -406,7 +406,7 @@ func TestServiceReady(t *testing.T) {
 }
 
 // TestServiceViews ensures that the views have the documented shape, the leaders that are believed in,
-// numbers from the local replica or else from reports, and the leader's hits and misses.
+// numbers from the local replica or else from reports, and the hits and misses of all members.
 func TestServiceViews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRig(t, 4)

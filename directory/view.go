@@ -41,7 +41,7 @@ type MemberView struct {
 
 // ShardDetail is a shard with the numbers of one of its replicas: this node's own, else the
 // leader's or another's as last reported; all 0, and Source "", when none is known. Hits and Misses
-// are the leader's where it is known, whatever Source is: reads are served and counted there.
+// are those of all members that are known, whatever Source is: each counts the reads that it served.
 type ShardDetail struct {
 	ShardView
 	Source    string `json:"source"` // node whose replica the numbers are of
@@ -223,8 +223,8 @@ func (s *Service) live() map[shard.ID]replicaReport {
 	return live
 }
 
-// detail adds the numbers of this node's replica, else of the leader's, else of any; hits and misses
-// of the leader's, else of the same. live are this node's replicas.
+// detail adds the numbers of this node's replica, else of the leader's, else of any; hits and misses of
+// all. live are this node's replicas.
 func (s *Service) detail(v ShardView, limit uint64, live map[shard.ID]replicaReport) ShardDetail {
 	replica := func(node string) (replicaReport, bool) {
 		if node == s.self.ID {
@@ -246,11 +246,13 @@ func (s *Service) detail(v ShardView, limit uint64, live map[shard.ID]replicaRep
 		d.Source = node
 		d.Term, d.Commit, d.Applied = r.term, r.commit, r.applied
 		d.Items, d.Bytes, d.Evictions = r.entries, r.bytes, r.evictions
-		d.Hits, d.Misses = r.hits, r.misses
 		break
 	}
-	if r, ok := replica(v.Leader); ok {
-		d.Hits, d.Misses = r.hits, r.misses
+	for _, m := range v.Members {
+		if r, ok := replica(m.Node); ok {
+			d.Hits += r.hits
+			d.Misses += r.misses
+		}
 	}
 	return d
 }
