@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -109,13 +107,4 @@ func parseNode(text string) (string, error) {
 		return "", usageError{fmt.Errorf("%q is not the id of a node", text)}
 	}
 	return text, nil
-}
-
-// at is a client of one server, by the address that the table has for it.
-func (c *client) at(address string) *client {
-	one := &client{servers: address, timeout: c.timeout, output: c.output}
-	if servers, err := parseServers(c.servers); err == nil && slices.ContainsFunc(servers, func(u *url.URL) bool { return u.Scheme == "https" }) {
-		one.servers = "https://" + address
-	}
-	return one
 }
