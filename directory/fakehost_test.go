@@ -277,6 +277,9 @@ func (h *fakeHost) Propose(_ context.Context, data []byte) (index uint64, result
 	return uint64(len(r.log)), result, nil
 }
 
+// Spread implements group: all have heard already.
+func (h *fakeHost) Spread(context.Context) error { return nil }
+
 // catchUpLocked applies what this node's replica of the directory lacks, and returns the result of
 // the last entry.
 func (h *fakeHost) catchUpLocked() (last any) {

@@ -54,6 +54,8 @@ type host interface {
 // group is what this package needs of the directory's shard.Group.
 type group interface {
 	Propose(ctx context.Context, data []byte) (index uint64, result any, err error)
+	// Spread makes followers learn at once what is committed.
+	Spread(ctx context.Context) error
 }
 
 // realHost makes a shard.Host a host.

@@ -19,6 +19,9 @@ import (
 	"github.com/larder-cache/larder/shard"
 )
 
+// spreadPatience is how long whoever changed the table waits until all may have heard.
+const spreadPatience = 200 * time.Millisecond
+
 // tick is the longest time between two looks of the service's loop at the world.
 const tick = 100 * time.Millisecond
 
@@ -540,6 +543,11 @@ func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) 
 	r, ok := result.(Result)
 	if !ok {
 		return Result{}, fmt.Errorf("%w: the directory's machine returned %T", shard.ErrOutcomeUnknown, result)
+	}
+	if r.Outcome == OutcomeApplied { // every node serves by its copy of the table
+		ctx, cancel := context.WithTimeout(ctx, spreadPatience)
+		defer cancel()
+		_ = g.Spread(ctx) // the change is made whatever comes of this, and spreads by itself in time
 	}
 	return r, nil
 }

@@ -95,18 +95,14 @@ func (g *Group) instance() *instance { return g.inst.Load() }
 
 func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	cfg := g.host.cfg
-	commit := cfg.CommitTimeout
-	if g.id.Shard == Directory {
-		commit = min(commit, 50*time.Millisecond) // every node serves by its copy of the table
-	}
 	return &raft.Config{
 		ProtocolVersion:    raft.ProtocolVersionMax,
 		HeartbeatTimeout:   cfg.HeartbeatTimeout,
 		ElectionTimeout:    cfg.ElectionTimeout,
-		CommitTimeout:      commit, // only: how soon followers learn the commit index
-		MaxAppendEntries:   64,     // the transport cuts by bytes
-		BatchApplyCh:       false,  // what still waits in a buffer at a shutdown is never answered
-		ShutdownOnRemove:   false,  // replicas are destroyed by the directory's word
+		CommitTimeout:      cfg.CommitTimeout, // only: how soon idle followers learn the commit index
+		MaxAppendEntries:   64,                // the transport cuts by bytes
+		BatchApplyCh:       false,             // what still waits in a buffer at a shutdown is never answered
+		ShutdownOnRemove:   false,             // replicas are destroyed by the directory's word
 		TrailingLogs:       cfg.TrailingLogs,
 		SnapshotInterval:   time.Hour, // snapshots are triggered by bytes, see maintain
 		SnapshotThreshold:  math.MaxUint64,
@@ -216,7 +212,7 @@ func (g *Group) run(i *instance) {
 
 // watch follows an instance until it is to be replaced (the reason) or ctx ends ("").
 func (i *instance) watch(ctx context.Context) string {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTimer(untilNext(time.Second)) // with all others: an idle process then wakes up once
 	defer tick.Stop()
 	for {
 		select {
@@ -235,6 +231,7 @@ func (i *instance) watch(ctx context.Context) string {
 				return "a leadership transfer does not end"
 			}
 			i.maintain()
+			tick.Reset(untilNext(time.Second))
 		case <-ctx.Done():
 			return ""
 		}
@@ -487,6 +484,27 @@ func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result 
 		return 0, nil, i.writeError(err)
 	}
 	return f.Index(), f.Response(), nil
+}
+
+// Spread makes followers learn at once that what was proposed before is committed, by another entry. They
+// would else learn it with the next one, or after CommitTimeout. This replica must lead.
+func (g *Group) Spread(ctx context.Context) error {
+	i := g.instance()
+	if i == nil || !i.enter() {
+		return ErrStopped
+	}
+	i.hurry()
+	done := make(chan error, 1)
+	go func() {
+		defer i.wg.Done()
+		done <- i.raft.Barrier(0).Error()
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ErrDeadline
+	}
 }
 
 // writeError sorts the library's errors of a proposal into refused and unknown. Refused are only
