@@ -46,7 +46,7 @@ func (s *Service) ask(ctx context.Context, id shard.ID) (conf shard.Configuratio
 			return conf, "", t, err
 		}
 		if _, ok := t.Members(id); !ok {
-			return conf, "", t, &UnknownError{What: "shard"}
+			return conf, "", t, &UnknownError{What: "shard", Name: fmt.Sprint(id)}
 		}
 		try, cancel := context.WithTimeout(ctx, readAttempt)
 		conf, leader, err = s.configuration(try, id)
@@ -72,7 +72,7 @@ func (s *Service) knowing(ctx context.Context, t *Table, node string) (*Table, e
 		t = s.Table()
 	}
 	if _, known := t.Nodes[node]; !known {
-		return t, &UnknownError{What: "node"}
+		return t, &UnknownError{What: "node", Name: node}
 	}
 	return t, nil
 }
@@ -240,7 +240,7 @@ func (s *Service) CancelOperation(ctx context.Context, id uint64) (OperationView
 		return OperationView{}, err
 	}
 	if _, ok := s.Table().Operation(id); !ok {
-		return OperationView{}, &UnknownError{What: "operation"}
+		return OperationView{}, &UnknownError{What: "operation", Name: fmt.Sprint(id)}
 	}
 	result, err := s.change(ctx, Command{Cancel: &CancelOperation{ID: id}})
 	if err != nil {

@@ -340,8 +340,8 @@ func TestChangesRefused(t *testing.T) {
 			c    MemberChange
 			want string
 		}{
-			{"no shard", MemberChange{Shard: 99, Node: "d", Add: true}, "no such shard"},
-			{"no node", MemberChange{Shard: 2, Node: "z", Add: true}, "no such node"},
+			{"no shard", MemberChange{Shard: 99, Node: "d", Add: true}, "there is no shard 99"},
+			{"no node", MemberChange{Shard: 2, Node: "z", Add: true}, "there is no node z"},
 			{"another conf", MemberChange{Shard: 2, Node: "d", Add: true, Conf: "1-6"}, "conf version is 1-7"},
 			{"another generation", MemberChange{Shard: 2, Node: "d", Add: true, Conf: "2-7"}, "conf version is 1-7"},
 			{"a second replica", MemberChange{Shard: 2, Node: "a", Add: true}, "has a replica of shard 2 already"},

@@ -26,9 +26,17 @@ type ConfError struct{ Conf string } // the present one
 func (e *ConfError) Error() string { return fmt.Sprintf("the shard's conf version is %s", e.Conf) }
 
 // UnknownError refuses a request about something that there is not.
-type UnknownError struct{ What string } // "shard", "node" or "operation"
+type UnknownError struct {
+	What string // "shard", "node" or "operation"
+	Name string // which one; may be empty
+}
 
-func (e *UnknownError) Error() string { return "no such " + e.What }
+func (e *UnknownError) Error() string {
+	if e.Name == "" {
+		return "no such " + e.What
+	}
+	return fmt.Sprintf("there is no %s %s", e.What, e.Name)
+}
 
 // MembersView is a shard's configuration as its leader has it.
 type MembersView struct {
