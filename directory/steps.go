@@ -80,6 +80,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 		return o.end(OperationFailed, conf, "the replica was removed meanwhile")
 	}
 	switch {
+	case !p.Recent && p.Match == 0:
+		return o.wait(conf, fmt.Sprintf("the leader, %s, waits for the first answer of %s", leader, o.Node))
 	case !p.Recent:
 		return o.wait(conf, fmt.Sprintf("the leader, %s, gets no answer of %s", leader, o.Node))
 	case conf.Last > p.Match+promoteLag, p.Match < conf.Index: // a young group's whole log may be short

@@ -49,6 +49,7 @@ func TestNext(t *testing.T) {
 		{"behind", add(PhaseCatchingUp, 8), conf7(8, true, false, 900), "wait"},
 		{"empty, in a group as young", add(PhaseCatchingUp, 8), young(conf7(8, true, false, 7)), "wait"},
 		{"caught up, in a young group", add(PhaseCatchingUp, 8), young(conf7(8, true, false, 8)), "running promoting from 8"},
+		{"not heard yet", add(PhaseCatchingUp, 8), conf7(8, true, false, 0, "d"), "running catching-up from 8: the leader, a, waits for the first answer of d"},
 		{"silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 1000, "d"), "running catching-up from 8: the leader, a, gets no answer of d"},
 		{"caught up", add(PhaseCatchingUp, 8), conf7(8, true, false, 990), "running promoting from 8"},
 		{"caught up, one voter silent", add(PhaseCatchingUp, 8), conf7(8, true, false, 990, "b"), "running promoting from 8"},

@@ -269,7 +269,7 @@ func statusProblem(resp shard.Response) *Problem {
 		if resp.Version == 0 {
 			return kindPrecondition.problem("The key is absent.")
 		}
-		p := kindPrecondition.problem("The key's version is another: see the ETag.")
+		p := kindPrecondition.problem("The key is there, with the version that the ETag tells.")
 		p.ETag = formatETag(resp.Version)
 		return p
 	case fsm.StatusTooLarge:

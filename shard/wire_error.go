@@ -69,13 +69,13 @@ func decodeError(b []byte, peer string) error {
 		}
 	case wireOther:
 		if text := r.string(); r.err == nil {
-			return &RemoteError{Text: fmt.Sprintf("%s says: %s", peer, text)}
+			return &RemoteError{Text: fmt.Sprintf("node %s says: %s", peer, text)}
 		}
 	default:
 		text := r.string()
 		for _, w := range wireErrors {
 			if w.code == code && r.err == nil {
-				return remote{w.err, fmt.Sprintf("%s says: %s", peer, text)}
+				return remote{w.err, fmt.Sprintf("node %s says: %s", peer, text)}
 			}
 		}
 	}

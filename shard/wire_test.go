@@ -87,6 +87,11 @@ func TestFramesRoundTrip(t *testing.T) {
 	if got := decodeError(appendError(nil, wrapped), "b"); Refused(got) {
 		t.Errorf("an unknown outcome became the refusal %v", got)
 	}
+	for _, err := range []error{ErrNoLeader, errors.New("odd")} {
+		if got, want := decodeError(appendError(nil, err), "b").Error(), "node b says: "+err.Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
 	if got := decodeError(appendError(nil, errors.New("odd")), "b"); !Refused(got) {
 		t.Errorf("a refusal became %v", got)
 	}

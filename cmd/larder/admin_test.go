@@ -275,6 +275,38 @@ func TestStatusFindings(t *testing.T) {
 	}
 }
 
+// A shard with too few voters, and an operation that waits, are told with what to do about them.
+func TestStatusOfWaitingAndWeak(t *testing.T) {
+	shardOf := func(id shard.ID, nodes ...string) directory.ShardDetail {
+		d := directory.ShardDetail{}
+		d.ID, d.Leader = id, nodes[0]
+		for _, n := range nodes {
+			d.Members = append(d.Members, directory.MemberView{Node: n, Role: directory.RoleVoter})
+		}
+		return d
+	}
+	s := clusterStatus{troubled: map[string]bool{},
+		Shards:     []directory.ShardDetail{shardOf(0, "a", "b", "c"), shardOf(1, "a", "b"), shardOf(2, "a")},
+		Operations: []directory.OperationView{{ID: 7, Kind: "add-member", Shard: 1, Node: "d", Detail: "the leader, a, gets no answer of d"}},
+	}
+	for _, n := range []string{"a", "b", "c"} {
+		s.Nodes = append(s.Nodes, directory.NodeView{ID: n, State: directory.NodeUp})
+	}
+	s.judge()
+	var got []string
+	for _, p := range s.Problems {
+		got = append(got, p.What+": "+p.Next)
+	}
+	want := []string{
+		`shard 1 has 2 voters: it stops while either is down: "larder member add 1 NODE" adds one`,
+		`shard 2 has 1 of the 3 voters that others have: "larder member add 2 NODE" adds one`,
+		`operation 7 (add-member 1 d) waits: the leader, a, gets no answer of d: it goes on by itself when that passes; "larder operation cancel 7" takes it back`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // Reads of the cluster's state go to the next server when one has no answer; changes don't.
 func TestReadsGoOn(t *testing.T) {
 	steady, got := serve(t, (&fakeCluster{}).ServeHTTP)

@@ -43,6 +43,9 @@ type nodeConfig struct {
 
 // complete fills in what follows from other settings, and refuses what can't work.
 func (c *nodeConfig) complete() error {
+	if c.id == "" {
+		return usageError{errors.New("--id is missing: the name of this node in its cluster, such as a")}
+	}
 	if err := shard.ValidNode(c.id); err != nil {
 		return usageError{err}
 	}

@@ -31,6 +31,7 @@ func TestServerUsage(t *testing.T) {
 		change []string
 		want   string
 	}{
+		{[]string{"--id", ""}, "--id is missing"},
 		{[]string{"--replicas", "0"}, "--replicas is 0"},
 		{[]string{"--replicas", "2"}, "--replicas is 2, but there are only 1 nodes"},
 		{[]string{"--replicas", "4", "--initial-cluster", three}, "--replicas is 4, but there are only 3 nodes"},

@@ -145,7 +145,38 @@ func (s *clusterStatus) judge() {
 			s.troubled[fmt.Sprint(sh.ID)] = true
 		}
 	}
+	most := 0
+	for _, sh := range s.Shards {
+		most = max(most, voters(sh))
+	}
+	for _, sh := range s.Shards {
+		n := voters(sh)
+		next := fmt.Sprintf("\"larder member add %d NODE\" adds one", sh.ID)
+		switch {
+		case n == 2:
+			other = append(other, finding{fmt.Sprintf("shard %d has 2 voters: it stops while either is down", sh.ID), next})
+		case n < most:
+			other = append(other, finding{fmt.Sprintf("shard %d has %d of the %d voters that others have", sh.ID, n, most), next})
+		}
+	}
+	for _, o := range s.Operations {
+		if o.Detail != "" {
+			other = append(other, finding{fmt.Sprintf("operation %d (%s %d %s) waits: %s", o.ID, o.Kind, o.Shard, o.Node, o.Detail),
+				fmt.Sprintf("it goes on by itself when that passes; \"larder operation cancel %d\" takes it back", o.ID)})
+		}
+	}
 	s.Problems = append(append(append(s.Problems, leaderless...), down...), other...)
+}
+
+// voters counts those of a shard.
+func voters(sh directory.ShardDetail) int {
+	n := 0
+	for _, m := range sh.Members {
+		if m.Role == directory.RoleVoter {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *clusterStatus) print(w io.Writer) error {
