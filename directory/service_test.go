@@ -217,8 +217,10 @@ func TestServiceWaits(t *testing.T) {
 			t.Errorf("a key while c is missing: %v", err)
 		}
 		wg.Wait()
-		if lines := strings.Count(log.String(), `msg="waiting for all initial nodes" missing="c: `); lines != 12 {
-			t.Errorf("%d lines in a minute name c alone, want one at the start and one each 5 s:\n%s", lines, log.String())
+		// In the very first round b may not answer yet.
+		all, alone := strings.Count(log.String(), `msg="waiting for all initial nodes"`), strings.Count(log.String(), `msg="waiting for all initial nodes" missing="c: `)
+		if all != 12 || alone < 11 {
+			t.Errorf("%d lines in a minute, %d name c alone, want one at the start and one each 5 s:\n%s", all, alone, log.String())
 		}
 		r.stop("a")
 		r.stop("b")
