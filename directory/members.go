@@ -66,8 +66,8 @@ func (s *Service) knowing(ctx context.Context, t *Table, node string) (*Table, e
 	if leader, _ := s.soft.leader(shard.Directory); leader != "" && leader != s.self.ID {
 		try, cancel := context.WithTimeout(ctx, readAttempt)
 		defer cancel()
-		if err := s.fetch(try, leader, t.Version, 0); err != nil {
-			return t, err
+		if err := s.fetch(try, leader, t.Version, 0); err != nil { // %v: a look has no outcome that could be unknown
+			return t, fmt.Errorf("%w: whether node %s is known: %v", shard.ErrUnreachable, node, err)
 		}
 		t = s.Table()
 	}

@@ -6,6 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +23,7 @@ import (
 const (
 	// markTime is how long a replica watches for marks.
 	markTime = 10 * time.Second
-	// maxMarks bounds the states that it keeps meanwhile: ticks are entries without commands too.
+	// maxMarks bounds the states that it keeps meanwhile, the newest: ticks are entries without commands too.
 	maxMarks = 8
 )
 
@@ -29,6 +32,7 @@ const (
 type marks struct {
 	mu     sync.Mutex // guards following; taken with the machine's lock held, never the other way
 	end    *time.Timer
+	turn   uint64                   // counts the calls of watch
 	states map[uint64]*fsm.Snapshot // by index; nil while nobody watches
 }
 
@@ -42,20 +46,31 @@ func (m *marks) watch() {
 	if m.states == nil {
 		m.states = map[uint64]*fsm.Snapshot{}
 	}
-	m.end = time.AfterFunc(markTime, func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
+	m.turn++
+	turn := m.turn
+	m.end = time.AfterFunc(markTime, func() { m.over(turn) })
+}
+
+// over ends a watch, unless somebody went on with it while its end waited for the lock.
+func (m *marks) over(turn uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.turn == turn {
 		m.states = nil
-	})
+	}
 }
 
 // note keeps the state after an entry without commands; the machine's lock is held.
 func (m *marks) note(index uint64, machine *fsm.Machine) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.states != nil && len(m.states) < maxMarks {
-		m.states[index] = machine.Snapshot()
+	if m.states == nil {
+		return
 	}
+	if len(m.states) == maxMarks {
+		delete(m.states, slices.Min(slices.Collect(maps.Keys(m.states))))
+	}
+	m.states[index] = machine.Snapshot()
 }
 
 func (m *marks) take(index uint64) *fsm.Snapshot {
@@ -113,10 +128,23 @@ func (h *Host) MarkChecksum(ctx context.Context, id ID, index uint64) (string, e
 		return "", fmt.Errorf("shard %d: %w", id, errNoMark)
 	}
 	sum := sha256.New()
-	if _, err := state.WriteTo(sum); err != nil {
+	if _, err := state.WriteTo(whileAsked{ctx, sum}); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// whileAsked writes until ctx ends: a large state takes long, and is not summed up for nobody.
+type whileAsked struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (w whileAsked) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
 }
 
 func (h *Host) cacheInstance(id ID) (*instance, error) {

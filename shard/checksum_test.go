@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/larder-cache/larder/fsm"
 )
 
 // TestMarks ensures that all replicas that watch tell the same checksum at a mark, under load, that one
@@ -74,6 +77,45 @@ func TestMarks(t *testing.T) {
 		}
 		if sum, err := c.hosts["b"].MarkChecksum(ctx, testShard, index); !errors.Is(err, errNoMark) {
 			t.Errorf("without watching: %q, %v", sum, err)
+		}
+	})
+}
+
+// TestMarksKept ensures that a mark is kept however many entries without commands came before it, that no
+// more than maxMarks states are held, and that a watch which was gone on with does not end with the first.
+func TestMarksKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m marks
+		machine := fsm.New()
+		m.note(1, machine)
+		if m.take(1) != nil {
+			t.Error("kept while nobody watched")
+		}
+		m.watch()
+		for index := uint64(1); index <= 3*maxMarks; index++ {
+			m.note(index, machine)
+		}
+		held := func() int {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return len(m.states)
+		}
+		if n := held(); n != maxMarks {
+			t.Errorf("%d states are held, want %d", n, maxMarks)
+		}
+		if m.take(3*maxMarks) == nil {
+			t.Error("the newest mark was not kept")
+		}
+		first := m.turn
+		m.watch()
+		m.over(first) // it was due, and waited for the lock, as the second watch began
+		m.note(100, machine)
+		if m.take(100) == nil {
+			t.Error("the second watch ended with the first")
+		}
+		time.Sleep(markTime + time.Second)
+		if held() != 0 {
+			t.Error("states are held after the watch")
 		}
 	})
 }

@@ -333,8 +333,8 @@ func (i *instance) visible(commit uint64) uint64 {
 	applied := i.fsm.applied.at()
 	for ; commit > applied; commit-- {
 		kind, ok := i.group.store.Kind(commit)
-		if !ok { // compacted: then all that the state machine sees of it was applied
-			return applied
+		if !ok { // compacted since: then all that the state machine sees of it was applied, but after the look above
+			return i.fsm.applied.at()
 		}
 		if kind == raft.LogCommand || kind == raft.LogConfiguration {
 			return commit

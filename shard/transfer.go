@@ -37,7 +37,7 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	// ends with the leadership, the library's goroutine never does.
 	p := i.trans.progress.at(target, term)
 	i.mu.Lock()
-	need := i.transferFailed[id]
+	need := min(i.transferFailed[id], i.raft.LastIndex()) // what was not committed then may be gone
 	i.mu.Unlock()
 	if !p.Recent || p.Match < need {
 		return fmt.Errorf("%w: node %s has not taken the log of shard %d lately", ErrUnreachable, node, g.id.Shard)
@@ -62,9 +62,12 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	}()
 	select {
 	case err := <-done:
-		return err
+		if err != nil {
+			return i.writeError(err) // the target may have been told all the same
+		}
+		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	}
 }
 
