@@ -237,7 +237,9 @@ func (h *hunt) choose(s Shard) string {
 	}
 	if node := h.hint; node != "" {
 		h.hint = ""
-		return node
+		if _, member := s.Member(node); member || !h.listed { // the table may be another since it was named
+			return node
+		}
 	}
 	if node, _ := h.router.leader(s.ID); node != "" && node != h.failed && h.router.up(node) {
 		if _, member := s.Member(node); member || !h.listed {

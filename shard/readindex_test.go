@@ -522,3 +522,32 @@ func TestDeposedLeaderGivesNoIndex(t *testing.T) {
 		c.wantSameState()
 	})
 }
+
+// compactedStore is a store whose log is compacted just as somebody looks at an entry of it.
+type compactedStore struct {
+	replicaStore
+	compact func()
+}
+
+func (s compactedStore) Kind(uint64) (raft.LogType, bool) {
+	s.compact()
+	return 0, false
+}
+
+// TestVisibleAcrossCompaction ensures that the index which a read must see is not below the commit index
+// where a snapshot takes the entry away between two looks: what was applied by then covers it.
+func TestVisibleAcrossCompaction(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.followed("a")
+		c.mustPut(l, "k", "v")
+		g := l.Group(testShard)
+		i := g.instance()
+		commit := i.fsm.applied.at() + 5
+		before := g.store
+		defer func() { g.store = before }()
+		g.store = compactedStore{before, func() { i.fsm.applied.reach(commit) }}
+		if got := i.visible(commit); got < commit {
+			t.Errorf("a read must see %d, committed is %d", got, commit)
+		}
+	})
+}
