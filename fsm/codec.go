@@ -20,8 +20,21 @@ import (
 //	grant   | 3 | start | end | epoch | generation | version bits | limit | table version   all varints
 //	limit   | 4 | limit varint | table version varint
 //	level   | 5 | level u8
+//	incr    | 6 | condition | key bytes | ttl varint | delta zigzag varint
+//	append  | 7 | condition | key bytes | ttl varint | content type bytes | value bytes
+//	expire  | 8 | condition | key bytes | ttl varint
+//	touch   | 9 | key bytes
+//	touches | 10 | touches bytes, 5 each
+//	flush   | 11
+//	prefix  | 12 | prefix bytes | start varint | end varint | part bits u8 | part varint | version varint
 //
-//	condition   | kind u8 | version varint, only where kind is CondVersion |
+//	condition   | kind u8 | version varint, only where kind is CondVersion or CondFill |
+//
+// A command that is idempotent, or returns the old value, has its kind's highest bit set and begins with
+// what the kind has no room for:
+//
+//	extended    | 0x80+kind | flags u8 | caller bytes | idempotency key bytes | ...the kind's own fields
+//	flags       | 1: caller and idempotency key follow | 2: return the old value |
 //
 // A batch has exactly one encoding, and each accepted input is the encoding of exactly one batch.
 // Fields that a kind does not have can't be written down.
@@ -57,9 +70,14 @@ func AppendCommand(dst []byte, c *Command) ([]byte, error) {
 	if err := c.validate(); err != nil {
 		return dst, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	out := append(dst, byte(c.Kind))
+	out := dst
+	if c.extended() {
+		out = appendExtension(out, c)
+	} else {
+		out = append(out, byte(c.Kind))
+	}
 	switch c.Kind {
-	case KindPut:
+	case KindPut, KindAppend:
 		out = appendCond(out, c.Cond)
 		out = appendBytes(out, c.Key)
 		out = binary.AppendUvarint(out, c.TTL)
@@ -68,6 +86,27 @@ func AppendCommand(dst []byte, c *Command) ([]byte, error) {
 	case KindDelete:
 		out = appendCond(out, c.Cond)
 		out = appendBytes(out, c.Key)
+	case KindIncr:
+		out = appendCond(out, c.Cond)
+		out = appendBytes(out, c.Key)
+		out = binary.AppendUvarint(out, c.TTL)
+		out = binary.AppendVarint(out, c.Delta)
+	case KindExpire:
+		out = appendCond(out, c.Cond)
+		out = appendBytes(out, c.Key)
+		out = binary.AppendUvarint(out, c.TTL)
+	case KindTouch:
+		out = appendBytes(out, c.Key)
+	case KindTouches:
+		out = appendBytes(out, c.Touches)
+	case KindFlush:
+	case KindDeletePrefix:
+		out = appendBytes(out, c.Key)
+		out = binary.AppendUvarint(out, uint64(c.Slots.Start))
+		out = binary.AppendUvarint(out, uint64(c.Slots.End))
+		out = append(out, c.PartBits)
+		out = binary.AppendUvarint(out, uint64(c.Part))
+		out = binary.AppendUvarint(out, c.Version)
 	case KindGrant:
 		g := &c.Grant
 		out = binary.AppendUvarint(out, uint64(g.Range.Start))
@@ -86,9 +125,32 @@ func AppendCommand(dst []byte, c *Command) ([]byte, error) {
 	return out, nil
 }
 
+// Flags of an extended command.
+const (
+	extendedBit    = 0x80
+	flagIdempotent = 1
+	flagReturnOld  = 2
+)
+
+func appendExtension(dst []byte, c *Command) []byte {
+	flags := byte(0)
+	if c.IdempotencyKey != "" {
+		flags |= flagIdempotent
+	}
+	if c.ReturnOld {
+		flags |= flagReturnOld
+	}
+	dst = append(dst, extendedBit|byte(c.Kind), flags)
+	if flags&flagIdempotent != 0 {
+		dst = appendBytes(dst, c.Caller)
+		dst = appendBytes(dst, c.IdempotencyKey)
+	}
+	return dst
+}
+
 func appendCond(dst []byte, c Cond) []byte {
 	dst = append(dst, byte(c.Kind))
-	if c.Kind == CondVersion {
+	if c.Kind >= CondVersion {
 		dst = binary.AppendUvarint(dst, c.Version)
 	}
 	return dst
@@ -212,16 +274,20 @@ func (d *decoder) bytes(what string) []byte {
 
 func (d *decoder) cond() Cond {
 	c := Cond{Kind: CondKind(d.byte("condition"))}
-	if c.Kind == CondVersion {
+	if c.Kind >= CondVersion {
 		c.Version = d.uvarint("condition's version")
 	}
 	return c
 }
 
 func (d *decoder) command(c *Command) {
-	c.Kind = Kind(d.byte("kind"))
+	kind := d.byte("kind")
+	c.Kind = Kind(kind &^ extendedBit)
+	if kind&extendedBit != 0 {
+		d.extension(c)
+	}
 	switch c.Kind {
-	case KindPut:
+	case KindPut, KindAppend:
 		c.Cond = d.cond()
 		c.Key = d.bytes("key")
 		c.TTL = d.uvarint("ttl")
@@ -230,6 +296,28 @@ func (d *decoder) command(c *Command) {
 	case KindDelete:
 		c.Cond = d.cond()
 		c.Key = d.bytes("key")
+	case KindIncr:
+		c.Cond = d.cond()
+		c.Key = d.bytes("key")
+		c.TTL = d.uvarint("ttl")
+		zigzag := d.uvarint("delta")
+		c.Delta = int64(zigzag>>1) ^ -int64(zigzag&1)
+	case KindExpire:
+		c.Cond = d.cond()
+		c.Key = d.bytes("key")
+		c.TTL = d.uvarint("ttl")
+	case KindTouch:
+		c.Key = d.bytes("key")
+	case KindTouches:
+		c.Touches = d.bytes("touches")
+	case KindFlush:
+	case KindDeletePrefix:
+		c.Key = d.bytes("prefix")
+		c.Slots.Start = d.uvarint32("slots' start")
+		c.Slots.End = d.uvarint32("slots' end")
+		c.PartBits = d.byte("part bits")
+		c.Part = d.uvarint32("part")
+		c.Version = d.uvarint("version")
 	case KindGrant:
 		g := &c.Grant
 		g.Range.Start = d.uvarint32("range start")
@@ -250,5 +338,20 @@ func (d *decoder) command(c *Command) {
 	}
 	if err := c.validate(); err != nil {
 		d.fail("%v", err)
+	}
+}
+
+func (d *decoder) extension(c *Command) {
+	flags := d.byte("flags")
+	if d.err == nil && (flags == 0 || flags > flagIdempotent|flagReturnOld) {
+		d.fail("flags %d", flags)
+		return
+	}
+	c.ReturnOld = flags&flagReturnOld != 0
+	if flags&flagIdempotent != 0 {
+		c.Caller = string(d.bytes("caller"))
+		if c.IdempotencyKey = string(d.bytes("idempotency key")); d.err == nil && c.IdempotencyKey == "" {
+			d.fail("no idempotency key")
+		}
 	}
 }

