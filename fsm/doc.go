@@ -35,6 +35,12 @@
 // traffic has to propose ticks until Stats.Bound equals Stats.Limit; likewise for expired entries, of
 // which each log entry removes up to [MaxReclaim]. Both matter to memory alone, never to an answer.
 //
+// # Beside the state
+//
+// An [Observer] hears what becomes of entries. [Ghosts] and [Sizing] are fed by it: why a key is gone, and which
+// misses more memory would have made hits. Neither is part of the state, of a snapshot or of a checksum, and no
+// answer of a machine depends on them.
+//
 // # Concurrency
 //
 // A Machine has no lock. Apply needs it alone; Lookup, Applied, Stats, Snapshot and Checksum may run

@@ -290,6 +290,94 @@ func TestSizingFollows(t *testing.T) {
 	}
 }
 
+// sizingObserver hands what a machine says on to a Sizing.
+type sizingObserver struct{ sizing *Sizing }
+
+func (o sizingObserver) Stored(key Touch, _ uint64) { o.sizing.Stored(key) }
+
+func (o sizingObserver) Removed(key Touch, cost uint64, why Reason, _, expireAt uint64) {
+	o.sizing.Removed(key, cost, why, expireAt)
+}
+
+// TestSizingMachine ensures that what a machine tells its observer gives the gains of larger machines, which
+// are asked here themselves: exactly, and nearly so with times to live. There, a miss that is filled here is a
+// hit in a larger machine, whose entry goes on to live by its older time.
+func TestSizingMachine(t *testing.T) {
+	for _, expiring := range []bool{false, true} {
+		t.Run(fmt.Sprintf("expiring=%t", expiring), func(t *testing.T) { testSizingMachine(t, expiring) })
+	}
+}
+
+func testSizingMachine(t *testing.T, expiring bool) {
+	const limit, reads = 100_000, 6_000
+	random := rand.New(rand.NewPCG(7, 8))
+	machines := make([]*Machine, 1+Extras) // the observed one, then the larger ones
+	index, now := uint64(0), uint64(1000)
+	apply := func(m *Machine, commands ...Command) []Result {
+		t.Helper()
+		index++
+		results, err := m.Apply(index, Batch{Level: 1, Stamp: now, Commands: commands})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return results
+	}
+	for i := range machines {
+		bytes := uint64(limit)
+		if i > 0 {
+			bytes += limit / 4 * extraQuarters[i-1]
+		}
+		machines[i] = New()
+		apply(machines[i], Command{Kind: KindLevel, Level: 2})
+		apply(machines[i], Command{Kind: KindGrant, Grant: Grant{Range: Range{End: Slots}, Epoch: 1, Generation: 1, VersionBits: 1, Limit: bytes, TableVersion: 1}})
+	}
+	hits := make([]int, len(machines))
+	var gained [Extras]int
+	var sizing Sizing
+	sizing.Fit(limit, 0)
+	machines[0].Observe(sizingObserver{&sizing})
+	for range reads {
+		now += random.Uint64N(20)
+		key := fmt.Appendf(nil, "%d", int(math.Exp(random.Float64()*8)))
+		value := make([]byte, TouchOf(key)%500)
+		ttl := uint64(0)
+		if expiring && TouchOf(key)%7 == 0 {
+			ttl = 20_000
+		}
+		remove := random.IntN(50) == 0
+		for i, m := range machines {
+			apply(m) // so that what expired is gone
+			switch l := m.Lookup(key); {
+			case remove:
+				if r := apply(m, Command{Kind: KindDelete, Key: key}); i == 0 && !r[0].Existed {
+					sizing.Removed(TouchOf(key), 0, ReasonDeleted, 0)
+				}
+			case l.Found:
+				hits[i]++
+				apply(m, Command{Kind: KindTouch, Key: key})
+			default:
+				if size, weight := sizing.Look(l.Touch, l.Clock); i == 0 && size < Extras && weight == 1 {
+					gained[size]++
+				}
+				apply(m, Command{Kind: KindPut, Key: key, Value: value, TTL: ttl})
+			}
+			if i == 0 {
+				sizing.Fit(limit, m.Stats().Bytes)
+			}
+		}
+	}
+	sum, tolerated := hits[0], 0
+	if expiring {
+		tolerated = reads / 500
+	}
+	for i, n := range gained {
+		sum += n
+		if diff := sum - hits[1+i]; n == 0 || diff < -tolerated || diff > tolerated {
+			t.Errorf("size %d: %d hits and %d gained, a machine of this size has %d", i, hits[0], sum-hits[0], hits[1+i])
+		}
+	}
+}
+
 // TestSizingTraces ensures the same for traces of real accesses, one key per line, which the folder
 // LARDER_TRACES holds.
 func TestSizingTraces(t *testing.T) {

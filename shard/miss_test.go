@@ -1,0 +1,180 @@
+package shard
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// cramped lets the shard hold a number of entries with keys of three bytes and values of a hundred.
+func (c *cluster) cramped(entries int) *Host {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	l := c.leader()
+	if _, err := l.Cache(testShard).batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: 2}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.mustPut(l, "one", strings.Repeat("v", 100))
+	cost := l.Cache(testShard).Status().Cache.Bytes
+	if err := l.Cache(testShard).SetLimit(ctx, uint64(entries)*cost, 2); err != nil {
+		c.t.Fatal(err)
+	}
+	return l
+}
+
+// gathered returns the values of a node's metrics by name and last label ("" for what has but the shard).
+func gathered(t *testing.T, h *Host) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry() // holds what is collected against what was described
+	registry.MustRegister(h.Collector())
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			for _, l := range m.Label {
+				if l.GetName() != "shard" {
+					name += " " + l.GetValue()
+				}
+			}
+			values[name] = m.Counter.GetValue() + m.Gauge.GetValue() + float64(m.Histogram.GetSampleCount())
+		}
+	}
+	return values
+}
+
+// TestMissReasons ensures that a read that finds nothing says why, on the leader, forwarded and on a follower,
+// and that a new leader still knows.
+func TestMissReasons(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.cramped(50)
+		value := strings.Repeat("v", 100)
+		c.mustPut(l, "old", value)
+		c.mustPut(l, "cut", value)
+		if _, err := do(l, Request{Shard: testShard, Op: OpDelete, Key: []byte("cut")}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := do(l, Request{Shard: testShard, Op: OpPut, Key: []byte("ttl"), Value: []byte(value), TTL: time.Second}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second) // of virtual time
+		for i := range 60 {
+			c.mustPut(l, fmt.Sprintf("k%02d", i), value)
+		}
+		want := map[string]MissReason{"old": MissEvicted, "cut": MissDeleted, "ttl": MissExpired, "not": MissAbsent, "k59": ""}
+		check := func(from *Host, on string) {
+			t.Helper()
+			for key, reason := range want {
+				r, err := from.Do(context.Background(), on, Request{Shard: testShard, Op: OpGet, Key: []byte(key)})
+				if err != nil || r.MissReason != reason || r.Found != (reason == "") {
+					t.Errorf("%s on %s from %s: %+v, %v, want %q", key, on, from.Node(), r, err, reason)
+				}
+			}
+		}
+		follower := c.hosts[c.others(l.Node())[0]]
+		check(l, l.Node())
+		check(follower, l.Node())
+		check(follower, follower.Node())
+
+		s, metrics := l.Cache(testShard).Status(), gathered(t, l)
+		for _, reason := range []MissReason{MissEvicted, MissDeleted, MissExpired, MissAbsent} {
+			if s.Missed[reason] != 2 || metrics["larder_misses_total "+string(reason)] != 2 {
+				t.Errorf("%s: %d counted, %v in metrics, want 2", reason, s.Missed[reason], metrics["larder_misses_total "+string(reason)])
+			}
+		}
+		evictions := float64(s.Cache.Evictions)
+		if s.Misses != 8 || s.Hits != 2 || metrics["larder_evicted_age_seconds"] != evictions || evictions == 0 || metrics["larder_ghost_bytes"] == 0 {
+			t.Errorf("%+v\n%v", s, metrics)
+		}
+
+		c.mustPut(l, "old", value) // a ghost no more, and then again
+		c.mustPut(l, "cut", value)
+		for i := range 60 {
+			c.mustPut(l, fmt.Sprintf("l%02d", i), value)
+		}
+		delete(want, "k59")
+		want["cut"] = MissEvicted
+		c.crash(l.Node())
+		next := c.leader()
+		check(next, next.Node())
+	})
+}
+
+// TestSizingOfShard ensures that the report on a shard tells what more memory would have given: keys that are
+// asked for in turn, a few more than fit, are never there, and with a quarter more memory always.
+func TestSizingOfShard(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.cramped(50)
+		const rounds = 5
+		for range rounds {
+			for i := range 60 {
+				key := fmt.Sprintf("k%02d", i)
+				c.wantGet(l, key, "")
+				c.mustPut(l, key, strings.Repeat("v", 100))
+			}
+		}
+		s := l.Cache(testShard).Status().Sizing
+		want := 1 - 1./rounds // the first time round, nothing could be there
+		if s == nil || s.HitRatio != 0 || s.Estimate != 0 || math.Abs(s.Plus25-want) > .01 || s.Plus100 != s.Plus25 || s.Samples < 10 {
+			t.Fatalf("got %+v, want a quarter more memory to give %.2f", s, want)
+		}
+		metrics := gathered(t, l)
+		if got := metrics["larder_sizing_hit_ratio 1.25x"]; math.Abs(got-want) > .01 || metrics["larder_sizing_hit_ratio 1x"] != 0 {
+			t.Errorf("%v in metrics", metrics)
+		}
+		if s := c.hosts[c.others(l.Node())[0]].Cache(testShard).Status().Sizing; s != nil {
+			t.Errorf("a replica that served no reads reports %+v", s)
+		}
+	})
+}
+
+// TestRestoredMachineIsObserved ensures that a machine that comes out of a snapshot knows nothing of what went
+// before, and is observed from then on.
+func TestRestoredMachineIsObserved(t *testing.T) {
+	m := newCacheMachine(1)
+	index := uint64(0)
+	apply := func(commands ...fsm.Command) {
+		t.Helper()
+		index++
+		data, err := fsm.Batch{Level: 1, Stamp: 1000, Commands: commands}.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Apply(index, data)
+	}
+	why := func(key string) MissReason {
+		_, _, none := m.look([]byte(key))
+		return missReasons[none.why]
+	}
+	apply(fsm.Command{Kind: fsm.KindGrant, Grant: fsm.Grant{Range: fsm.Range{End: fsm.Slots}, Epoch: 1, Generation: 1, VersionBits: 1, Limit: 1 << 20, TableVersion: 1}})
+	for _, key := range []string{"a", "b"} {
+		apply(fsm.Command{Kind: fsm.KindPut, Key: []byte(key)})
+	}
+	apply(fsm.Command{Kind: fsm.KindDelete, Key: []byte("a")})
+	if got := why("a"); got != MissDeleted {
+		t.Errorf("a before the snapshot: %s", got)
+	}
+	var snapshot bytes.Buffer
+	if _, err := m.Snapshot().WriteTo(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Restore(&snapshot); err != nil {
+		t.Fatal(err)
+	}
+	apply(fsm.Command{Kind: fsm.KindDelete, Key: []byte("b")})
+	if a, b := why("a"), why("b"); a != MissAbsent || b != MissDeleted {
+		t.Errorf("after the snapshot: a %s, b %s", a, b)
+	}
+}
