@@ -127,6 +127,25 @@ func TestGhostsFull(t *testing.T) {
 	}
 }
 
+// TestLookupExpired ensures that an entry that is over and still takes room is told apart from none, until it
+// is removed.
+func TestLookupExpired(t *testing.T) {
+	d := granted(t, 1<<20)
+	for i := range MaxReclaim + 1 {
+		d.at(1000, putTTL(fmt.Sprint(i), 1000))
+	}
+	last := fmt.Append(nil, MaxReclaim)
+	for i, want := range []struct{ found, expired bool }{{true, false}, {false, true}, {false, false}} {
+		d.at([]uint64{1999, 2000, 2000}[i])
+		if l := d.Lookup(last); l.Found != want.found || l.Expired != want.expired {
+			t.Errorf("look %d: found %t, expired %t, want %+v", i, l.Found, l.Expired, want)
+		}
+	}
+	if l := d.Lookup([]byte("x")); l.Found || l.Expired {
+		t.Errorf("never there: %+v", l)
+	}
+}
+
 // BenchmarkGhosts shows what a look and a change cost, in a memory that fits the processor's caches and in
 // one that doesn't.
 func BenchmarkGhosts(b *testing.B) {

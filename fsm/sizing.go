@@ -108,15 +108,22 @@ func (s *Sizing) Removed(key Touch, cost uint64, why Reason, expireAt uint64) {
 // the time now, and how many reads the read of it stands for. weight 0: the key is not in the sample, the
 // read counts for nothing; size = Extras: no size looked at would hold it.
 func (s *Sizing) Look(key Touch, now uint64) (size int, weight uint64) {
-	if !s.sampled(key) {
+	if weight = s.Weight(key); weight == 0 {
 		return Extras, 0
 	}
-	weight = 1 << s.shift
 	n := s.index[key]
 	if n == 0 || s.nodes[n].expireAt != 0 && s.nodes[n].expireAt <= now {
 		return Extras, weight
 	}
 	return int(s.nodes[n].layer), weight
+}
+
+// Weight returns how many reads a read of key stands for; 0: key is not in the sample.
+func (s *Sizing) Weight(key Touch) uint64 {
+	if !s.sampled(key) {
+		return 0
+	}
+	return 1 << s.shift
 }
 
 // Samples is how many evicted entries are known.

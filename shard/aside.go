@@ -89,6 +89,9 @@ func (a *aside) restored(s fsm.Stats) {
 
 // look tells about a read that found nothing.
 func (a *aside) look(l *fsm.Lookup) miss {
+	if l.Expired {
+		return miss{why: fsm.ReasonExpired, size: fsm.Extras, weight: a.sizing.Weight(l.Touch)}
+	}
 	m := miss{why: a.ghosts.Why(l.Touch)}
 	m.size, m.weight = a.sizing.Look(l.Touch, l.Clock)
 	return m

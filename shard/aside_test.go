@@ -59,6 +59,9 @@ func TestAsideForgets(t *testing.T) {
 	if got := size(&a, "kept"); got != fsm.Extras {
 		t.Errorf("after a flush: size %d", got)
 	}
+	if none := a.look(&fsm.Lookup{Touch: key("kept"), Expired: true}); none.why != fsm.ReasonExpired || none.size != fsm.Extras || none.weight != 1 {
+		t.Errorf("over and not yet removed: %+v", none)
+	}
 	a.restored(stats)
 	if why := a.look(&fsm.Lookup{Touch: key("kept")}).why; why != 0 {
 		t.Errorf("another state: gone for %d", why)

@@ -3,8 +3,10 @@ package shard
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -176,5 +178,63 @@ func TestRestoredMachineIsObserved(t *testing.T) {
 	apply(fsm.Command{Kind: fsm.KindDelete, Key: []byte("b")})
 	if a, b := why("a"), why("b"); a != MissAbsent || b != MissDeleted {
 		t.Errorf("after the snapshot: a %s, b %s", a, b)
+	}
+}
+
+// BenchmarkAside shows what is kept beside the state costs: a put that evicts, with and without an observer,
+// and looks that hit and that miss.
+func BenchmarkAside(b *testing.B) {
+	const entries = 1 << 15
+	key := func(i int) []byte { return binary.BigEndian.AppendUint64(make([]byte, 8, 16), uint64(i)) }
+	value := make([]byte, 128)
+	full := func(b *testing.B) (*cacheMachine, func(i int)) {
+		m, index := newCacheMachine(1), uint64(0)
+		apply := func(c fsm.Command) {
+			index++
+			batch := fsm.Batch{Level: 1, Stamp: index, Commands: []fsm.Command{c}}
+			results, err := m.m.Apply(index, batch)
+			if err != nil {
+				b.Fatal(err)
+			}
+			m.aside.applied(&batch, results, m.m.Stats())
+		}
+		apply(fsm.Command{Kind: fsm.KindLevel, Level: 2})
+		apply(fsm.Command{Kind: fsm.KindGrant, Grant: fsm.Grant{Range: fsm.Range{End: fsm.Slots}, Epoch: 1, Generation: 1, VersionBits: 1,
+			Limit: entries * fsm.Cost(16, 128, 0), TableVersion: 1}})
+		put := func(i int) { apply(fsm.Command{Kind: fsm.KindPut, Key: key(i), Value: value}) }
+		for i := range 3 * entries {
+			put(i)
+		}
+		return m, put
+	}
+	b.Run("PutEvict/observed", func(b *testing.B) {
+		_, put := full(b)
+		b.ResetTimer()
+		for i := range b.N {
+			put(3*entries + i)
+		}
+	})
+	b.Run("PutEvict/plain", func(b *testing.B) {
+		m, put := full(b)
+		m.m.Observe(nil)
+		b.ResetTimer()
+		for i := range b.N {
+			put(3*entries + i)
+		}
+	})
+	for name, first := range map[string]int{"Hit": 2 * entries, "Miss": entries} {
+		b.Run("Look"+name, func(b *testing.B) {
+			m, _ := full(b)
+			keys := make([][]byte, entries)
+			for i, at := range rand.Perm(entries) {
+				keys[i] = key(first + at)
+			}
+			b.ResetTimer()
+			for i := range b.N {
+				if l, _, _ := m.look(keys[i%entries]); l.Found != (name == "Hit") {
+					b.Fatalf("%x: %t", keys[i%entries], l.Found)
+				}
+			}
+		})
 	}
 }
