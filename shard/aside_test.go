@@ -55,6 +55,10 @@ func TestAsideForgets(t *testing.T) {
 			t.Errorf("%s: gone for %d", name, why)
 		}
 	}
+	a.Stored(key("refused"), 300)
+	if none := a.look(&fsm.Lookup{Touch: key("refused")}); none.why != 0 || none.size != fsm.Extras {
+		t.Errorf("after it was stored: %+v", none)
+	}
 	a.applied(&fsm.Batch{Commands: []fsm.Command{{Kind: fsm.KindFlush}}}, []fsm.Result{{Status: fsm.StatusOK}}, stats)
 	if got := size(&a, "kept"); got != fsm.Extras {
 		t.Errorf("after a flush: size %d", got)
