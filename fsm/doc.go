@@ -77,6 +77,12 @@
 // nothing to follow, and a snapshot shares pages and segments with the machine. Cleaning keeps what lies
 // between live bytes to a sixth of them.
 //
+// # Beside the state
+//
+// An [Observer] hears what becomes of entries. [Ghosts] and [Sizing] are fed by it: why a key is gone, and which
+// misses more memory would have made hits. Neither is part of the state, of a snapshot or of a checksum, and no
+// answer of a machine depends on them.
+//
 // # Concurrency
 //
 // A Machine has no lock. Apply and Snapshot need it alone; Lookup, Applied, Stats, PlanDelete and Checksum may

@@ -245,6 +245,21 @@ func TestReadConsistency(t *testing.T) {
 	}
 }
 
+// A miss tells why there is no entry; a replica that does not say is taken to know of none.
+func TestMissReason(t *testing.T) {
+	for reason, want := range map[shard.MissReason]string{"": "absent", shard.MissAbsent: "absent", shard.MissEvicted: "evicted",
+		shard.MissExpired: "expired", shard.MissDeleted: "deleted"} {
+		f := newFixture(t)
+		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
+			return shard.Response{Status: fsm.StatusOK, Read: shard.ReadProbe, MissReason: reason}, nil
+		}
+		w := f.request(t, "GET", "/v1/kv/k", "")
+		if got := w.Header().Get("Cache-Status"); w.Code != 404 || got != "larder; detail="+want {
+			t.Errorf("%q: %d, Cache-Status %q", reason, w.Code, got)
+		}
+	}
+}
+
 // Larder-Timeout is the operation's deadline, 5 s without it.
 func TestTimeout(t *testing.T) {
 	for header, want := range map[string]time.Duration{"": 5 * time.Second, "60s": time.Minute, "250ms": 250 * time.Millisecond} {

@@ -308,7 +308,7 @@ func (c *cluster) wantSameState() {
 			if m == nil {
 				return false
 			}
-			_, at := m.look([]byte("k"))
+			_, at, _ := m.look([]byte("k"))
 			indexes[at.index] = true
 		}
 		if len(indexes) != 1 {

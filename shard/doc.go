@@ -22,6 +22,11 @@
 // read began satisfies it, so a leader that was stopped and resumed reads stale; and a learner's
 // answer counts. A leader serves once a barrier of its own term is applied.
 //
+// A read that finds nothing says why, as far as this replica remembers (see aside.go). Which misses would
+// have been hits with more memory is counted of the reads that each replica served, and told in its Status.
+// Both follow from evictions, which are replicated, so a new leader goes on where the old one was; both begin
+// anew when a snapshot comes in. Hits pay nothing for them.
+//
 // # Members
 //
 // A group begins with the members that its Spec names, all of which bootstrap the same configuration.

@@ -127,7 +127,11 @@ func appendResponse(b []byte, r Response) []byte {
 	b = appendBool(b, r.HasTTL)
 	b = appendDuration(b, r.TTL)
 	b = appendString(b, r.Read)
-	return binary.AppendUvarint(b, uint64(max(r.Age, 0)))
+	b = binary.AppendUvarint(b, uint64(max(r.Age, 0)))
+	if r.MissReason != "" { // at the end, where a node that does not know it does not look
+		b = appendString(b, r.MissReason)
+	}
+	return b
 }
 
 // span is a duration in nanoseconds.
@@ -146,6 +150,12 @@ func decodeResponse(b []byte) (Response, error) {
 		Status: fsm.Status(r.byte()), Version: r.uint(), Existed: r.bool(), Found: r.bool(), Value: r.bytes(),
 		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string()),
 		Age: r.span()}
+	if r.err == nil && len(r.b) > 0 {
+		resp.MissReason = MissReason(r.string())
+		if !slices.Contains(missReasons[:], resp.MissReason) {
+			r.fail()
+		}
+	}
 	if resp.Read != "" && !slices.Contains(readPaths, resp.Read) {
 		r.fail()
 	}

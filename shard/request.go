@@ -84,6 +84,7 @@ type Response struct {
 
 	// Reads only.
 	Found       bool
+	MissReason  MissReason // unless Found
 	Value       []byte
 	ContentType string
 	HasTTL      bool

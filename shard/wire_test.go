@@ -22,6 +22,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendRequest(nil, Request{Shard: 1, R: 7, Op: OpGet, Key: []byte("k"), Consistency: Bounded, MaxStaleness: time.Second}))
 	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadProbe}))
 	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadLocal, Age: time.Hour}))
+	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Read: ReadLocal, MissReason: MissDeleted}))
 	f.Add(replyFrame(4, nil, &NotLeaderError{"b"}))
 	f.Add(replyFrame(4, []byte("body"), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -66,6 +67,14 @@ func TestFramesRoundTrip(t *testing.T) {
 		if got := r.request(); r.err == nil {
 			t.Errorf("%s was read: %+v", name, got)
 		}
+	}
+	miss := Response{Shard: 3, ServedBy: "b", Status: fsm.StatusOK, Read: ReadProbe, MissReason: MissEvicted}
+	got, err := decodeResponse(appendResponse(nil, miss))
+	if got.Value = nil; err != nil || !reflect.DeepEqual(got, miss) {
+		t.Errorf("got %+v, %v, want %+v", got, err, miss)
+	}
+	if got, err := decodeResponse(appendResponse(nil, Response{MissReason: "guess"})); err == nil {
+		t.Errorf("an unknown reason of a miss was read as %+v", got)
 	}
 	if got, err := decodeResponse(appendResponse(nil, Response{Read: "guess"})); err == nil {
 		t.Errorf("an unknown path was read: %+v", got)
