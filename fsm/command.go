@@ -88,6 +88,15 @@ func (c *Command) needs() uint8 {
 	return 1
 }
 
+// LevelOf returns the feature level that commands need together, as Batch.Level says it: baseLevel for none.
+func LevelOf(commands []Command) uint8 {
+	level := uint8(baseLevel)
+	for i := range commands {
+		level = max(level, commands[i].needs())
+	}
+	return level
+}
+
 // extended reports whether c has what the first encoding of its kind has no room for.
 func (c *Command) extended() bool { return c.ReturnOld || c.IdempotencyKey != "" }
 

@@ -17,13 +17,15 @@ import (
 type Cache struct {
 	group   *Group
 	batches *batcher
+	touches *touches
 	hits    atomic.Uint64
 	misses  atomic.Uint64
 	paths   map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
 }
 
 func newCache(g *Group) *Cache {
-	c := &Cache{group: g, batches: newBatcher(g), paths: map[ReadPath]*atomic.Uint64{}}
+	t := newTouches(g.host.mono, &g.host.touchInterval)
+	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
@@ -35,11 +37,16 @@ func newCache(g *Group) *Cache {
 type cacheMachine struct {
 	shard ID
 	marks marks
-	mu    sync.RWMutex // guards m and all it holds
+	level atomic.Uint32 // m's feature level
+	mu    sync.RWMutex  // guards m and all it holds
 	m     *fsm.Machine
 }
 
-func newCacheMachine(shard ID) *cacheMachine { return &cacheMachine{shard: shard, m: fsm.New()} }
+func newCacheMachine(shard ID) *cacheMachine {
+	c := &cacheMachine{shard: shard, m: fsm.New()}
+	c.level.Store(uint32(c.m.Stats().Level))
+	return c
+}
 
 // Apply panics where the entry can't be applied: replicas would differ from then on.
 func (c *cacheMachine) Apply(index uint64, data []byte) any {
@@ -56,7 +63,9 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if len(b.Commands) == 0 {
 		c.marks.note(index, c.m)
 	}
-	return applied{results, c.m.Stats().Epoch}
+	s := c.m.Stats()
+	c.level.Store(uint32(s.Level))
+	return applied{results, s.Epoch}
 }
 
 // applied is what a log entry came to: a result per command, and the epoch after it.
@@ -79,8 +88,12 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.m = m
+	c.level.Store(uint32(m.Stats().Level))
 	return nil
 }
+
+// featureLevel is the machine's. It never falls.
+func (c *cacheMachine) featureLevel() uint8 { return uint8(c.level.Load()) }
 
 // Generation counts the lives of the shard's group.
 func (c *cacheMachine) Generation() uint64 { return c.Stats().Generation }
@@ -127,6 +140,8 @@ func (c *Cache) Status() Status {
 	for p, n := range c.paths {
 		s.Reads[p] = n.Load()
 	}
+	t := c.touches.stats()
+	s.Touches = &t
 	return s
 }
 
@@ -151,7 +166,7 @@ func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 		if req.Consistency != Linearizable {
 			return c.getOld(ctx, req)
 		}
-		return c.get(ctx, req.Key)
+		return c.get(ctx, req)
 	}
 	return c.write(ctx, req)
 }
@@ -212,13 +227,13 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 // get is a linearizable read, on the leader or on a follower. An entry that is due by the stamp that the
 // leader would use now, but not yet dead by the log clock, waits for a tick: what was seen expired stays
 // expired (R2). A follower leaves that to the leader.
-func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
+func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	i := c.group.instance()
 	if i == nil {
 		return Response{}, ErrStopped
 	}
 	if i.ready.Load() == 0 {
-		return c.getAsFollower(ctx, i, key)
+		return c.getAsFollower(ctx, i, req)
 	}
 	if err := i.readBarrier(ctx); err != nil {
 		return Response{}, err
@@ -226,7 +241,7 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
 	path := ReadProbe
 	for {
-		l, place := m.look(key)
+		l, place := m.look(req.Key)
 		now := l.Clock
 		if stamps := i.stamps.Load(); stamps != nil {
 			now = max(now, stamps.peek())
@@ -241,6 +256,7 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 			}
 			continue
 		}
+		c.touch(req, m, l)
 		return c.answer(l, place, now, path)
 	}
 }
@@ -251,18 +267,20 @@ func due(l fsm.Lookup, now uint64) bool {
 }
 
 // getAsFollower is a linearizable read on a replica that does not lead.
-func (c *Cache) getAsFollower(ctx context.Context, i *instance, key []byte) (Response, error) {
+func (c *Cache) getAsFollower(ctx context.Context, i *instance, req Request) (Response, error) {
 	x, err := i.followerBarrier(ctx)
 	if err != nil {
 		return Response{}, err
 	}
-	l, place := i.fsm.machine.(*cacheMachine).look(key)
+	m := i.fsm.machine.(*cacheMachine)
+	l, place := m.look(req.Key)
 	switch {
 	case place.generation != x.generation:
 		return Response{}, &NotLeaderError{Leader: x.leader} // another began since
 	case l.Owned && due(l, x.now):
 		return Response{}, &NotLeaderError{Leader: x.leader}
 	}
+	c.touch(req, m, l)
 	return c.answer(l, place, max(l.Clock, x.now), ReadFollower)
 }
 
@@ -285,6 +303,7 @@ func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
 		}
 		l, place = m.look(req.Key)
 	}
+	c.touch(req, m, l)
 	r, err := c.answer(l, place, l.Clock, path)
 	r.Age = mono() - fresh // after it: this process may have been stopped in between
 	return r, err
@@ -309,6 +328,19 @@ func (c *Cache) answer(l fsm.Lookup, at place, now uint64, path ReadPath) (Respo
 		r.HasTTL, r.TTL = true, time.Duration(l.Entry.ExpireAt-now)*time.Millisecond
 	}
 	return r, nil
+}
+
+// touch gathers what a read found, so that the log makes it recent (touch.go). level 1 knows no touches.
+func (c *Cache) touch(req Request, m *cacheMachine, l fsm.Lookup) {
+	switch {
+	case req.NoTouch || !l.Found || !c.touches.wanted():
+	case l.Recent:
+		c.touches.skipped.Add(1)
+	case m.featureLevel() < touchLevel:
+		c.touches.drop(1)
+	default:
+		c.touches.add(l.Touch)
+	}
 }
 
 // readError turns an unknown outcome into a refusal: a read changes nothing, so it can always be
