@@ -27,17 +27,21 @@ func (b *batcher) relayTouches(i *instance) {
 		return
 	}
 	list := b.touches.take()
-	body := binary.AppendUvarint(nil, uint64(i.group.id.Shard))
-	body = appendString(body, i.group.id.String())
-	body = appendString(body, leader.String())
-	body = binary.AppendUvarint(body, uint64(list.len()))
-	for k := range list.all() {
-		body = binary.AppendUvarint(body, uint64(k))
-	}
-	if p.tell(frameTouch, body) != nil {
+	if p.tell(frameTouch, appendTouches(nil, i.group.id, leader, list)) != nil {
 		b.touches.drop(list.len())
 	}
 	b.touches.reuse(list)
+}
+
+func appendTouches(b []byte, source, target ReplicaID, list touchList) []byte {
+	b = binary.AppendUvarint(b, uint64(source.Shard))
+	b = appendString(b, source.String())
+	b = appendString(b, target.String())
+	b = binary.AppendUvarint(b, uint64(list.len()))
+	for k := range list.all() {
+		b = binary.AppendUvarint(b, uint64(k))
+	}
+	return b
 }
 
 // decodeTouches takes apart what a follower sent.
