@@ -334,10 +334,10 @@ func (c *Cache) answer(l fsm.Lookup, at place, now uint64, path ReadPath) (Respo
 func (c *Cache) touch(req Request, m *cacheMachine, l fsm.Lookup) {
 	switch {
 	case req.NoTouch || !l.Found || !c.touches.wanted():
-	case l.Recent:
-		c.touches.skipped.Add(1)
 	case m.featureLevel() < touchLevel:
 		c.touches.drop(1)
+	case l.Recent:
+		c.touches.skipped.Add(1)
 	default:
 		c.touches.add(l.Touch)
 	}
