@@ -52,7 +52,7 @@ func TestNemesis(t *testing.T) {
 // nemesisSums says how much a run proves.
 type nemesisSums struct {
 	done, unknown, refused, failedConditions, terms, touches int
-	reads                                           map[ReadPath]int
+	reads                                                    map[ReadPath]int
 }
 
 func (s *nemesisSums) add(o nemesisSums) {

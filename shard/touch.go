@@ -26,7 +26,8 @@ const (
 	touchBytes = 5
 	// The budget of a replica's touches, by which they take a bounded share of the log: 1/touchShare of the
 	// bytes of clients' commands that it proposes, and touchRate bytes for each second. What was not used is
-	// kept, up to one full buffer. A touch is paid for when it is gathered.
+	// kept, up to one full buffer. A touch is paid for when it is gathered; what is earned meanwhile counts
+	// from the next entry on.
 	touchShare = 4
 	touchRate  = 256 << 10
 	// touchPatience is how long the library may take to begin with an entry of touches alone.
@@ -85,7 +86,7 @@ func (t *touches) add(k fsm.Touch) {
 		return
 	}
 	n := t.list.len()
-	if n == 0 || t.budget < touchBytes {
+	if n == 0 { // not each time: reading the clock costs more than the rest
 		t.earnLocked()
 	}
 	if n == maxTouches || t.budget < touchBytes {
@@ -123,6 +124,7 @@ func (t *touches) take() touchList {
 		return touchList{}
 	}
 	t.due.Stop()
+	t.earnLocked()
 	list := t.list
 	t.list, t.spare = t.spare, touchList{}
 	return list

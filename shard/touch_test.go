@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/larder-cache/larder/fsm"
 )
@@ -313,6 +315,47 @@ func TestIdleAfterTouches(t *testing.T) {
 			if h.Cache(testShard).touches.due.Stop() {
 				t.Errorf("a timer runs on %s", n)
 			}
+		}
+	})
+}
+
+// TestTouchMetrics ensures that the metrics tell of each replica what became of its touches.
+func TestTouchMetrics(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.followed("a")
+		c.fillLRU(l, 64)
+		for k := range 5 {
+			c.wantGet(l, lruKey(k), lruValue)
+		}
+		c.wantGet(l, lruKey(0), lruValue)
+		c.replicated(l, 5)
+		c.wantGet(l, lruKey(0), lruValue) // the newest of all: skipped
+		reg := prometheus.NewPedanticRegistry()
+		if err := reg.Register(l.Collector()); err != nil {
+			t.Fatal(err)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "larder_touches_total" {
+					labels := map[string]string{}
+					for _, p := range m.GetLabel() {
+						labels[p.GetName()] = p.GetValue()
+					}
+					if labels["shard"] != "1" || len(labels) != 2 {
+						t.Errorf("labels %v", labels)
+					}
+					got[labels["outcome"]] = m.GetCounter().GetValue()
+				}
+			}
+		}
+		want := map[string]float64{"collected": 5, "deduplicated": 1, "skipped": 1, "replicated": 5, "dropped": 0}
+		if !maps.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
 		}
 	})
 }

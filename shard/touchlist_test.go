@@ -119,11 +119,12 @@ func TestTouchBudget(t *testing.T) {
 	if a, b := gather(), gather(); a != maxTouches || b != 0 {
 		t.Errorf("%d and %d with a gigabyte of commands", a, b)
 	}
+	n := 0
 	for range 1000 { // many a little make no less than one large
 		*clock += 10 * time.Microsecond
-		c.add(next)
+		n += gather()
 	}
-	if n, want := gather(), touchRate/100/touchBytes; n < want-1 || n > want+1 {
+	if want := touchRate / 100 / touchBytes; n < want-1 || n > want+1 {
 		t.Errorf("%d after 1000 times 10 µs, want %d", n, want)
 	}
 }
@@ -192,6 +193,28 @@ func TestTouchTimer(t *testing.T) {
 	c.discard()
 	if runs() {
 		t.Error("it runs after all was discarded")
+	}
+}
+
+// TestTouchAllocatesNothing ensures that in the steady state adding touches, and giving them out, allocates
+// nothing.
+func TestTouchAllocatesNothing(t *testing.T) {
+	c, clock := collector()
+	cycle := func() {
+		for k := range fsm.Touch(3000) {
+			c.add(k % 2000 * 0x9E3779B9)
+		}
+		*clock += time.Second
+		list := c.take()
+		if list.len() != 2000 {
+			t.Fatalf("%d touches", list.len())
+		}
+		c.reuse(list)
+	}
+	cycle()
+	cycle() // both lists have their room now
+	if n := testing.AllocsPerRun(20, cycle); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
