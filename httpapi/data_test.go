@@ -205,14 +205,18 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// Options of a linearizable read that this version fulfils by itself are accepted.
+// touch=false reads without leaving a trace, and lease=never is accepted: there are no leases.
 func TestReadOptions(t *testing.T) {
 	f := newFixture(t)
 	f.request(t, "PUT", "/v1/kv/k", "v")
-	for _, query := range []string{"consistency=linearizable", "lease=never", "touch=true", "touch=false",
-		"consistency=linearizable&lease=never&touch=false&route=forward"} {
+	for query, noTouch := range map[string]bool{"consistency=linearizable": false, "lease=never": false, "touch=true": false,
+		"touch=false": true, "consistency=bounded&touch=false": true, "consistency=any&touch=false": true,
+		"consistency=linearizable&lease=never&touch=false&route=forward": true} {
 		if w := f.request(t, "GET", "/v1/kv/k?"+query, ""); w.Code != 200 {
 			t.Errorf("%s: got %d %s", query, w.Code, w.Body)
+		}
+		if got := f.data.last().NoTouch; got != noTouch {
+			t.Errorf("%s: no touch %v", query, got)
 		}
 	}
 }

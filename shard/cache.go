@@ -17,6 +17,7 @@ import (
 type Cache struct {
 	group   *Group
 	batches *batcher
+	touches *touches
 	hits    atomic.Uint64
 	misses  [len(missReasons)]atomic.Uint64
 	sampled atomic.Uint64             // misses as the sample has them
@@ -26,7 +27,8 @@ type Cache struct {
 }
 
 func newCache(g *Group) *Cache {
-	c := &Cache{group: g, batches: newBatcher(g), paths: map[ReadPath]*atomic.Uint64{}}
+	t := newTouches(g.host.mono, &g.host.touchInterval)
+	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
@@ -38,7 +40,8 @@ func newCache(g *Group) *Cache {
 type cacheMachine struct {
 	shard ID
 	marks marks
-	mu    sync.RWMutex // guards m and all it holds, and aside
+	level atomic.Uint32 // m's feature level
+	mu    sync.RWMutex  // guards m and all it holds, and aside
 	m     *fsm.Machine
 	aside aside
 }
@@ -46,6 +49,7 @@ type cacheMachine struct {
 func newCacheMachine(shard ID) *cacheMachine {
 	c := &cacheMachine{shard: shard, m: fsm.New()}
 	c.m.Observe(&c.aside)
+	c.level.Store(uint32(c.m.Stats().Level))
 	return c
 }
 
@@ -65,6 +69,7 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 		c.marks.note(index, c.m)
 	}
 	stats := c.m.Stats()
+	c.level.Store(uint32(stats.Level))
 	c.aside.applied(&b, results, stats)
 	return applied{results, stats.Epoch}
 }
@@ -91,8 +96,12 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	c.m = m
 	c.m.Observe(&c.aside)
 	c.aside.restored(m.Stats())
+	c.level.Store(uint32(m.Stats().Level))
 	return nil
 }
+
+// featureLevel is the machine's. It never falls.
+func (c *cacheMachine) featureLevel() uint8 { return uint8(c.level.Load()) }
 
 // Generation counts the lives of the shard's group.
 func (c *cacheMachine) Generation() uint64 { return c.Stats().Generation }
@@ -158,6 +167,8 @@ func (c *Cache) Status() Status {
 	for p, n := range c.paths {
 		s.Reads[p] = n.Load()
 	}
+	t := c.touches.stats()
+	s.Touches = &t
 	return s
 }
 
@@ -194,7 +205,7 @@ func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 		if req.Consistency != Linearizable {
 			return c.getOld(ctx, req)
 		}
-		return c.get(ctx, req.Key)
+		return c.get(ctx, req)
 	}
 	return c.write(ctx, req)
 }
@@ -255,13 +266,13 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 // get is a linearizable read, on the leader or on a follower. An entry that is due by the stamp that the
 // leader would use now, but not yet dead by the log clock, waits for a tick: what was seen expired stays
 // expired (R2). A follower leaves that to the leader.
-func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
+func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	i := c.group.instance()
 	if i == nil {
 		return Response{}, ErrStopped
 	}
 	if i.ready.Load() == 0 {
-		return c.getAsFollower(ctx, i, key)
+		return c.getAsFollower(ctx, i, req)
 	}
 	if err := i.readBarrier(ctx); err != nil {
 		return Response{}, err
@@ -269,7 +280,7 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
 	path := ReadProbe
 	for {
-		l, place, none := m.look(key)
+		l, place, none := m.look(req.Key)
 		now := l.Clock
 		if stamps := i.stamps.Load(); stamps != nil {
 			now = max(now, stamps.peek())
@@ -284,6 +295,7 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 			}
 			continue
 		}
+		c.touch(req, m, l)
 		return c.answer(l, place, none, now, path)
 	}
 }
@@ -294,18 +306,20 @@ func due(l fsm.Lookup, now uint64) bool {
 }
 
 // getAsFollower is a linearizable read on a replica that does not lead.
-func (c *Cache) getAsFollower(ctx context.Context, i *instance, key []byte) (Response, error) {
+func (c *Cache) getAsFollower(ctx context.Context, i *instance, req Request) (Response, error) {
 	x, err := i.followerBarrier(ctx)
 	if err != nil {
 		return Response{}, err
 	}
-	l, place, none := i.fsm.machine.(*cacheMachine).look(key)
+	m := i.fsm.machine.(*cacheMachine)
+	l, place, none := m.look(req.Key)
 	switch {
 	case place.generation != x.generation:
 		return Response{}, &NotLeaderError{Leader: x.leader} // another began since
 	case l.Owned && due(l, x.now):
 		return Response{}, &NotLeaderError{Leader: x.leader}
 	}
+	c.touch(req, m, l)
 	return c.answer(l, place, none, max(l.Clock, x.now), ReadFollower)
 }
 
@@ -328,6 +342,7 @@ func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
 		}
 		l, place, none = m.look(req.Key)
 	}
+	c.touch(req, m, l)
 	r, err := c.answer(l, place, none, l.Clock, path)
 	r.Age = mono() - fresh // after it: this process may have been stopped in between
 	return r, err
@@ -363,6 +378,19 @@ func (c *Cache) countMiss(none miss) {
 	c.sampled.Add(none.weight)
 	if none.size < fsm.Extras {
 		c.gained[none.size].Add(none.weight)
+	}
+}
+
+// touch gathers what a read found, so that the log makes it recent (touch.go). level 1 knows no touches.
+func (c *Cache) touch(req Request, m *cacheMachine, l fsm.Lookup) {
+	switch {
+	case req.NoTouch || !l.Found || !c.touches.wanted():
+	case m.featureLevel() < touchLevel:
+		c.touches.drop(1)
+	case l.Recent:
+		c.touches.skipped.Add(1)
+	default:
+		c.touches.add(l.Touch)
 	}
 }
 

@@ -99,13 +99,14 @@ func appendRequest(b []byte, r Request) []byte {
 	b = binary.AppendUvarint(b, r.Cond.Version)
 	b = append(b, byte(r.Consistency))
 	b = binary.AppendUvarint(b, uint64(r.MaxStaleness))
+	b = appendBool(b, r.NoTouch)
 	return binary.AppendUvarint(b, r.R)
 }
 
 func (r *reader) request() Request {
 	req := Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
 		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()},
-		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), R: r.uint()}
+		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), NoTouch: r.bool(), R: r.uint()}
 	if req.Consistency > Any {
 		r.fail()
 	}

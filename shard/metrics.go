@@ -36,8 +36,9 @@ var (
 	descEvictions   = shardDesc("fsm_evictions_total", "Entries evicted for space.")
 	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
 	descReads       = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
+	descTouches     = prometheus.NewDesc("larder_touches_total", "Reads that found an entry, by what became of the touch that renews its place in the LRU order.", []string{"shard", "outcome"}, nil)
 	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
-	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads,
+	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads, descTouches,
 		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch,
 		descMissed, descSizing, descSamples, descGhosts, descAge}
 )
@@ -87,6 +88,10 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 			ages, bytes := cache.evicted()
 			put(descGhosts, prometheus.GaugeValue, bytes)
 			ch <- prometheus.MustNewConstHistogram(descAge, ages.count, float64(ages.sum)/1000, ages.cumulative(), shard)
+		}
+		for outcome, n := range map[string]uint64{"collected": s.Touches.Collected, "deduplicated": s.Touches.Deduplicated,
+			"skipped": s.Touches.Skipped, "replicated": s.Touches.Replicated, "dropped": s.Touches.Dropped} {
+			ch <- prometheus.MustNewConstMetric(descTouches, prometheus.CounterValue, float64(n), shard, outcome)
 		}
 		put(descEntries, prometheus.GaugeValue, uint64(s.Cache.Entries))
 		put(descBytes, prometheus.GaugeValue, s.Cache.Bytes)

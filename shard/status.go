@@ -46,6 +46,8 @@ type Status struct {
 	Sizing *Sizing `json:"sizing,omitempty"`
 	// Reads counts them by how they were confirmed.
 	Reads map[ReadPath]uint64 `json:"reads,omitempty"`
+	// Touches counts what the reads of a cache renewed; nil for the directory's group.
+	Touches *TouchStats `json:"touches,omitempty"`
 }
 
 // StateMachine is what a group replicates. Raft calls Apply and Restore on one goroutine, and
