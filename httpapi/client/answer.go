@@ -44,6 +44,10 @@ func (a *answer) result() Result {
 	return Result{Version: a.version, Existed: a.existed, Place: a.place, HasValue: a.hasValue, Replayed: a.replayed}
 }
 
+// made reports whether a write that succeeded changed something, now or at an earlier attempt. All do but the delete of
+// what is not there.
+func (a *answer) made(r *request) bool { return r.method != http.MethodDelete || a.existed }
+
 // settle says what came of r by the answer resp. With the error ErrNotFound or ErrPrecondition comes the
 // answer's place.
 func (r *request) settle(n *node, resp *http.Response, maxValue int64) (*answer, *Error) {

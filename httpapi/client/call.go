@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 )
@@ -50,8 +51,9 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	// Nobody says when the transport is done with a body, and the caller's slice is the caller's after the call.
 	r.value = slices.Clone(r.value)
 	p := path{c: c, r: r, slot: slotOf(r.key)}
-	// Once an attempt may have been applied, only success settles the call: a later refusal says nothing about
-	// the earlier attempt, which may still be on its way.
+	// Once an attempt may have been applied, only a change that was made settles the call: what is refused, or finds
+	// nothing to do, is not remembered under the key, and says nothing about the earlier attempt, which may still
+	// be on its way.
 	var last, unknown *Error
 	renewals := 0
 	for {
@@ -63,6 +65,9 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		a, err := c.attempt(ctx, n, mode, r)
 		if err == nil {
 			p.learn(n, a)
+			if unknown != nil && !a.made(r) {
+				return nil, unsettled(unknown, &Error{Node: n.host, Status: http.StatusNoContent, Detail: "nothing was there to delete", Kind: ErrNotFound})
+			}
 			return a, nil
 		}
 		if !c.cfg.NoRetry && c.renew(r, err, unknown != nil, &renewals) {

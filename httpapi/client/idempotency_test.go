@@ -96,6 +96,30 @@ func TestRetryUnknown(t *testing.T) {
 	}
 }
 
+// TestRetryDelete ensures that a delete which finds nothing settles nothing after an attempt that may yet be applied: such a
+// delete is not remembered, and the earlier attempt would remove what is put meanwhile.
+func TestRetryDelete(t *testing.T) {
+	existed := func(flag string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			place(w, "a").Set("Larder-Existed", flag)
+			w.WriteHeader(http.StatusNoContent)
+		}
+	}
+	for _, tt := range []struct {
+		answers []http.HandlerFunc
+		want    error
+	}{
+		{[]http.HandlerFunc{existed("?0")}, nil},
+		{[]http.HandlerFunc{raw(""), existed("?1")}, nil},
+		{[]http.HandlerFunc{raw(""), existed("?0")}, ErrOutcomeUnknown},
+	} {
+		scripted(t, Config{}, tt.answers, func(t *testing.T, c *Client, s *script) {
+			_, err := c.Delete(t.Context(), "k")
+			check(t, "delete", err, tt.want)
+		})
+	}
+}
+
 // TestKeys ensures that each call has a key of its own, that reads, touches and clients that want none have none, and that a key
 // that the caller chose is sent as it is.
 func TestKeys(t *testing.T) {
