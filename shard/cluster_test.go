@@ -396,8 +396,8 @@ func TestAllCrash(t *testing.T) {
 	})
 }
 
-// raise brings the shard to the highest feature level.
-func (c *cluster) raise(leader *Host) {
+// raiseToMax brings the shard to the highest feature level.
+func (c *cluster) raiseToMax(leader *Host) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -54,7 +54,7 @@ func TestFillOnce(t *testing.T) {
 		inBubble(t, 3, nil, func(c *cluster) {
 			t, l := c.t, c.leader()
 			if !plain {
-				c.raise(l)
+				c.raiseToMax(l)
 			}
 			const n = 100
 			var reads []<-chan fillRead
@@ -150,7 +150,7 @@ func machineOf(h *Host) *cacheMachine {
 func TestFillLeaderChange(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t, l := c.t, c.leader()
-		c.raise(l)
+		c.raiseToMax(l)
 		first := c.mustToken(l, "k", 10*time.Second)
 		waits := getToFill(l, "k", 10*time.Second)
 		next := c.others(l.Node())[0]
@@ -179,7 +179,7 @@ func TestFillLeaderChange(t *testing.T) {
 func TestFillRefused(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t, l := c.t, c.leader()
-		c.raise(l)
+		c.raiseToMax(l)
 		for name, change := range map[string]func(key string){
 			"deleted": func(key string) {
 				c.mustPut(l, key, "v")
