@@ -107,7 +107,9 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 		defer cancel()
 	}
 	slot := fsm.Slot(req.Key)
-	h := hunt{router: r, read: req.Op == shard.OpGet, listed: req.Consistency == shard.Any}
+	// The leader alone knows who would fill a miss: such a read goes to it as a write does.
+	h := hunt{router: r, read: req.Op == shard.OpGet && req.Fill == 0, listed: req.Consistency == shard.Any}
+	fillEnd := time.Now().Add(req.Fill)
 	var last error
 	for {
 		if ctx.Err() != nil {
@@ -134,6 +136,9 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 			m, _ := s.Member(node)
 			req.R = m.R
 		}
+		if req.Fill != 0 { // what is left of it, after an election
+			req.Fill = max(time.Until(fillEnd).Truncate(time.Millisecond), time.Millisecond)
+		}
 		resp, err := r.attempt(ctx, node, req)
 		if err == nil {
 			if node != r.self {
@@ -158,7 +163,7 @@ func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (s
 	if req.Op != shard.OpGet {
 		return r.do(ctx, node, req)
 	}
-	try, cancel := context.WithTimeout(ctx, readAttempt)
+	try, cancel := context.WithTimeout(ctx, readAttempt+req.Fill) // what waits for a fill is no silence
 	defer cancel()
 	resp, err := r.do(try, node, req)
 	if errors.Is(err, shard.ErrOutcomeUnknown) {

@@ -149,6 +149,11 @@ var (
 	kindConflict         = kind{"conflict", "The cluster's state does not allow it", 409, AppliedNo, false}
 	kindPrecondition     = kind{"precondition-failed", "Precondition failed", 412, AppliedNo, false}
 	kindEntryTooBig      = kind{"entry-too-large", "Entry too large for its shard", 413, AppliedNo, false}
+	kindNotInteger       = kind{"not-an-integer", "Not an integer", 422, AppliedNo, false}
+	kindKeyReused        = kind{"idempotency-key-reused", "Idempotency key of another change", 422, AppliedNo, false}
+	kindKeyTooNew        = kind{"idempotency-key-too-new", "Idempotency key from the future", 422, AppliedNo, false}
+	kindKeyTooOld        = kind{"idempotency-key-too-old", "Idempotency key too old", 422, AppliedUnknown, false}
+	kindKeysFull         = kind{"idempotency-keys-full", "Too many idempotency keys", 429, AppliedNo, true}
 	kindMisdirected      = kind{"misdirected", "Another node serves this key", 421, AppliedNo, false}
 	kindOverloaded       = kind{"overloaded", "Overloaded", 429, AppliedNo, true}
 	kindNoLeader         = kind{"no-leader", "The shard has no leader now", 503, AppliedNo, true}
@@ -276,6 +281,18 @@ func statusProblem(resp shard.Response) *Problem {
 		return kindEntryTooBig.problem("The entry would take more than an eighth of its shard's memory.")
 	case fsm.StatusExhausted:
 		return kindExhausted.problem("The directory is about to grant the shard new ones. Try again.")
+	case fsm.StatusNotFound:
+		return kindAbsent.problem("There is no live entry under this key.")
+	case fsm.StatusNotInteger:
+		return kindNotInteger.problem("The value is no decimal integer of 64 bits, or the sum would be none.")
+	case fsm.StatusKeyReused:
+		return kindKeyReused.problem("Another change was made under this Idempotency-Key. Each change takes a key of its own.")
+	case fsm.StatusKeyTooOld:
+		return kindKeyTooOld.problem("Changes under an Idempotency-Key of that age are forgotten: whether this one was made before is not known. It was not made now. %s", lookAdvice)
+	case fsm.StatusKeyTooNew:
+		return kindKeyTooNew.problem("The time in the Idempotency-Key lies too far ahead of the cluster's. Set the clock right, or use a key that does not begin with a time.")
+	case fsm.StatusKeysFull:
+		return kindKeysFull.problem("The shard has no room to remember another Idempotency-Key. Try again later, or begin keys with their time.")
 	case fsm.StatusNotOwner:
 		return problemOf(&shard.NotOwnerError{Epoch: resp.Epoch}, false)
 	default:

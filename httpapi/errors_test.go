@@ -157,8 +157,9 @@ func TestErrorTable(t *testing.T) {
 				}
 				w := f.request(t, http.MethodGet, "/v1/shards/3/members", "")
 				checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.readStatus, tc.readName, tc.readApplied)
-				for _, method := range []string{http.MethodPut, http.MethodDelete} {
-					w := f.request(t, method, "/v1/kv/k", "")
+				for _, line := range []string{"PUT /v1/kv/k", "DELETE /v1/kv/k", "POST /v1/kv/k?op=incr", "POST /v1/kv/k?op=touch", `PATCH /v1/kv/k {"ttl":null}`} {
+					method, path, body := cutRequest(line)
+					w := f.request(t, method, path, body)
 					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, tc.applied)
 					checkRetryAfter(t, w.Code, w.Header())
 				}
@@ -238,6 +239,10 @@ func TestStatusTable(t *testing.T) {
 		{fsm.StatusTooLarge, 0, 413, "entry-too-large", AppliedNo, ""},
 		{fsm.StatusExhausted, 0, 503, "versions-exhausted", AppliedNo, ""},
 		{fsm.StatusNotOwner, 0, 503, "moved", AppliedNo, ""},
+		{fsm.StatusKeyReused, 0, 422, "idempotency-key-reused", AppliedNo, ""},
+		{fsm.StatusKeyTooOld, 0, 422, "idempotency-key-too-old", AppliedUnknown, ""},
+		{fsm.StatusKeyTooNew, 0, 422, "idempotency-key-too-new", AppliedNo, ""},
+		{fsm.StatusKeysFull, 0, 429, "idempotency-keys-full", AppliedNo, ""},
 		{fsm.StatusStale, 0, 500, "internal", AppliedUnknown, ""},
 		{0, 0, 500, "internal", AppliedUnknown, ""},
 	}
@@ -245,8 +250,8 @@ func TestStatusTable(t *testing.T) {
 		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
 			return shard.Response{Shard: 3, Epoch: 7, Index: 9, Position: 1, ServedBy: "b", Status: tc.status, Version: tc.version}, nil
 		}
-		for _, method := range []string{http.MethodPut, http.MethodDelete} {
-			w := f.request(t, method, "/v1/kv/k", "")
+		for method, target := range map[string]string{http.MethodPut: "/v1/kv/k", http.MethodDelete: "/v1/kv/k", http.MethodPost: "/v1/kv/k?op=incr"} {
+			w := f.request(t, method, target, "")
 			p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.want, tc.name, tc.applied)
 			checkPlace(t, w.Header(), "3", "7", "9.1", "b")
 			checkRetryAfter(t, w.Code, w.Header())

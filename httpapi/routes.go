@@ -19,8 +19,8 @@ func (s *server) routes() []route {
 			http.MethodGet:    s.admit(s.get),
 			http.MethodPut:    s.admit(s.put),
 			http.MethodDelete: s.admit(s.remove),
-			http.MethodPatch:  unbuilt("PATCH, which changes a time to live,"),
-			http.MethodPost:   unbuilt("POST with op, that is incr, append and touch,"),
+			http.MethodPatch:  s.admit(s.patch),
+			http.MethodPost:   s.admit(s.operate),
 		}},
 		{path: "/v1/batch", methods: map[string]handler{http.MethodPost: unbuilt("A batch")}},
 		{path: "/v1/keys", methods: map[string]handler{

@@ -40,6 +40,7 @@ func newCache(g *Group) *Cache {
 type cacheMachine struct {
 	shard ID
 	marks marks
+	fills fills
 	level atomic.Uint32 // m's feature level
 	mu    sync.RWMutex  // guards m and all it holds, and aside
 	m     *fsm.Machine
@@ -68,6 +69,7 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if len(b.Commands) == 0 {
 		c.marks.note(index, c.m)
 	}
+	c.fills.settle(b.Commands, results)
 	stats := c.m.Stats()
 	c.level.Store(uint32(stats.Level))
 	c.aside.applied(&b, results, stats)
@@ -205,6 +207,9 @@ func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 		if req.Consistency != Linearizable {
 			return c.getOld(ctx, req)
 		}
+		if req.Fill != 0 {
+			return c.getToFill(ctx, req)
+		}
 		return c.get(ctx, req)
 	}
 	return c.write(ctx, req)
@@ -218,16 +223,18 @@ const maxValue = maxFrame / 2
 
 // check refuses what has no encoding: one such command would spoil the entry of all others in it.
 func (r Request) check() error {
+	keyed := r.Op == OpPut || r.Op == OpDelete || r.Op == OpIncr || r.Op == OpAppend || r.Op == OpExpire
 	switch {
 	case len(r.Key) == 0 || len(r.Key) > fsm.MaxKey:
 		return fmt.Errorf("%w: key of %d bytes", errBadRequest, len(r.Key))
-	case r.Op != OpGet && r.Op != OpPut && r.Op != OpDelete:
+	case !keyed && r.Op != OpGet && r.Op != OpTouch:
 		return fmt.Errorf("%w: operation %d", errBadRequest, r.Op)
 	case len(r.Value) > maxValue:
 		return fmt.Errorf("%w: value of %d bytes", errBadRequest, len(r.Value))
 	case len(r.ContentType) > fsm.MaxContentType:
 		return fmt.Errorf("%w: content type of %d bytes", errBadRequest, len(r.ContentType))
-	case r.Cond.Kind > fsm.CondVersion || r.Cond.Kind != fsm.CondVersion && r.Cond.Version != 0:
+	case r.Cond.Kind > fsm.CondFill || r.Cond.Kind < fsm.CondVersion && r.Cond.Version != 0 ||
+		r.Cond.Kind == fsm.CondFill && r.Op != OpPut || r.Cond.Kind != fsm.CondAlways && !keyed:
 		return fmt.Errorf("%w: condition %d", errBadRequest, r.Cond.Kind)
 	case r.Consistency > Any || r.Op != OpGet && r.Consistency != Linearizable:
 		return fmt.Errorf("%w: consistency %d", errBadRequest, r.Consistency)
@@ -235,23 +242,51 @@ func (r Request) check() error {
 		return fmt.Errorf("%w: max staleness %v", errBadRequest, r.MaxStaleness)
 	case r.TTL < 0 || r.TTL%time.Millisecond != 0:
 		return fmt.Errorf("%w: ttl %v", errBadRequest, r.TTL)
+	case r.Delta != 0 && r.Op != OpIncr || r.ReturnOld && r.Op != OpPut:
+		return fmt.Errorf("%w: delta %d, return old %t with operation %d", errBadRequest, r.Delta, r.ReturnOld, r.Op)
+	case len(r.IdempotencyKey) > fsm.MaxIdempotencyKey || r.IdempotencyKey != "" && !keyed:
+		return fmt.Errorf("%w: idempotency key of %d bytes", errBadRequest, len(r.IdempotencyKey))
+	case len(r.Caller) > fsm.MaxCaller:
+		return fmt.Errorf("%w: caller's name of %d bytes", errBadRequest, len(r.Caller))
+	case r.Fill < 0 || r.Fill > MaxFill || r.Fill%time.Millisecond != 0 ||
+		r.Fill != 0 && (r.Op != OpGet || r.Consistency != Linearizable):
+		return fmt.Errorf("%w: fill %v", errBadRequest, r.Fill)
 	}
 	return nil
+}
+
+// command is the write that r asks for.
+func (r Request) command() *fsm.Command {
+	c := &fsm.Command{Key: r.Key, Cond: r.Cond, IdempotencyKey: r.IdempotencyKey}
+	if r.IdempotencyKey != "" {
+		c.Caller = r.Caller
+	}
+	ttl := uint64(r.TTL / time.Millisecond)
+	switch r.Op {
+	case OpPut:
+		c.Kind, c.Value, c.ContentType, c.TTL, c.ReturnOld = fsm.KindPut, r.Value, r.ContentType, ttl, r.ReturnOld
+	case OpDelete:
+		c.Kind = fsm.KindDelete
+	case OpIncr:
+		c.Kind, c.Delta, c.TTL = fsm.KindIncr, r.Delta, ttl
+	case OpAppend:
+		c.Kind, c.Value, c.ContentType, c.TTL = fsm.KindAppend, r.Value, r.ContentType, ttl
+	case OpExpire:
+		c.Kind, c.TTL = fsm.KindExpire, ttl
+	case OpTouch:
+		c.Kind = fsm.KindTouch
+	}
+	return c
 }
 
 func (c *Cache) response(epoch, index uint64, position uint32) Response {
 	return Response{Shard: c.group.id.Shard, Epoch: epoch, Index: index, Position: position, ServedBy: c.group.id.Node}
 }
 
-// write proposes a put or delete. Whether this shard owns the key, and whether the condition holds,
-// is decided when the entry is applied.
+// write proposes what changes a key. Whether this shard owns it, whether the condition holds and whether
+// the same was done before is decided when the entry is applied.
 func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
-	cmd := &fsm.Command{Kind: fsm.KindDelete, Key: req.Key, Cond: req.Cond}
-	if req.Op == OpPut {
-		cmd.Kind, cmd.Value, cmd.ContentType = fsm.KindPut, req.Value, req.ContentType
-		cmd.TTL = uint64(req.TTL / time.Millisecond)
-	}
-	o, err := c.batches.submit(ctx, cmd)
+	o, err := c.batches.submit(ctx, req.command())
 	if err != nil {
 		return Response{}, err
 	}
@@ -259,7 +294,8 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 		return Response{}, &NotOwnerError{Epoch: o.epoch}
 	}
 	r := c.response(o.epoch, o.index, o.position)
-	r.Status, r.Version, r.Existed = o.result.Status, o.result.Version, o.result.Existed
+	r.Status, r.Version, r.Existed, r.Replayed = o.result.Status, o.result.Version, o.result.Existed, o.result.Replayed
+	r.HasValue, r.Value, r.ContentType = o.result.HasValue, o.result.Value, o.result.ContentType
 	return r, nil
 }
 

@@ -395,3 +395,14 @@ func TestAllCrash(t *testing.T) {
 		c.wantSameState()
 	})
 }
+
+// raiseToMax brings the shard to the highest feature level.
+func (c *cluster) raiseToMax(leader *Host) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, err := leader.Cache(testShard).batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: fsm.MaxLevel})
+	if err != nil || o.result.Status != fsm.StatusOK {
+		c.t.Fatalf("raising the level: %+v, %v", o, err)
+	}
+}

@@ -7,9 +7,9 @@
 //
 // # Writes
 //
-// [Cache.Do] proposes a put or delete; concurrent ones share log entries (batcher). Whether the
-// shard owns the key, and whether a condition holds, is decided when the entry is applied, nowhere
-// else. An error either refuses (nothing was applied, [Refused]) or is [ErrOutcomeUnknown]: what was
+// [Cache.Do] proposes what changes a key; concurrent changes share log entries (batcher). Whether the
+// shard owns the key, whether a condition holds, and whether the same was done before under an idempotency key, is
+// decided when the entry is applied, nowhere else. An error either refuses (nothing was applied, [Refused]) or is [ErrOutcomeUnknown]: what was
 // handed to Raft, or put on a link, and then lost its leader, its link or its time. Only the errors
 // that hashicorp/raft gives before it touches the log refuse; all others are unknown. Nothing is
 // proposed after its own deadline, also where the process was stopped in between: the age of a frame
@@ -33,6 +33,9 @@
 // write, or within Config.TouchInterval. Followers send what they read to the leader. The bytes of touches in
 // the log are budgeted; touches beyond it, and those for which there is no leader, no room or no time, are
 // dropped and counted ([TouchStats]). No read and no write waits for one.
+//
+// Of many readers who would load a missing value one gets a token to do so, and the others wait (fill.go). That saves
+// work and promises nothing: what the token promises is kept in the state machine.
 //
 // # Members
 //

@@ -155,6 +155,7 @@ func (g *Group) stopInstance(i *instance) {
 	g.inst.CompareAndSwap(i, nil)
 	i.ready.Store(0)
 	i.reads.fail(ErrStopped)
+	i.endFills()
 	i.mu.Lock()
 	i.stopping = true
 	i.mu.Unlock()
@@ -283,6 +284,7 @@ func (i *instance) becomeReady() {
 func (i *instance) stepDown() {
 	i.ready.Store(0)
 	i.reads.fail(i.notLeader())
+	i.endFills()
 	i.group.host.changed()
 }
 

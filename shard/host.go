@@ -58,6 +58,7 @@ type Host struct {
 	listener Listener
 
 	snapshotting chan struct{} // one token per snapshot being written
+	filling      atomic.Int64  // reads that wait for another reader's fill
 	change       chan struct{} // one token: a leadership changed
 	fatalOnce    sync.Once
 
