@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -51,9 +52,9 @@ func noBody(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
 	return err
 }
 
-// checkJSONType accepts a body without a Content-Type, and one of JSON. "Content-Type: text/plain" or
-// a form's would be a client that is about to send something else.
-func checkJSONType(h http.Header) error {
+// checkJSONType accepts a body without a Content-Type, one of JSON, and of the other types that are named.
+// "Content-Type: text/plain" or a form's would be a client that is about to send something else.
+func checkJSONType(h http.Header, others ...string) error {
 	if len(h.Values("Content-Encoding")) > 0 {
 		return kindContentEncoding.problem("Content-Encoding is not understood here. Send the JSON plain.")
 	}
@@ -66,13 +67,14 @@ func checkJSONType(h http.Header) error {
 		return kindBadHeader.problem("Content-Type is given %d times.", len(lines))
 	}
 	mediaType, parameters, err := mime.ParseMediaType(lines[0])
-	if err == nil && mediaType == "application/json" {
+	if err == nil && (mediaType == "application/json" || slices.Contains(others, mediaType)) {
 		charset, given := parameters["charset"]
 		if len(parameters) == 0 || len(parameters) == 1 && given && strings.EqualFold(charset, "utf-8") {
 			return nil
 		}
 	}
-	return kindMediaType.problem("The body is JSON: send it with Content-Type: application/json.")
+	types := strings.Join(append(others, "application/json"), " or ")
+	return kindMediaType.problem("The body is JSON: send it with Content-Type: %s.", types)
 }
 
 // parseLeader takes the node's id out of {"node":"b"}. encoding/json by itself would take other

@@ -114,7 +114,7 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ttl, err := ttlOf(values, r.Header)
+	ttl, err := s.ttlOf(values, r.Header)
 	if err != nil {
 		return err
 	}

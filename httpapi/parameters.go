@@ -9,11 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/larder-cache/larder/directory"
 	"github.com/larder-cache/larder/shard"
 )
 
 // maxTTL bounds a time to live. Longer ones are more likely a mistake in the unit than a wish.
-const maxTTL = 10 * 365 * 24 * time.Hour
+const maxTTL = directory.MaxTTL
 
 // Mode says what a node does with a key that another node serves.
 type Mode string
@@ -114,24 +115,31 @@ func readOf(values url.Values) (shard.Request, error) {
 // maxStaleness bounds max-staleness: whoever takes more takes any age.
 const maxStaleness = 24 * time.Hour
 
-// ttlOf is the time to live that a PUT asks for with ttl or with Cache-Control: max-age, 0 for none.
-// Other directives of Cache-Control speak to caches on the way and change nothing here.
-func ttlOf(values url.Values, h http.Header) (time.Duration, error) {
+// ttlOf is the time to live that a write asks for with ttl or with Cache-Control: max-age, 0 for none: ttl=none
+// asks for none whatever the default is. Other directives of Cache-Control speak to caches on the way and change
+// nothing here.
+func (s *server) ttlOf(values url.Values, h http.Header) (time.Duration, error) {
 	maxAge, given, err := maxAgeOf(h)
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, err
-	}
-	if !values.Has("ttl") {
+	case !values.Has("ttl") && given:
 		return maxAge, nil
+	case !values.Has("ttl"):
+		return s.defaultTTL(), nil
+	case values.Get("ttl") == "none" && given:
+		return 0, kindBadParameter.problem("ttl and Cache-Control: max-age differ. Give one.")
+	case values.Get("ttl") == "none":
+		return 0, nil
 	}
 	ttl, parseErr := time.ParseDuration(values.Get("ttl"))
 	switch {
 	case parseErr != nil:
 		return 0, kindBadParameter.problem("ttl is a duration with its unit, such as 60s, 1500ms or 1h30m.")
 	case ttl <= 0:
-		return 0, kindBadParameter.problem("ttl is more than 0. Leave it out for an entry without end, or DELETE the key.")
+		return 0, kindBadParameter.problem("ttl is more than 0. Take none for an entry without end, or DELETE the key.")
 	case ttl > maxTTL:
-		return 0, kindBadParameter.problem("ttl is at most %s. Leave it out for an entry without end.", maxTTL)
+		return 0, kindBadParameter.problem("ttl is at most %s. Take none for an entry without end.", maxTTL)
 	case ttl%time.Millisecond != 0:
 		return 0, kindBadParameter.problem("ttl is whole milliseconds.")
 	case given && ttl != maxAge:
