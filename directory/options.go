@@ -20,6 +20,9 @@ type Option struct {
 	set func(s *Settings, text string) error
 }
 
+// Text is the option's value in s, as users see it.
+func (o Option) Text(s Settings) string { return o.text(s) }
+
 // Options are all settings, in the order in which they are shown.
 func Options() []Option { return slices.Clone(options) }
 

@@ -68,10 +68,8 @@ func (s *Service) ChangeSettings(ctx context.Context, c SettingsChange) (Setting
 	for {
 		t := s.Table()
 		if c.Version != 0 && c.Version != t.settingsVersion() {
-			if t.settingsVersion() < c.Version { // this node has not heard of it yet
-				if next, err := s.latest.Newer(ctx, c.Version-1); err == nil && next.settingsVersion() >= c.Version {
-					continue
-				}
+			if t.settingsVersion() < c.Version && s.hears(ctx, c.Version) {
+				continue
 			}
 			return SettingsView{}, &SettingsVersionError{Version: t.settingsVersion()}
 		}
@@ -110,6 +108,14 @@ func (s *Service) ChangeSettings(ctx context.Context, c SettingsChange) (Setting
 		s.log.Info("settings changed", "version", result.Version)
 		return after.settingsView(), nil
 	}
+}
+
+// hears waits a moment for settings of at least that version, of which this node may not know yet.
+func (s *Service) hears(ctx context.Context, version uint64) bool {
+	ctx, cancel := context.WithTimeout(ctx, readAttempt)
+	defer cancel()
+	t, err := s.latest.Newer(ctx, version-1)
+	return err == nil && t.settingsVersion() >= version
 }
 
 // judge returns why other settings can't work with the nodes and shards of t, nil if they may: a

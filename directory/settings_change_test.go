@@ -68,6 +68,10 @@ func TestChangeSettings(t *testing.T) {
 		if _, err := change("c", 1, "default-ttl", "2h"); !errors.As(err, &old) || old.Version != want.Version {
 			t.Errorf("for settings of version 1: %v", err)
 		}
+		began := time.Now()
+		if _, err := change("c", 99, "default-ttl", "2h"); !errors.As(err, &old) || time.Since(began) > 2*time.Second {
+			t.Errorf("for settings of version 99: %v after %v", err, time.Since(began))
+		}
 		if got, err := change("c", want.Version, "default-ttl", "1h"); err != nil || got != want {
 			t.Errorf("nothing changed: %+v, %v", got, err)
 		}
