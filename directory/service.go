@@ -334,8 +334,7 @@ func (s *Service) step(t *Table) {
 		if st.Shard == shard.Directory {
 			s.lead(t)
 		} else if sh, ok := t.Shard(st.Shard); ok && st.Cache != nil {
-			s.grant(sh, *st.Cache)
-			s.level(t, sh.ID, *st.Cache)
+			s.grant(sh, t.ShardLevel, *st.Cache)
 		}
 	}
 }
@@ -367,14 +366,27 @@ const (
 	counterReserve = 1 << 32
 )
 
-// grant sees to it that a shard which this node leads has what the table grants it.
-func (s *Service) grant(sh Shard, has fsm.Stats) {
+// grant sees to it that a shard which this node leads has what the table grants it, and the feature
+// level that the table has for shards. The grant comes first: the shard serves with it, and the raise
+// follows at once.
+func (s *Service) grant(sh Shard, level uint8, has fsm.Stats) {
 	g := sh.Grant()
+	raise := func(ctx context.Context) error {
+		if level <= has.Level {
+			return nil
+		}
+		return s.host.Raise(ctx, sh.ID, level)
+	}
 	switch {
 	case newerGrant(g, has):
 		s.duties.try(fmt.Sprintf("grant shard %d", sh.ID), func(ctx context.Context) error {
-			return s.host.Grant(ctx, sh.ID, g)
+			if err := s.host.Grant(ctx, sh.ID, g); err != nil {
+				return err
+			}
+			return raise(ctx)
 		})
+	case level > has.Level:
+		s.duties.try(fmt.Sprintf("raise shard %d", sh.ID), raise)
 	case g.TableVersion > has.TableVersion:
 		s.duties.try(fmt.Sprintf("limit shard %d", sh.ID), func(ctx context.Context) error {
 			return s.host.SetLimit(ctx, sh.ID, g.Limit, g.TableVersion)
@@ -382,16 +394,6 @@ func (s *Service) grant(sh Shard, has fsm.Stats) {
 	case has.VersionBits() == g.VersionBits && has.Version&counterMask >= counterMask-counterReserve:
 		s.duties.try(fmt.Sprintf("regrant shard %d", sh.ID), func(ctx context.Context) error {
 			return s.proposeDuty(ctx, Command{Regrant: &Regrant{Shard: sh.ID, Expect: g.VersionBits}})
-		})
-	}
-}
-
-// level sees to it that the state machine of a shard which this node leads has the feature level that
-// the table raises shards to. At a shard's start this goes into one log entry with its first grant.
-func (s *Service) level(t *Table, id shard.ID, has fsm.Stats) {
-	if t.ShardLevel > has.Level {
-		s.duties.try(fmt.Sprintf("raise shard %d", id), func(ctx context.Context) error {
-			return s.host.Raise(ctx, id, t.ShardLevel)
 		})
 	}
 }
