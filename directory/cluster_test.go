@@ -51,8 +51,9 @@ type testRig struct {
 	lagging map[string]bool                     // nodes whose replicas have not caught up
 	steps   []memberStep                        // all that were asked for
 
-	holdSteps bool // no step is made
-	changed   int  // proposals that were accepted, in all groups
+	old       map[string]bool // nodes whose builds know feature level 1 alone
+	holdSteps bool            // no step is made
+	changed   int             // proposals that were accepted, in all groups
 }
 
 // newTestRig returns a rig of n initial nodes a, b, c, ..., none of which runs.
@@ -71,6 +72,7 @@ func newTestRig(t *testing.T, n int) *testRig {
 		confs:      make(map[shard.ID]*shard.Configuration),
 		disks:      make(map[string]map[shard.ReplicaID]bool),
 		lagging:    make(map[string]bool),
+		old:        make(map[string]bool),
 	}
 	for _, node := range testNodes(n) {
 		r.initial[node.ID] = node.Raft

@@ -3,6 +3,7 @@ package directory
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -32,6 +33,8 @@ type fakeHost struct {
 	machine  shard.StateMachine    // of the directory; nil: no replica here
 	applied  int                   // entries of the directory's log that machine has seen
 	hits     map[shard.ID]uint64   // reads served here
+
+	touchIntervals []time.Duration // all that were set
 }
 
 var (
@@ -215,11 +218,33 @@ func (h *fakeHost) Call(ctx context.Context, node, method string, payload []byte
 	if err != nil {
 		return nil, err
 	}
+	h.rig.mu.Lock()
+	old := h.rig.old[node]
+	h.rig.mu.Unlock()
 	answer, failed := handle(ctx, h.id, payload)
+	if old && method == methodForm && failed == nil {
+		answer = reportOfOld(answer)
+	}
 	if _, err := h.dial(node, method); err != nil {
 		return nil, fmt.Errorf("%w: no answer of %s: %w", shard.ErrOutcomeUnknown, node, err)
 	}
 	return answer, failed
+}
+
+// reportOfOld leaves out of a FormReport what builds of level 1 do not tell.
+func reportOfOld(report []byte) []byte {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(report, &members); err != nil {
+		panic(err)
+	}
+	for _, name := range []string{"level", "shard_level", "memory"} {
+		delete(members, name)
+	}
+	report, err := json.Marshal(members)
+	if err != nil {
+		panic(err)
+	}
+	return report
 }
 
 // dial returns a node's handler of method; both nodes heard each other then.
@@ -309,6 +334,18 @@ func (h *fakeHost) Grant(_ context.Context, id shard.ID, g fsm.Grant) error {
 // SetLimit implements host.
 func (h *fakeHost) SetLimit(_ context.Context, id shard.ID, bytes, tableVersion uint64) error {
 	return h.changeCache(id, func(st *fsm.Stats) { setLimit(st, bytes, tableVersion) })
+}
+
+// Raise implements host.
+func (h *fakeHost) Raise(_ context.Context, id shard.ID, level uint8) error {
+	return h.changeCache(id, func(st *fsm.Stats) { st.Level = max(st.Level, level) })
+}
+
+// SetTouchInterval implements host.
+func (h *fakeHost) SetTouchInterval(d time.Duration) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.touchIntervals = append(h.touchIntervals, d)
 }
 
 // setLimit sets a byte limit, unless the present one is as new.

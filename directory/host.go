@@ -49,6 +49,11 @@ type host interface {
 	Grant(ctx context.Context, id shard.ID, g fsm.Grant) error
 	// SetLimit proposes a byte limit on the shard's replica here; tableVersion orders limits.
 	SetLimit(ctx context.Context, id shard.ID, limit, tableVersion uint64) error
+	// Raise proposes a feature level on the shard's replica here.
+	Raise(ctx context.Context, id shard.ID, level uint8) error
+	// SetTouchInterval says how long reads are gathered before their recency is replicated; 0: it never
+	// is.
+	SetTouchInterval(d time.Duration)
 }
 
 // group is what this package needs of the directory's shard.Group.
@@ -79,6 +84,14 @@ func (h realHost) SetLimit(ctx context.Context, id shard.ID, limit, tableVersion
 		return shard.ErrUnknownShard
 	}
 	return c.SetLimit(ctx, limit, tableVersion)
+}
+
+func (h realHost) Raise(ctx context.Context, id shard.ID, level uint8) error {
+	c := h.Cache(id)
+	if c == nil {
+		return shard.ErrUnknownShard
+	}
+	return c.Raise(ctx, level)
 }
 
 func (h realHost) Configuration(ctx context.Context, id shard.ID) (shard.Configuration, error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,9 @@ var operation = directory.OperationView{
 	ID: 5, Kind: "add-member", Shard: 3, Node: "d", Replica: "3/d/17", State: "running", Phase: "catching-up",
 	Detail: "waits for entries", Error: "", EntriesDone: 100, EntriesTotal: 120, ItemsDone: 10, ItemsTotal: 12, BytesDone: 4096, BytesTotal: 8192,
 }
+
+// settings are some with something in each member.
+var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", InitialShards: 8, Replicas: 3}
 
 func (a *fakeAdmin) note(ctx context.Context, format string, args ...any) error {
 	a.mu.Lock()
@@ -86,6 +90,21 @@ func (a *fakeAdmin) RemoveNode(ctx context.Context, id string) error {
 	return a.note(ctx, "remove node %q", id)
 }
 
+func (a *fakeAdmin) ChangeSettings(ctx context.Context, c directory.SettingsChange) (directory.SettingsView, error) {
+	var changed []string
+	for name, value := range c.Values {
+		text := "null"
+		if value != nil {
+			text = strconv.Quote(*value)
+		}
+		changed = append(changed, name+"="+text)
+	}
+	slices.Sort(changed)
+	after := settings
+	after.Version++
+	return after, a.note(ctx, "settings of %d: %s", c.Version, strings.Join(changed, " "))
+}
+
 func (a *fakeAdmin) Newer(ctx context.Context, version uint64) error {
 	if a.newer != nil {
 		return a.newer(ctx, version)
@@ -97,7 +116,7 @@ func (a *fakeAdmin) Newer(ctx context.Context, version uint64) error {
 // adminChanges are well-formed requests that change the cluster, one per handler; see cutRequest.
 var adminChanges = []string{
 	"PUT /v1/shards/3/members/b?force=true", "DELETE /v1/shards/3/members/b?force=true",
-	`PUT /v1/shards/3/leader {"node":"b"}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
+	`PUT /v1/shards/3/leader {"node":"b"}`, `PATCH /v1/settings {"default-ttl":null}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
 }
 
 // cutRequest cuts "METHOD target body"; the body may be missing.

@@ -37,7 +37,7 @@ type Problem struct {
 	Status  int     `json:"status"`
 	Detail  string  `json:"detail"`
 	Applied Applied `json:"applied"`
-	// ETag is the current one of the key, or of the shard's members, with a precondition that failed;
+	// ETag is the current one of the key, the shard's members or the settings, with a precondition that failed;
 	// empty when the key is absent.
 	ETag string `json:"etag,omitempty"`
 
@@ -143,6 +143,7 @@ var (
 
 	// What the cluster answered.
 	kindAbsent           = kind{"not-found", "Key not found", 404, AppliedNo, false}
+	kindBadSetting       = kind{"bad-setting", "Setting refused", 422, AppliedNo, false}
 	kindUnknownShard     = kind{"unknown-shard", "No such shard", 404, AppliedNo, false}
 	kindUnknownNode      = kind{"unknown-node", "No such node", 404, AppliedNo, false}
 	kindUnknownOperation = kind{"unknown-operation", "No such operation", 404, AppliedNo, false}
@@ -202,6 +203,8 @@ var errorTable = []errorRow{
 	{is(shard.ErrOutcomeUnknown), kindUnknown, lookAdvice},
 	{as[*directory.ConflictError], kindConflict, "Nothing was changed."},
 	{as[*directory.ConfError], kindPrecondition, "Look at its members again before deciding."},
+	{as[*directory.SettingsVersionError], kindPrecondition, "Look at them again before deciding."},
+	{as[*directory.SettingError], kindBadSetting, "Nothing was changed."},
 	{unknown("shard"), kindUnknownShard, "GET /v1/shards lists them."},
 	{unknown("node"), kindUnknownNode, "GET /v1/nodes lists them."},
 	{unknown("operation"), kindUnknownOperation, "GET /v1/operations lists them."},
@@ -234,6 +237,10 @@ func problemOf(err error, read bool) *Problem {
 	for _, row := range errorTable {
 		if row.is(err) {
 			p := row.kind.problem("%s. %s", sentence(err, read), row.advice)
+			var settings *directory.SettingsVersionError
+			if errors.As(err, &settings) && row.kind == kindPrecondition {
+				p.ETag = formatETag(settings.Version)
+			}
 			var conf *directory.ConfError
 			if row.kind == kindPrecondition && errors.As(err, &conf) {
 				p.ETag = confTag(conf.Conf)

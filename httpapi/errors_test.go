@@ -67,6 +67,23 @@ func TestEveryErrorHasARow(t *testing.T) {
 		_, ok := adminErrorCases[name]
 		return ok || !strings.HasSuffix(name, "Error")
 	})
+	for _, file := range []string{"options.go", "settings_change.go"} {
+		checkErrorsHaveCases(t, "../directory/"+file, 2, func(name string) bool {
+			_, ok := settingsErrorCases[name]
+			return ok || !strings.HasSuffix(name, "Error")
+		})
+	}
+}
+
+// settingsErrorCases are the errors of a change of settings alone.
+var settingsErrorCases = map[string]struct {
+	err    error
+	status int
+	name   string
+	etag   string
+}{
+	"SettingError":         {&directory.SettingError{Name: "default-ttl", Reason: "too long"}, 422, "bad-setting", ""},
+	"SettingsVersionError": {&directory.SettingsVersionError{Version: 18}, 412, "precondition-failed", `"18"`},
 }
 
 // checkErrorsHaveCases fails unless has knows each exported name of a file, of which there are at least
@@ -140,6 +157,20 @@ func TestErrorTable(t *testing.T) {
 			f.admin.err = fmt.Errorf("%w: %w", shard.ErrOutcomeUnknown, tc.err)
 			w := f.request(t, http.MethodPut, "/v1/shards/3/members/b?force=true", "")
 			checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 504, "outcome-unknown", AppliedUnknown)
+		})
+	}
+	for name, tc := range settingsErrorCases {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			for _, err := range []error{tc.err, fmt.Errorf("asking a: %w", tc.err)} {
+				f.admin.err = err
+				use(err)
+				w := f.request(t, http.MethodPatch, "/v1/settings", `{"default-ttl":"1h"}`)
+				p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, AppliedNo)
+				if p.ETag != tc.etag || w.Header().Get("ETag") != tc.etag {
+					t.Errorf("got ETag %q in the body and %q in the header, want %q", p.ETag, w.Header().Get("ETag"), tc.etag)
+				}
+			}
 		})
 	}
 	for name, tc := range errorCases {

@@ -9,11 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/larder-cache/larder/directory"
 	"github.com/larder-cache/larder/shard"
 )
 
 // maxTTL bounds a time to live. Longer ones are more likely a mistake in the unit than a wish.
-const maxTTL = 10 * 365 * 24 * time.Hour
+const maxTTL = directory.MaxTTL
 
 // Mode says what a node does with a key that another node serves.
 type Mode string
@@ -121,9 +122,6 @@ func readOf(values url.Values) (shard.Request, error) {
 
 // maxStaleness bounds max-staleness: whoever takes more takes any age.
 const maxStaleness = 24 * time.Hour
-
-// defaultTTL is the time to live of an entry that is stored without a word about it, 0 for none.
-func (s *server) defaultTTL() time.Duration { return 0 }
 
 // ttlOf is the time to live that a write asks for with ttl or with Cache-Control: max-age, 0 for none: ttl=none
 // asks for none whatever the default is. Other directives of Cache-Control speak to caches on the way and change

@@ -44,8 +44,8 @@ func (s *server) routes() []route {
 		{path: "/v1/shards/{id}/split", methods: map[string]handler{http.MethodPost: unbuilt("Splitting a shard")}},
 		{path: "/v1/shards/{id}/merge", methods: map[string]handler{http.MethodPost: unbuilt("Merging shards")}},
 		{path: "/v1/settings", methods: map[string]handler{
-			http.MethodGet:   unbuilt("Reading settings"),
-			http.MethodPatch: unbuilt("Changing settings"),
+			http.MethodGet:   s.showSettings,
+			http.MethodPatch: s.patchSettings,
 		}},
 		{path: "/v1/nodes", methods: get(s.showNodes)},
 		{path: "/v1/nodes/{id}", methods: map[string]handler{

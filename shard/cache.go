@@ -198,6 +198,16 @@ func (c *Cache) SetLimit(ctx context.Context, bytes, tableVersion uint64) error 
 	return err
 }
 
+// Raise proposes a feature level; no effect unless it is higher than the present one. Every replica that
+// the shard has, or may get, must know the level.
+func (c *Cache) Raise(ctx context.Context, level uint8) error {
+	if level > fsm.MaxLevel {
+		return fmt.Errorf("feature level %d, this build knows %d", level, fsm.MaxLevel)
+	}
+	_, err := c.batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: level})
+	return err
+}
+
 // Do performs a request on this replica. For a write it must lead.
 func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 	if err := req.check(); err != nil {
