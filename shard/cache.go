@@ -15,15 +15,16 @@ import (
 
 // Cache is a Group whose state machine is an fsm.Machine: one data shard's replica on this node.
 type Cache struct {
-	group   *Group
-	batches *batcher
-	hits    atomic.Uint64
-	misses  atomic.Uint64
-	paths   map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
+	group    *Group
+	batches  *batcher
+	compares *comparer
+	hits     atomic.Uint64
+	misses   atomic.Uint64
+	paths    map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
 }
 
 func newCache(g *Group) *Cache {
-	c := &Cache{group: g, batches: newBatcher(g), paths: map[ReadPath]*atomic.Uint64{}}
+	c := &Cache{group: g, batches: newBatcher(g), compares: newComparer(), paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
@@ -53,9 +54,6 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if err != nil {
 		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
 	}
-	if len(b.Commands) == 0 {
-		c.marks.note(index, c.m)
-	}
 	return applied{results, c.m.Stats().Epoch}
 }
 
@@ -79,6 +77,7 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.m = m
+	c.marks.forget()
 	return nil
 }
 
@@ -122,6 +121,12 @@ func (c *Cache) Status() Status {
 		st := i.fsm.machine.(*cacheMachine).Stats()
 		s.Cache = &st
 	}
+	s.Checks = c.compares.checks.Load()
+	if s.Ready {
+		s.Differ = int(c.compares.differ.Load())
+	} else if s.Stopped {
+		s.Differ = 1
+	}
 	s.Hits, s.Misses = c.hits.Load(), c.misses.Load()
 	s.Reads = map[ReadPath]uint64{}
 	for p, n := range c.paths {
@@ -147,13 +152,24 @@ func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 	if err := req.check(); err != nil {
 		return Response{}, err
 	}
+	if err := c.group.serves(); err != nil {
+		return Response{}, err
+	}
 	if req.Op == OpGet {
-		if req.Consistency != Linearizable {
-			return c.getOld(ctx, req)
+		r, err := c.read(ctx, req)
+		if stopped := c.group.serves(); err == nil && stopped != nil { // found out meanwhile
+			return Response{}, stopped
 		}
-		return c.get(ctx, req.Key)
+		return r, err
 	}
 	return c.write(ctx, req)
+}
+
+func (c *Cache) read(ctx context.Context, req Request) (Response, error) {
+	if req.Consistency != Linearizable {
+		return c.getOld(ctx, req)
+	}
+	return c.get(ctx, req.Key)
 }
 
 // errBadRequest refuses what no client of ours sends: the layers above check their input.
@@ -336,9 +352,10 @@ const (
 )
 
 // housekeep makes an idle shard come down to a lowered limit: each log entry evicts a bounded number
-// of entries, so somebody must write them.
+// of entries, so somebody must write them. And it has the replicas compared, where that is due.
 func (c *Cache) housekeep() {
-	t := time.NewTimer(untilNext(housekeepIdle))
+	look := min(housekeepIdle, c.group.host.cfg.CheckInterval)
+	t := time.NewTimer(untilNext(look))
 	defer t.Stop()
 	for {
 		select {
@@ -346,7 +363,7 @@ func (c *Cache) housekeep() {
 		case <-c.group.ctx.Done():
 			return
 		}
-		wait := untilNext(housekeepIdle)
+		wait := untilNext(look)
 		if i := c.group.instance(); i != nil && i.ready.Load() != 0 {
 			if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
 				ctx, cancel := context.WithTimeout(c.group.ctx, time.Second)
@@ -354,6 +371,7 @@ func (c *Cache) housekeep() {
 				cancel()
 				wait = housekeepBusy
 			}
+			c.lookAfter(i)
 		}
 		t.Reset(wait)
 	}

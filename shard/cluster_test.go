@@ -28,6 +28,7 @@ type cluster struct {
 	memory  map[string]*Memory
 	cluster string
 	tune    func(node string, c *Config)
+	wrong   bool // the test made replicas differ
 
 	// The test's own goroutine alone changes what follows, and may read it without mu.
 	mu     sync.Mutex
@@ -110,11 +111,13 @@ func (c *cluster) startAll() {
 	if err != nil {
 		c.t.Fatalf("grant: %v", err)
 	}
+	c.raise()
 }
 
 func (c *cluster) start(name string) *Host {
 	c.t.Helper()
 	cfg := Config{Node: name, Memory: c.memory[name], Network: c.net.From(name), Addr: addrOf(name),
+		CheckInterval: 500 * time.Millisecond, // in all tests: nothing that they do may pass for a difference of states
 		Fatal: func(err error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -184,6 +187,9 @@ func (c *cluster) crash(name string) {
 
 func (c *cluster) close() {
 	for n, h := range c.hosts {
+		if g := h.Group(testShard); g != nil && !c.wrong && g.serves() != nil {
+			c.t.Errorf("false alarm: the replica on %s: %v", n, g.serves())
+		}
 		if err := h.Close(); err != nil {
 			c.t.Errorf("closing %s: %v", n, err)
 		}

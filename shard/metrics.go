@@ -29,9 +29,11 @@ var (
 	descEvictions   = shardDesc("fsm_evictions_total", "Entries evicted for space.")
 	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
 	descReads       = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
+	descDivergence  = shardDesc("shard_divergence", "Members whose state differs from the majority's, as the leader found; on others 1 where this replica has stopped. 0 is normal.")
+	descChecks      = shardDesc("shard_checks_total", "Comparisons of the replicas' states that this replica made as leader.")
 	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
 	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads,
-		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch}
+		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch, descDivergence, descChecks}
 )
 
 func (c hostCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -63,6 +65,8 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, path := range readPaths {
 			ch <- prometheus.MustNewConstMetric(descReads, prometheus.CounterValue, float64(s.Reads[path]), shard, string(path))
 		}
+		put(descDivergence, prometheus.GaugeValue, uint64(s.Differ))
+		put(descChecks, prometheus.CounterValue, s.Checks)
 		put(descEntries, prometheus.GaugeValue, uint64(s.Cache.Entries))
 		put(descBytes, prometheus.GaugeValue, s.Cache.Bytes)
 		put(descLimit, prometheus.GaugeValue, s.Cache.Limit)
