@@ -14,7 +14,7 @@ import (
 const commandVersion = 1
 
 // MaxLevel is the highest feature level of the directory's commands that this build knows.
-const MaxLevel = 1
+const MaxLevel = 2
 
 // Kind says what a Command does. The names are part of the log format: add, never rename.
 type Kind string

@@ -538,7 +538,7 @@ func TestProposeFromAfar(t *testing.T) {
 		}
 		// b still believes in a, which sends it on to c.
 		r.lead(shard.Directory, "c")
-		result, err := r.services["b"].Propose(t.Context(), Command{SetLevel: &SetLevel{Level: 1}})
+		result, err := r.services["b"].Propose(t.Context(), Command{SetLevel: &SetLevel{Level: MaxLevel}})
 		if err != nil || result.Outcome != OutcomeUnchanged {
 			t.Errorf("%+v, %v", result, err)
 		}
