@@ -194,6 +194,9 @@ func (s *Service) TransferLeader(ctx context.Context, id shard.ID, node string) 
 			continue
 		}
 		voter = true
+		if v.Stopped {
+			return &ConflictError{Reason: fmt.Sprintf("the replica on %s has diverged and must not lead", node)}
+		}
 		if !v.Recent {
 			return &ConflictError{Reason: fmt.Sprintf("the leader, %s, gets no answer of %s", leader, node)}
 		}

@@ -17,7 +17,7 @@ import (
 //
 // A shard is compared each Config.CheckInterval, at the same moments as all others (housekeep), if its log
 // moved since the last mark. One that nobody uses is left alone. Where some member could not be asked, the
-// same mark is asked about again, without an entry.
+// same mark is asked about again, without an entry; where one that has started since had no sum, another is made.
 
 const (
 	// sumTimeout is how long a replica may take to tell its sum. It learns with the next entry, or after
@@ -40,6 +40,7 @@ type comparer struct {
 	slot     int64      // the last moment of periodic comparisons
 	term     uint64     // of the last comparison
 	complete bool       // all were heard at it
+	anew     bool       // some had no sum for its mark, and may have for another
 }
 
 func newComparer() *comparer { return &comparer{turn: make(chan struct{}, 1)} }
@@ -133,6 +134,9 @@ func (c *Cache) compare(ctx context.Context, i *instance, fresh bool) (*Comparis
 		return nil, i.notLeader()
 	}
 	index := m.marks.newest()
+	c.compares.mu.Lock()
+	fresh = fresh || c.compares.anew
+	c.compares.mu.Unlock()
 	if fresh || index == 0 || i.fsm.applied.at() > index || c.group.doubt.Load() != nil {
 		var err error
 		if index, err = i.mark(ctx); err != nil {
@@ -174,7 +178,7 @@ func (c *Cache) compare(ctx context.Context, i *instance, fresh bool) (*Comparis
 func (c *Cache) conclude(ctx context.Context, i *instance, found *Comparison) {
 	q := c.compares
 	q.mu.Lock()
-	q.term, q.complete = found.Term, found.complete()
+	q.term, q.complete, q.anew = found.Term, found.complete(), found.forgotten()
 	q.mu.Unlock()
 	q.checks.Add(1)
 	q.differ.Store(int64(found.Differ()))

@@ -417,6 +417,39 @@ func TestAwayAtTheMark(t *testing.T) {
 	})
 }
 
+// TestRestoredIsCompared ensures that a replica which was away at a mark, and came back with a snapshot of a
+// later state, is compared at one new mark, though nobody uses the shard any more.
+func TestRestoredIsCompared(t *testing.T) {
+	tune := func(n string, c *Config) {
+		checkOften(n, c)
+		c.TrailingLogs = 1
+	}
+	inBubble(t, 3, tune, func(c *cluster) {
+		l := c.followed("a")
+		c.crash("c")
+		for n := range 300 {
+			c.mustPut(l, fmt.Sprint("k", n), "v")
+		}
+		time.Sleep(5 * time.Second)
+		if err := raftOf(l).Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+		last := l.Group(testShard).Status().Last
+		c.start("c")
+		c.until("it is restored", func() bool {
+			i := c.hosts["c"].Group(testShard).instance()
+			return i != nil && i.fsm.applied.at() >= last
+		})
+		time.Sleep(20 * time.Second)
+		if now := l.Group(testShard).Status().Last; now != last+1 {
+			t.Errorf("the log went from %d to %d, want one mark", last, now)
+		}
+		if machineOn(c.hosts["c"]).marks.newest() != last+1 {
+			t.Error("the replica was not compared")
+		}
+	})
+}
+
 // TestSealedSendsNoSnapshot ensures that a replica that has stopped sends no snapshot, though it may lead
 // for a moment.
 func TestSealedSendsNoSnapshot(t *testing.T) {

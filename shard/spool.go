@@ -32,10 +32,10 @@ const (
 // instance sees anything: that one's main goroutine then waits for its own disk only, never for the
 // network.
 func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	if err := t.group.serves(); err != nil { // it may be of a state that is wrong
-		return err
-	}
 	step := func(rpc byte, message []byte, timeout time.Duration) ([]byte, error) {
+		if err := t.group.serves(); err != nil { // the snapshot may be of a state that is wrong
+			return nil, err
+		}
 		ctx, cancel := context.WithTimeout(t.ctx, timeout)
 		defer cancel()
 		return t.call(ctx, id, rpc, message, false)
@@ -57,9 +57,6 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 			m := binary.AppendUvarint(nil, transfer)
 			m = binary.AppendUvarint(m, uint64(offset))
 			m = appendString(m, (*buf)[:n])
-			if err := t.group.serves(); err != nil {
-				return err
-			}
 			if _, err := step(rpcSnapshotChunk, m, snapshotProgress); err != nil {
 				return fmt.Errorf("snapshot at byte %d: %w", offset, err)
 			}

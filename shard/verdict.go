@@ -1,6 +1,9 @@
 package shard
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Replicas that differ (R15). At a mark (checksum.go) the leader of a data shard asks all members for
 // the sum of their state and compares (compare.go). Where some differ it sends what it gathered, a
@@ -186,6 +189,11 @@ func (c *Comparison) complete() bool {
 		}
 	}
 	return true
+}
+
+// forgotten reports whether a member had no sum, though it could have one for another mark.
+func (c *Comparison) forgotten() bool {
+	return slices.ContainsFunc(c.Replicas, func(r ReplicaSum) bool { return r.Error == errNoSum.Error() })
 }
 
 func (v *Verdict) String() string {
