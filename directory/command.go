@@ -15,7 +15,7 @@ import (
 const commandVersion = 1
 
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
-// settings that change, and the level of the shards.
+// settings that change, the level of the shards, and operations that rebuild a member.
 const MaxLevel = 2
 
 // settingsLevel is the feature level from which on settings change.

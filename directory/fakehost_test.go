@@ -148,6 +148,9 @@ func (h *fakeHost) Status() []shard.Status {
 			Conf:    r.confs[spec.Shard].Index,
 			Hits:    h.hits[spec.Shard],
 		}
+		if v := r.diverged[shard.ReplicaID{Shard: spec.Shard, Node: h.id, R: spec.R}]; v != nil {
+			st.Diverged, st.Stopped = v.String(), true
+		}
 		if st.Leader == h.id {
 			st.Role, st.Ready = shard.RoleLeader, true
 		}
@@ -442,14 +445,25 @@ func (h *fakeHost) Configuration(_ context.Context, id shard.ID) (shard.Configur
 	return conf, nil
 }
 
-// WatchMarks implements host.
-func (h *fakeHost) WatchMarks(shard.ID) error { return nil }
+// Compare implements host.
+func (h *fakeHost) Compare(_ context.Context, id shard.ID) (shard.Comparison, error) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	return shard.Comparison{Shard: id, Index: 9}, h.servesLocked(id)
+}
 
-// Mark implements host.
-func (h *fakeHost) Mark(context.Context, shard.ID) (uint64, error) { return 9, nil }
-
-// MarkChecksum implements host.
-func (h *fakeHost) MarkChecksum(context.Context, shard.ID, uint64) (string, error) { return "00", nil }
+// Diverged implements host.
+func (h *fakeHost) Diverged(id shard.ID) (string, *shard.Verdict, error) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	for _, spec := range h.specs {
+		if spec.Shard == id {
+			replica := shard.ReplicaID{Shard: id, Node: h.id, R: spec.R}
+			return replica.String(), h.rig.diverged[replica], nil
+		}
+	}
+	return "", nil, shard.ErrUnknownShard
+}
 
 // Step implements host, as the library does: a change of members upon the configuration prev alone. A
 // rig may hold a step back, and let it be made later.
@@ -458,7 +472,7 @@ func (h *fakeHost) Step(_ context.Context, step memberStep) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.steps = append(r.steps, step)
-	if r.holdSteps {
+	if r.holdSteps || step.Step == r.holdStep {
 		return fmt.Errorf("%w: held back", shard.ErrOutcomeUnknown)
 	}
 	if err := h.servesLocked(step.Shard); err != nil {

@@ -19,6 +19,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		{AddNode: &AddNode{Node: testNodes(4)[3]}},
 		{RemoveNode: &RemoveNode{ID: "a"}},
 		{Start: &StartOperation{Kind: RemoveMember, Shard: 1, Node: "a", Conf: 1}},
+		{Start: &StartOperation{Kind: RebuildMember, Shard: 1, Node: "a", R: 1, Conf: 1, Reason: reasonDiverged}},
 		{Advance: &AdvanceOperation{ID: 1, From: PhaseHandingOver, FromConf: 1, State: OperationRunning, Phase: PhaseRemoving, Conf: 1}},
 		{Cancel: &CancelOperation{ID: 1}},
 		{SetLevel: &SetLevel{Level: 2, ShardLevel: 2, Expect: 1}},

@@ -36,10 +36,10 @@ type host interface {
 	Configuration(ctx context.Context, id shard.ID) (shard.Configuration, error)
 	// Step makes one step of a change of members on this node's replica, which leads the shard.
 	Step(ctx context.Context, step memberStep) error
-	// WatchMarks, Mark and MarkChecksum are the steps of a comparison of replicas.
-	WatchMarks(id shard.ID) error
-	Mark(ctx context.Context, id shard.ID) (index uint64, err error)
-	MarkChecksum(ctx context.Context, id shard.ID, index uint64) (string, error)
+	// Compare compares the replicas of a shard that this node leads.
+	Compare(ctx context.Context, id shard.ID) (shard.Comparison, error)
+	// Diverged returns this node's replica of a shard, and why it has stopped for good; nil: it has not.
+	Diverged(id shard.ID) (replica string, v *shard.Verdict, err error)
 	Call(ctx context.Context, node, method string, payload []byte) ([]byte, error)
 	Handle(method string, f func(ctx context.Context, from string, payload []byte) ([]byte, error))
 	Gossip(report func() []byte, receive func(from string, payload []byte))

@@ -59,8 +59,12 @@ func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 	case KindRemoveNode:
 		return Command{RemoveNode: &RemoveNode{ID: node()}}
 	case KindStart:
-		return Command{Start: &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember}).Draw(t, "op"),
-			Shard: id, Node: node(), Conf: rapid.Uint64Range(1, 3).Draw(t, "conf")}}
+		c := &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember, RebuildMember}).Draw(t, "op"),
+			Shard: id, Node: node(), Conf: rapid.Uint64Range(1, 3).Draw(t, "conf")}
+		if m, ok := table.member(id, c.Node); ok && c.Kind == RebuildMember {
+			c.R, c.Reason = m.R+rapid.Uint64Range(0, 4).Draw(t, "other r")/4, reasonDiverged
+		}
+		return Command{Start: c}
 	case KindAdvance:
 		// Mostly of an operation that runs, on a way that it may go.
 		c := &AdvanceOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation"), State: OperationRunning}
@@ -224,7 +228,7 @@ func TestPreconditions(t *testing.T) {
 	}
 
 	want("level lowered", Command{SetLevel: &SetLevel{Level: 0}}, OutcomeRefused, 3, "never lowered")
-	want("level as it is", Command{SetLevel: &SetLevel{Level: 1}}, OutcomeUnchanged, 3, "")
+	want("level as it is", Command{SetLevel: &SetLevel{Level: MaxLevel}}, OutcomeUnchanged, 3, "")
 
 	want("regrant of no shard", regrant(9, 1), OutcomeRefused, 3, "unknown")
 	want("regrant", regrant(2, 2), OutcomeApplied, 4, "")
@@ -250,13 +254,14 @@ func TestCommandBytes(t *testing.T) {
 				[]Shard{{1, 0, 2, 1, 1, 1, 9, 1, []Member{{"a", 1, RoleVoter}}, []Member{{"b", 1, RoleVoter}}}}, []Member{{"a", 0, RoleVoter}}}},
 		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5}}}`:                                               {AddNode: &AddNode{Node: Node{"a", "i", "r", "h", "", 5}}},
 		`{"v":1,"kind":"remove-node","remove_node":{"id":"a"}}`:                                                                                                       {RemoveNode: &RemoveNode{"a"}},
-		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7}}`:                                                      {Start: &StartOperation{AddMember, 3, "d", 7}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7}}`:                                                      {Start: &StartOperation{Kind: AddMember, Shard: 3, Node: "d", Conf: 7}},
 		`{"v":1,"kind":"advance-operation","advance_operation":{"id":2,"from":"adding","from_conf":7,"state":"running","phase":"catching-up","conf":8,"detail":"x"}}`: {Advance: &AdvanceOperation{2, PhaseAdding, 7, OperationRunning, PhaseCatchingUp, 8, "x", ""}},
 		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5},"level":2,"shard_level":3}}`:                     {AddNode: &AddNode{Node{"a", "i", "r", "h", "", 5}, 2, 3}},
 		`{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":2,"expect":7}}`:                                                                               {SetLevel: &SetLevel{2, 2, 7}},
 		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s"}}}`: {
 			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s"}}},
 		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`: {Cancel: &CancelOperation{2}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`:                        {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged"}},
 	} {
 		got, err := c.Encode()
 		if err != nil || string(got) != want {

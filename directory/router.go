@@ -85,6 +85,9 @@ func (r *Router) Local(ctx context.Context, req shard.Request) (shard.Response, 
 	}
 	req.Shard, req.R = s.ID, own.R
 	resp, err := r.do(ctx, r.self, req)
+	if errors.Is(err, shard.ErrDiverged) && leader != "" && leader != r.self {
+		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
+	}
 	if errors.Is(err, shard.ErrUnknownShard) || req.Op == shard.OpGet && errors.Is(err, shard.ErrUnreachable) {
 		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
 	}
@@ -197,6 +200,8 @@ func retryable(err error) (reason string, again bool) {
 		return "no_leader", true
 	case errors.Is(err, shard.ErrUnknownShard):
 		return "unknown_shard", true
+	case errors.Is(err, shard.ErrDiverged):
+		return "diverged", true // of the node asked; others may serve
 	case errors.Is(err, shard.ErrStopped):
 		return "stopped", true
 	case errors.Is(err, shard.ErrUnreachable), errors.Is(err, shard.ErrDataLost), errors.Is(err, shard.ErrWrongCluster):
@@ -206,7 +211,7 @@ func retryable(err error) (reason string, again bool) {
 }
 
 // retryReasons are the reasons that retryable gives.
-var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader", "unknown_shard", "stopped", "unreachable"}
+var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader", "unknown_shard", "diverged", "stopped", "unreachable"}
 
 // hunt is the search of one request for a node that serves it.
 type hunt struct {

@@ -195,7 +195,8 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodJoin, s.handleJoin)
 	h.Handle(methodConf, s.handleConf)
 	h.Handle(methodStep, s.handleStep)
-	h.Handle(methodChecksum, s.handleChecksum)
+	h.Handle(methodCompare, s.handleCompare)
+	h.Handle(methodDiverged, s.handleDiverged)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil
 }
@@ -349,6 +350,7 @@ func (s *Service) lead(t *Table) {
 	if ownLevels.above(t) {
 		s.duties.try("raise the feature levels", func(ctx context.Context) error { return s.raise(ctx, t) })
 	}
+	s.rebuild(t)
 	changes, err := limitChanges(t)
 	if err != nil || len(changes) > 0 {
 		s.duties.try("set limits", func(ctx context.Context) error {

@@ -130,8 +130,8 @@ func cutRequest(line string) (method, target, body string) {
 func TestChecksum(t *testing.T) {
 	f := newFixture(t)
 	w := f.request(t, "GET", "/v1/shards/3/checksum", "")
-	const want = `{"shard":3,"index":9,"equal":false,"replicas":[{"node":"a","replica":"3/a/1","checksum":"00","error":""},` +
-		`{"node":"b","replica":"3/b/1","checksum":"","error":"peer unreachable"}]}`
+	const want = `{"shard":3,"index":9,"equal":false,"replicas":[{"node":"a","replica":"3/a/1","checksum":"00","error":"","diverged":false},` +
+		`{"node":"b","replica":"3/b/1","checksum":"","error":"peer unreachable","diverged":false}]}`
 	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
 		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
 	}
@@ -143,7 +143,7 @@ func TestChecksum(t *testing.T) {
 // The members of a shard are shown with their conf version as ETag, of the directory's own group too.
 func TestMembers(t *testing.T) {
 	f := newFixture(t)
-	want := `{"shard":3,"conf":"1-7","leader":"a","members":[{"node":"a","replica":"3/a/1","role":"voter","state":"up","match":812,"last":812}]}`
+	want := `{"shard":3,"conf":"1-7","leader":"a","members":[{"node":"a","replica":"3/a/1","role":"voter","state":"up","match":812,"last":812,"diverged":false}]}`
 	w := f.request(t, "GET", "/v1/shards/3/members", "")
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != want || w.Header().Get("ETag") != `"1-7"` {
 		t.Errorf("got %d, ETag %s\n%s, want 200, \"1-7\"\n%s", w.Code, w.Header().Get("ETag"), got, want)
@@ -241,7 +241,7 @@ func TestLeader(t *testing.T) {
 // Operations have the documented members, and an ETag that changes with their progress.
 func TestOperations(t *testing.T) {
 	f := newFixture(t)
-	one := `{"id":5,"kind":"add-member","shard":3,"node":"d","replica":"3/d/17","state":"running","phase":"catching-up","detail":"waits for entries","error":"",` +
+	one := `{"id":5,"kind":"add-member","shard":3,"node":"d","replica":"3/d/17","state":"running","phase":"catching-up","detail":"waits for entries","error":"","reason":"",` +
 		`"entries_done":100,"entries_total":120,"items_done":10,"items_total":12,"bytes_done":4096,"bytes_total":8192}`
 	for path, want := range map[string]string{"/v1/operations/5": one, "/v1/operations": `{"operations":[` + one + `]}`} {
 		if got := strings.TrimSpace(f.request(t, "GET", path, "").Body.String()); got != want {

@@ -159,6 +159,7 @@ var (
 	kindOverloaded       = kind{"overloaded", "Overloaded", 429, AppliedNo, true}
 	kindNoLeader         = kind{"no-leader", "The shard has no leader now", 503, AppliedNo, true}
 	kindMoved            = kind{"moved", "The key's range is moving", 503, AppliedNo, true}
+	kindDiverged         = kind{"diverged", "The replicas differ", 503, AppliedNo, true}
 	kindUnavailable      = kind{"unavailable", "Unavailable", 503, AppliedNo, true}
 	kindDeadline         = kind{"deadline", "Not done in time", 503, AppliedNo, true}
 	kindExhausted        = kind{"versions-exhausted", "The shard waits for new versions", 503, AppliedNo, true}
@@ -209,6 +210,7 @@ var errorTable = []errorRow{
 	{unknown("node"), kindUnknownNode, "GET /v1/nodes lists them."},
 	{unknown("operation"), kindUnknownOperation, "GET /v1/operations lists them."},
 	{is(directory.ErrNoTable), kindUnavailable, "Try again; /readyz tells what this node waits for."},
+	{is(shard.ErrDiverged), kindDiverged, "Try again; where it lasts, \"larder status\" tells which replicas differ."},
 	{is(shard.ErrOverloaded), kindOverloaded, "Send fewer requests at a time, or try again later."},
 	{is(shard.ErrNoLeader), kindNoLeader, "Try again: an election takes a second or two."},
 	{as[*shard.NotLeaderError], kindNoLeader, "Try again: leadership is changing hands."},

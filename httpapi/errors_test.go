@@ -39,6 +39,7 @@ var errorCases = map[string]struct {
 	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
 	"ErrRetired":        {shard.ErrRetired, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrConfChanged":    {shard.ErrConfChanged, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrDiverged":       {shard.ErrDiverged, 503, "diverged", AppliedNo, 503, "diverged", AppliedNo},
 	"ErrNoTable":        {directory.ErrNoTable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
 }

@@ -15,20 +15,21 @@ import (
 
 // Cache is a Group whose state machine is an fsm.Machine: one data shard's replica on this node.
 type Cache struct {
-	group   *Group
-	batches *batcher
-	touches *touches
-	hits    atomic.Uint64
-	misses  [len(missReasons)]atomic.Uint64
-	sampled atomic.Uint64             // misses as the sample has them
-	gained  [fsm.Extras]atomic.Uint64 // of these, hits with more memory (readCounts)
-	recent  recentReads
-	paths   map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
+	group    *Group
+	batches  *batcher
+	touches  *touches
+	compares *comparer
+	hits     atomic.Uint64
+	misses   [len(missReasons)]atomic.Uint64
+	sampled  atomic.Uint64             // misses as the sample has them
+	gained   [fsm.Extras]atomic.Uint64 // of these, hits with more memory (readCounts)
+	recent   recentReads
+	paths    map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
 }
 
 func newCache(g *Group) *Cache {
 	t := newTouches(g.host.mono, &g.host.touchInterval)
-	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, paths: map[ReadPath]*atomic.Uint64{}}
+	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, compares: newComparer(), paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
@@ -66,9 +67,6 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if err != nil {
 		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
 	}
-	if len(b.Commands) == 0 {
-		c.marks.note(index, c.m)
-	}
 	c.fills.settle(b.Commands, results)
 	stats := c.m.Stats()
 	c.level.Store(uint32(stats.Level))
@@ -99,6 +97,7 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	c.m.Observe(&c.aside)
 	c.aside.restored(m.Stats())
 	c.level.Store(uint32(m.Stats().Level))
+	c.marks.forget()
 	return nil
 }
 
@@ -165,6 +164,12 @@ func (c *Cache) Status() Status {
 	for i, reason := range missReasons {
 		s.Missed[reason] = c.misses[i].Load()
 	}
+	s.Checks = c.compares.checks.Load()
+	if s.Ready {
+		s.Differ = int(c.compares.differ.Load())
+	} else if s.Stopped {
+		s.Differ = 1
+	}
 	s.Reads = map[ReadPath]uint64{}
 	for p, n := range c.paths {
 		s.Reads[p] = n.Load()
@@ -213,16 +218,27 @@ func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 	if err := req.check(); err != nil {
 		return Response{}, err
 	}
+	if err := c.group.serves(); err != nil {
+		return Response{}, err
+	}
 	if req.Op == OpGet {
-		if req.Consistency != Linearizable {
-			return c.getOld(ctx, req)
+		r, err := c.read(ctx, req)
+		if stopped := c.group.serves(); err == nil && stopped != nil { // found out meanwhile
+			return Response{}, stopped
 		}
-		if req.Fill != 0 {
-			return c.getToFill(ctx, req)
-		}
-		return c.get(ctx, req)
+		return r, err
 	}
 	return c.write(ctx, req)
+}
+
+func (c *Cache) read(ctx context.Context, req Request) (Response, error) {
+	switch {
+	case req.Consistency != Linearizable:
+		return c.getOld(ctx, req)
+	case req.Fill != 0:
+		return c.getToFill(ctx, req)
+	}
+	return c.get(ctx, req)
 }
 
 // errBadRequest refuses what no client of ours sends: the layers above check their input.
@@ -465,9 +481,10 @@ const (
 )
 
 // housekeep lets old reads fade, and makes an idle shard come down to a lowered limit: each log entry evicts
-// a bounded number of entries, so somebody must write them.
+// a bounded number of entries, so somebody must write them. And it has the replicas compared, where that is due.
 func (c *Cache) housekeep() {
-	t := time.NewTimer(untilNext(housekeepIdle))
+	look := min(housekeepIdle, c.group.host.cfg.CheckInterval)
+	t := time.NewTimer(untilNext(look))
 	defer t.Stop()
 	for {
 		select {
@@ -475,7 +492,7 @@ func (c *Cache) housekeep() {
 		case <-c.group.ctx.Done():
 			return
 		}
-		wait := untilNext(housekeepIdle)
+		wait := untilNext(look)
 		c.recent.reach(c.group.host.mono, c.counts)
 		if i := c.group.instance(); i != nil && i.ready.Load() != 0 {
 			if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
@@ -484,6 +501,7 @@ func (c *Cache) housekeep() {
 				cancel()
 				wait = housekeepBusy
 			}
+			c.lookAfter(i)
 		}
 		t.Reset(wait)
 	}

@@ -45,6 +45,12 @@
 // who plans these changes, and in which order, is the directory's business. A replica that left is
 // destroyed by its r, durably, before another of its shard can be created on the node.
 //
+// # Replicas that differ
+//
+// A leader has the states of all replicas compared at marks in the log. One in the minority stops for good, and goes
+// on as a Raft member without a state; without a majority all stop. See verdict.go for the rules, and for what
+// a death leaves at each step.
+//
 // # The transport
 //
 // One link per ordered pair of nodes carries all groups. It closes defects of the library rather
@@ -71,6 +77,8 @@
 //	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
 //	within a change of members                   made or not, alike on all; it can     TestMembersChangeAcrossCrashes
 //	                                             be made again from what is seen
+//	within the stop of a replica that           it is compared again, or starts sealed        TestManifestCrash,
+//	differs                                                                                TestFollowerDiverges
 //	within the destruction of a replica          it is as it was, or the rest of it    TestManifestCrash
 //	                                             is removed
 //

@@ -20,27 +20,14 @@ import (
 	"github.com/larder-cache/larder/fsm"
 )
 
-// raise lifts the shard to the feature level that touches need.
-func (c *cluster) raise(l *Host) {
-	c.t.Helper()
-	o, err := l.Cache(testShard).batches.submit(context.Background(), &fsm.Command{Kind: fsm.KindLevel, Level: touchLevel})
-	if err != nil || o.result.Status != fsm.StatusOK {
-		c.t.Fatalf("raising the feature level: %+v, %v", o.result, err)
-	}
-	c.until("all replicas are at the level", func() bool {
-		return !slices.ContainsFunc(c.names[:c.voters], func(n string) bool { return c.hosts[n] != nil && c.stats(c.hosts[n]).Level < touchLevel })
-	})
-}
-
 // Entries of tests about eviction: all of one size.
 func lruKey(n int) string { return fmt.Sprintf("key-%04d", n) }
 
 const lruValue = "sixteen letters."
 
-// fillLRU makes room for n entries and puts as many. It leaves the shard at the level of touches.
+// fillLRU makes room for n entries and puts as many.
 func (c *cluster) fillLRU(l *Host, n int) {
 	c.t.Helper()
-	c.raise(l)
 	limit := uint64(n) * fsm.Cost(len(lruKey(0)), len(lruValue), 0)
 	if err := l.Cache(testShard).SetLimit(context.Background(), limit, 2); err != nil {
 		c.t.Fatal(err)
@@ -363,7 +350,7 @@ func TestTouchMetrics(t *testing.T) {
 // TestLowLevel ensures that a shard below the feature level of touches gets none, and that a command above
 // its level is refused before the log, and spoils nothing that is packed with it.
 func TestLowLevel(t *testing.T) {
-	inBubble(t, 3, nil, func(c *cluster) {
+	inBubbleAtLevel1(t, 3, func(c *cluster) {
 		l := c.followed("a")
 		c.mustPut(l, "k", "v")
 		check := c.noTrace(l, "a read at level 1")
@@ -659,7 +646,6 @@ func TestTouchesWithoutLeader(t *testing.T) {
 // the bytes of touches in the leader's log and of keys and values in all requests.
 func touchShareOf(c *cluster, n, keys int, next func() int) (touches, requests uint64) {
 	l := c.followed("a")
-	c.raise(l)
 	key := func(k int) string { return fmt.Sprintf("key-%012d", k) }
 	value := string(make([]byte, 128))
 	limit := uint64(keys) * fsm.Cost(16, 128, 0)
