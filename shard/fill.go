@@ -147,7 +147,7 @@ func (c *Cache) getToFill(ctx context.Context, req Request) (Response, error) {
 		if i.ready.Load() == 0 {
 			return Response{}, i.notLeader()
 		}
-		r, err := c.get(ctx, req.Key)
+		r, err := c.get(ctx, req)
 		if err != nil || r.Found {
 			return r, err
 		}

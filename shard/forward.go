@@ -96,7 +96,7 @@ const extendedOp = 0x80
 // extended reports whether r has what the first form of requests has no room for. The caller's name travels
 // before the request.
 func (r *Request) extended() bool {
-	return r.Delta != 0 || r.ReturnOld || r.IdempotencyKey != "" || r.Fill != 0
+	return r.Delta != 0 || r.ReturnOld || r.IdempotencyKey != "" || r.Fill != 0 || r.NoTouch
 }
 
 func appendRequest(b []byte, r Request) []byte {
@@ -120,6 +120,7 @@ func appendRequest(b []byte, r Request) []byte {
 		b = appendBool(b, r.ReturnOld)
 		b = appendString(b, r.IdempotencyKey)
 		b = appendDuration(b, r.Fill)
+		b = appendBool(b, r.NoTouch)
 	}
 	return b
 }
@@ -131,6 +132,7 @@ func (r *reader) request() Request {
 	if req.Op&extendedOp != 0 {
 		req.Op &^= extendedOp
 		req.Delta, req.ReturnOld, req.IdempotencyKey, req.Fill = r.int(), r.bool(), r.string(), r.duration()
+		req.NoTouch = r.bool()
 	}
 	if req.Consistency > Any {
 		r.fail()
@@ -154,10 +156,11 @@ func appendResponse(b []byte, r Response) []byte {
 	b = appendDuration(b, r.TTL)
 	b = appendString(b, r.Read)
 	b = binary.AppendUvarint(b, uint64(max(r.Age, 0)))
-	if r.Replayed || r.HasValue || r.FillToken != 0 {
+	if r.Replayed || r.HasValue || r.FillToken != 0 || r.MissReason != "" { // at the end, where a node that does not know it does not look
 		b = appendBool(b, r.Replayed)
 		b = appendBool(b, r.HasValue)
 		b = binary.AppendUvarint(b, r.FillToken)
+		b = appendString(b, r.MissReason)
 	}
 	return b
 }
@@ -186,6 +189,10 @@ func decodeResponse(b []byte) (Response, error) {
 		Age: r.span()}
 	if r.err == nil && len(r.b) > 0 {
 		resp.Replayed, resp.HasValue, resp.FillToken = r.bool(), r.bool(), r.uint()
+		resp.MissReason = MissReason(r.string())
+		if resp.MissReason != "" && !slices.Contains(missReasons[:], resp.MissReason) {
+			r.fail()
+		}
 	}
 	if resp.Read != "" && !slices.Contains(readPaths, resp.Read) {
 		r.fail()

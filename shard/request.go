@@ -70,6 +70,8 @@ type Request struct {
 
 	Consistency  Consistency   // get
 	MaxStaleness time.Duration // get, bounded; whole milliseconds
+	// NoTouch makes a get leave no trace in the LRU order.
+	NoTouch bool
 	// R is the replica that is meant on the node that is asked; 0: whichever it hosts.
 	R uint64
 }
@@ -112,7 +114,8 @@ type Response struct {
 	ContentType string // reads too
 
 	// Reads only.
-	Found bool
+	Found      bool
+	MissReason MissReason // unless Found
 	// FillToken of a miss: the reader may fill it, by a put with fsm.CondFill and this version. 0: no token.
 	FillToken uint64
 	HasTTL    bool
