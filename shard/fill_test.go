@@ -216,6 +216,41 @@ func TestFillRefused(t *testing.T) {
 	})
 }
 
+// TestFillRefusedEndsLease ensures that a loader whose fill is refused for another key's sake, which the slot's memory of
+// removals can bring about, holds up nobody any longer: the next reader gets a token that holds.
+func TestFillRefusedEndsLease(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		t, l := c.t, c.leader()
+		c.raiseToMax(l)
+		c.mustPut(l, "{slot}other", "v")
+		token := c.mustToken(l, "{slot}k", 20*time.Second)
+		waits := getToFill(l, "{slot}k", 20*time.Second)
+		synctest.Wait()
+		if r, err := do(l, Request{Shard: testShard, Op: OpDelete, Key: []byte("{slot}other")}); err != nil || !r.Existed {
+			t.Fatalf("delete: %+v, %v", r, err)
+		}
+		if r, err := fillWith(l, "{slot}k", "v", token-1); err != nil || r.Status != fsm.StatusCondition {
+			t.Fatalf("fill with a token of another: %+v, %v", r, err)
+		}
+		synctest.Wait()
+		select {
+		case r := <-waits:
+			t.Fatalf("somebody else's fill ended the lease: %+v", r)
+		default:
+		}
+		if r, err := fillWith(l, "{slot}k", "v", token); err != nil || r.Status != fsm.StatusCondition {
+			t.Fatalf("fill: %+v, %v, want it refused", r, err)
+		}
+		r := <-waits
+		if r.err != nil || r.Found || r.FillToken == 0 || r.took > time.Second {
+			t.Fatalf("who waited: %+v, want a token", r)
+		}
+		if r, err := fillWith(l, "{slot}k", "v", r.FillToken); err != nil || r.Status != fsm.StatusOK {
+			t.Errorf("fill with the new token: %+v, %v", r, err)
+		}
+	})
+}
+
 // TestFillBounds ensures that beyond the bounds on keys and on readers who wait nobody waits: each gets a token.
 func TestFillBounds(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
