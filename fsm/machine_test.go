@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,9 +21,10 @@ type driver struct {
 	index uint64
 }
 
-// granted returns a machine that owns every slot, with version bits 1, at clock 1000.
+// granted returns a machine of the highest level that owns every slot, with version bits 1, at clock 1000.
 func granted(t testing.TB, limit uint64) *driver {
 	d := &driver{t: t, Machine: New()}
+	d.at(0, Command{Kind: KindLevel, Level: MaxLevel})
 	r := d.at(1000, Command{Kind: KindGrant, Grant: Grant{
 		Range: Range{0, Slots}, Epoch: 1, Generation: 1, VersionBits: 1, Limit: limit, TableVersion: 1,
 	}})
@@ -32,7 +34,7 @@ func granted(t testing.TB, limit uint64) *driver {
 	return d
 }
 
-// at applies one batch stamped stamp and checks the invariants.
+// at applies one batch stamped stamp and checks the invariants, in long runs now and then.
 func (d *driver) at(stamp uint64, commands ...Command) []Result {
 	d.t.Helper()
 	d.index++
@@ -43,14 +45,16 @@ func (d *driver) at(stamp uint64, commands ...Command) []Result {
 	if len(results) != len(commands) {
 		d.t.Fatalf("%d results for %d commands", len(results), len(commands))
 	}
-	checkInvariants(d.t, d.Machine)
+	if d.index < 50 || d.index%64 == 0 {
+		checkInvariants(d.t, d.Machine)
+	}
 	return results
 }
 
 // keys returns the keys of the stored entries, oldest first.
 func (d *driver) keys() (keys []string) {
-	for _, it := range d.lru.items() {
-		keys = append(keys, it.key)
+	for _, e := range entriesOf(d.Machine) {
+		keys = append(keys, e.key)
 	}
 	return keys
 }
@@ -86,29 +90,29 @@ func TestConditions(t *testing.T) {
 		c    Command
 		want Result
 	}{
-		{"put over a live entry", put("live", always), Result{StatusOK, true, next}},
-		{"put if absent over a live entry", put("live", absent), Result{StatusCondition, true, current}},
-		{"put if present over a live entry", put("live", present), Result{StatusOK, true, next}},
-		{"put if its version", put("live", is(current)), Result{StatusOK, true, next}},
-		{"put if another version", put("live", is(current+1)), Result{StatusCondition, true, current}},
-		{"put of a new key", put("none", always), Result{StatusOK, false, next}},
-		{"put if absent of a new key", put("none", absent), Result{StatusOK, false, next}},
-		{"put if present of a new key", put("none", present), Result{StatusCondition, false, 0}},
-		{"put if version of a new key", put("none", is(0)), Result{StatusCondition, false, 0}},
-		{"put over a dead entry", put("dead", always), Result{StatusOK, false, next}},
-		{"put if absent over a dead entry", put("dead", absent), Result{StatusOK, false, next}},
-		{"put if present over a dead entry", put("dead", present), Result{StatusCondition, false, 0}},
-		{"put if version of a dead entry", put("dead", is(v1+2)), Result{StatusCondition, false, 0}},
-		{"delete of a live entry", remove("live", always), Result{StatusOK, true, next}},
-		{"delete if absent of a live entry", remove("live", absent), Result{StatusCondition, true, current}},
-		{"delete if present of a live entry", remove("live", present), Result{StatusOK, true, next}},
-		{"delete if its version", remove("live", is(current)), Result{StatusOK, true, next}},
-		{"delete if another version", remove("live", is(current+1)), Result{StatusCondition, true, current}},
-		{"delete of an absent key", remove("none", always), Result{StatusOK, false, 0}},
-		{"delete if absent of an absent key", remove("none", absent), Result{StatusOK, false, 0}},
-		{"delete if present of an absent key", remove("none", present), Result{StatusCondition, false, 0}},
-		{"delete of a dead entry", remove("dead", always), Result{StatusOK, false, 0}},
-		{"delete if present of a dead entry", remove("dead", present), Result{StatusCondition, false, 0}},
+		{"put over a live entry", put("live", always), Result{Status: StatusOK, Existed: true, Version: next}},
+		{"put if absent over a live entry", put("live", absent), Result{Status: StatusCondition, Existed: true, Version: current}},
+		{"put if present over a live entry", put("live", present), Result{Status: StatusOK, Existed: true, Version: next}},
+		{"put if its version", put("live", is(current)), Result{Status: StatusOK, Existed: true, Version: next}},
+		{"put if another version", put("live", is(current+1)), Result{Status: StatusCondition, Existed: true, Version: current}},
+		{"put of a new key", put("none", always), Result{Status: StatusOK, Existed: false, Version: next}},
+		{"put if absent of a new key", put("none", absent), Result{Status: StatusOK, Existed: false, Version: next}},
+		{"put if present of a new key", put("none", present), Result{Status: StatusCondition, Existed: false, Version: 0}},
+		{"put if version of a new key", put("none", is(0)), Result{Status: StatusCondition, Existed: false, Version: 0}},
+		{"put over a dead entry", put("dead", always), Result{Status: StatusOK, Existed: false, Version: next}},
+		{"put if absent over a dead entry", put("dead", absent), Result{Status: StatusOK, Existed: false, Version: next}},
+		{"put if present over a dead entry", put("dead", present), Result{Status: StatusCondition, Existed: false, Version: 0}},
+		{"put if version of a dead entry", put("dead", is(v1+2)), Result{Status: StatusCondition, Existed: false, Version: 0}},
+		{"delete of a live entry", remove("live", always), Result{Status: StatusOK, Existed: true, Version: next}},
+		{"delete if absent of a live entry", remove("live", absent), Result{Status: StatusCondition, Existed: true, Version: current}},
+		{"delete if present of a live entry", remove("live", present), Result{Status: StatusOK, Existed: true, Version: next}},
+		{"delete if its version", remove("live", is(current)), Result{Status: StatusOK, Existed: true, Version: next}},
+		{"delete if another version", remove("live", is(current+1)), Result{Status: StatusCondition, Existed: true, Version: current}},
+		{"delete of an absent key", remove("none", always), Result{Status: StatusOK, Existed: false, Version: 0}},
+		{"delete if absent of an absent key", remove("none", absent), Result{Status: StatusOK, Existed: false, Version: 0}},
+		{"delete if present of an absent key", remove("none", present), Result{Status: StatusCondition, Existed: false, Version: 0}},
+		{"delete of a dead entry", remove("dead", always), Result{Status: StatusOK, Existed: false, Version: 0}},
+		{"delete if present of a dead entry", remove("dead", present), Result{Status: StatusCondition, Existed: false, Version: 0}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := granted(t, 1<<20)
@@ -116,7 +120,7 @@ func TestConditions(t *testing.T) {
 			before := d.Stats()
 			// The batch that moves the clock is the command's own: "dead" is not reclaimed before it.
 			got := d.at(1005, c.c)[0]
-			if got != c.want {
+			if !sameResult(got, c.want) {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 			if changed := d.Stats().Version != before.Version; changed != (c.want.Version == next) {
@@ -137,7 +141,7 @@ func TestRefusalOrder(t *testing.T) {
 	bad.Value = []byte("one byte too many")
 	check := func(c Command, want Status) {
 		t.Helper()
-		if got := d.at(0, c)[0]; got != (Result{Status: want}) {
+		if got := d.at(0, c)[0]; !sameResult(got, Result{Status: want}) {
 			t.Errorf("got %+v, want status %d alone", got, want)
 		}
 	}
@@ -171,11 +175,11 @@ func TestVersions(t *testing.T) {
 
 	d.version = v1 + maxCounter - 1
 	got = d.at(0, put("b"), put("c"), remove("a"), remove("none"))
-	if want := []Result{{StatusOK, false, v1 + maxCounter}, {Status: StatusExhausted}, {Status: StatusExhausted}, {Status: StatusOK}}; !slices.Equal(got, want) {
+	if want := []Result{{Status: StatusOK, Version: v1 + maxCounter}, {Status: StatusExhausted}, {Status: StatusExhausted}, {Status: StatusOK}}; !slices.EqualFunc(got, want, sameResult) {
 		t.Errorf("at the end of the count: %+v, want %+v", got, want)
 	}
 	d.at(0, Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, Generation: 1, VersionBits: 2, TableVersion: 1}})
-	if got := d.at(0, put("c"))[0]; got != (Result{StatusOK, false, 2<<counterBits + 1}) {
+	if got := d.at(0, put("c"))[0]; !sameResult(got, Result{Status: StatusOK, Existed: false, Version: 2<<counterBits + 1}) {
 		t.Errorf("after a new grant: %+v", got)
 	}
 	if !d.Lookup([]byte("a")).Found {
@@ -260,7 +264,7 @@ func TestNothingGranted(t *testing.T) {
 	d := &driver{t: t, Machine: New()}
 	got := d.at(7, put("a"), remove("a"), Command{Kind: KindLimit, Limit: 1 << 20, TableVersion: 3}, put("a"))
 	want := []Result{{Status: StatusNotOwner}, {Status: StatusNotOwner}, {Status: StatusOK}, {Status: StatusNotOwner}}
-	if !slices.Equal(got, want) {
+	if !slices.EqualFunc(got, want, sameResult) {
 		t.Errorf("results %+v, want %+v", got, want)
 	}
 	if l := d.Lookup([]byte("a")); l.Owned || l.Found {
@@ -314,17 +318,76 @@ func TestLevel(t *testing.T) {
 	if got := d.Stats().Level; got != baseLevel {
 		t.Errorf("a new machine has level %d, want %d", got, baseLevel)
 	}
-	d.level = 0
-	if _, err := d.Apply(1, Batch{Level: 1}); !errors.Is(err, ErrDivergence) {
+	if _, err := d.Apply(1, Batch{Level: 2}); !errors.Is(err, ErrDivergence) {
 		t.Errorf("a batch above the machine's level: %v", err)
 	}
-	raise := Command{Kind: KindLevel, Level: 1}
-	results, err := d.Apply(1, Batch{Level: 0, Commands: []Command{raise, raise, {Kind: KindLevel}}})
-	if want := []Result{{Status: StatusOK}, {Status: StatusStale}, {Status: StatusStale}}; err != nil || !slices.Equal(results, want) {
+	for name, c := range levelTwo {
+		for _, level := range []uint8{0, 1} { // whatever the batch says
+			if _, err := d.Apply(1, Batch{Level: level, Commands: []Command{c}}); !errors.Is(err, ErrDivergence) {
+				t.Errorf("%s on a machine of level 1: %v", name, err)
+			}
+		}
+		if got := LevelOf([]Command{put("a"), c}); got != 2 {
+			t.Errorf("%s needs level %d, want 2", name, got)
+		}
+	}
+	if got := LevelOf([]Command{put("a"), remove("b"), {Kind: KindLevel, Level: 2}}); got != 1 {
+		t.Errorf("commands of level 1 need level %d", got)
+	}
+	raise := Command{Kind: KindLevel, Level: 2}
+	results, err := d.Apply(1, Batch{Level: 1, Commands: []Command{raise, raise, {Kind: KindLevel, Level: 1}}})
+	if want := []Result{{Status: StatusOK}, {Status: StatusStale}, {Status: StatusStale}}; err != nil || !slices.EqualFunc(results, want, sameResult) {
 		t.Errorf("raise: %+v, %v; want %+v", results, err, want)
 	}
-	if _, err := d.Apply(2, Batch{Level: 1}); err != nil {
+	if _, err := d.Apply(2, Batch{Level: 2}); err != nil {
 		t.Errorf("a batch at the raised level: %v", err)
+	}
+}
+
+// levelTwo are commands that level 1 doesn't have.
+var levelTwo = map[string]Command{
+	"incr":       {Kind: KindIncr, Key: []byte("k"), Delta: 1},
+	"append":     {Kind: KindAppend, Key: []byte("k"), Value: []byte("v")},
+	"expire":     {Kind: KindExpire, Key: []byte("k")},
+	"touch":      {Kind: KindTouch, Key: []byte("k")},
+	"touches":    {Kind: KindTouches, Touches: make([]byte, touchSize)},
+	"flush":      {Kind: KindFlush},
+	"prefix":     {Kind: KindDeletePrefix, Slots: Range{0, 1}},
+	"fill":       {Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: CondFill}},
+	"idempotent": {Kind: KindDelete, Key: []byte("k"), IdempotencyKey: "x"},
+	"old value":  {Kind: KindPut, Key: []byte("k"), ReturnOld: true},
+}
+
+// TestRaiseChangesCosts ensures that a machine which is raised to level 2 counts its entries anew, and that
+// one restored from a snapshot of before does as one that was there all along.
+func TestRaiseChangesCosts(t *testing.T) {
+	d := &driver{t: t, Machine: New()}
+	d.at(1000, Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: 2000, TableVersion: 1}})
+	for i := range 20 {
+		d.at(1000, put(fmt.Sprint("k", i)))
+	}
+	if s := d.Stats(); s.Entries != 9 || s.Bytes != 9*214 {
+		t.Errorf("level 1: %+v", s)
+	}
+	again, err := Restore(bytes.NewReader(snapshotBytes(t, d.Machine)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &driver{t: t, Machine: again, index: d.index}
+	for _, d := range []*driver{d, e} {
+		d.at(1001, Command{Kind: KindLevel, Level: 2})
+		if s := d.Stats(); s.Entries != 9 || s.Bytes != 9*99 {
+			t.Errorf("level 2: %+v", s)
+		}
+		for i := range 20 {
+			d.at(1002, put(fmt.Sprint("n", i)), Command{Kind: KindTouch, Key: []byte("k19")})
+		}
+		if s := d.Stats(); s.Entries != 20 || !d.Lookup([]byte("k19")).Found {
+			t.Errorf("level 2, later: %+v", s)
+		}
+	}
+	if d.Checksum() != e.Checksum() {
+		t.Error("checksums differ")
 	}
 }
 
@@ -365,12 +428,12 @@ func TestDivergence(t *testing.T) {
 func TestApplied(t *testing.T) {
 	d := granted(t, 1<<20)
 	d.at(0, put("a"), put("b"), put("c"))
-	if i, p := d.Applied(); i != 2 || p != 2 {
-		t.Errorf("Applied() = %d, %d; want 2, 2", i, p)
+	if i, p := d.Applied(); i != 3 || p != 2 {
+		t.Errorf("Applied() = %d, %d; want 3, 2", i, p)
 	}
 	d.at(0)
-	if i, p := d.Applied(); i != 3 || p != 0 {
-		t.Errorf("Applied() after a tick = %d, %d; want 3, 0", i, p)
+	if i, p := d.Applied(); i != 4 || p != 0 {
+		t.Errorf("Applied() after a tick = %d, %d; want 4, 0", i, p)
 	}
 }
 
@@ -383,8 +446,8 @@ func TestStatsJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"entries":1,"bytes":212,"limit":1048576,"bound":1048576,"tableVersion":1,"evictions":0,"expirations":0,` +
-		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":1,"applied":2}`
+	want := `{"entries":1,"bytes":97,"limit":1048576,"bound":1048576,"tableVersion":1,"evictions":0,"expirations":0,` +
+		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":2,"applied":3,"keys":0,"keyBytes":0}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
