@@ -29,6 +29,7 @@ type cluster struct {
 	cluster string
 	tune    func(node string, c *Config)
 	wrong   bool // the test made replicas differ
+	low     bool // the shard stays at feature level 1
 
 	// The test's own goroutine alone changes what follows, and may read it without mu.
 	mu     sync.Mutex
@@ -57,10 +58,10 @@ func inBubbleWithSpares(t *testing.T, n, spares int, tune func(string, *Config),
 }
 
 // inBubbleAtLevel1 is inBubble for a shard that no command has raised.
-func inBubbleAtLevel1(t *testing.T, n int, f func(c *cluster)) {
+func inBubbleAtLevel1(t *testing.T, n int, tune func(string, *Config), f func(c *cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, n, nil)
+		c := newCluster(t, n, tune)
 		c.low = true
 		defer c.close()
 		c.startAll()

@@ -54,7 +54,6 @@ func TestFillOnce(t *testing.T) {
 		inBubble(t, 3, nil, func(c *cluster) {
 			t, l := c.t, c.leader()
 			if !plain {
-				c.raiseToMax(l)
 			}
 			const n = 100
 			var reads []<-chan fillRead
@@ -150,7 +149,6 @@ func machineOf(h *Host) *cacheMachine {
 func TestFillLeaderChange(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t, l := c.t, c.leader()
-		c.raiseToMax(l)
 		first := c.mustToken(l, "k", 10*time.Second)
 		waits := getToFill(l, "k", 10*time.Second)
 		next := c.others(l.Node())[0]
@@ -179,7 +177,6 @@ func TestFillLeaderChange(t *testing.T) {
 func TestFillRefused(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t, l := c.t, c.leader()
-		c.raiseToMax(l)
 		for name, change := range map[string]func(key string){
 			"deleted": func(key string) {
 				c.mustPut(l, key, "v")
@@ -221,7 +218,6 @@ func TestFillRefused(t *testing.T) {
 func TestFillRefusedEndsLease(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t, l := c.t, c.leader()
-		c.raiseToMax(l)
 		c.mustPut(l, "{slot}other", "v")
 		token := c.mustToken(l, "{slot}k", 20*time.Second)
 		waits := getToFill(l, "{slot}k", 20*time.Second)

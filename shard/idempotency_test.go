@@ -23,7 +23,6 @@ func TestIncrOnceOverFailover(t *testing.T) {
 	for _, survives := range []bool{false, true} {
 		inBubble(t, 3, nil, func(c *cluster) {
 			t, l := c.t, c.leader()
-			c.raiseToMax(l)
 			if r, err := do(l, incrRequest("n", 5, "")); err != nil || string(r.Value) != "5" {
 				t.Fatalf("%+v, %v", r, err)
 			}
@@ -58,7 +57,6 @@ func TestIncrOnceOverFailover(t *testing.T) {
 func TestIncrCountsExactly(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t := c.t
-		c.raiseToMax(c.leader())
 		const clients, each = 8, 25
 		var unknown, replayed int
 		var mu sync.Mutex // guards unknown and replayed
@@ -126,7 +124,6 @@ func TestIncrCountsExactly(t *testing.T) {
 func TestOperations(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		t, l := c.t, c.leader()
-		c.raiseToMax(l)
 		follower := c.hosts[c.others(l.Node())[0]]
 		for _, forwarded := range []bool{false, true} {
 			key := []byte(fmt.Sprint("k", forwarded))

@@ -68,6 +68,7 @@ func (c *cluster) lives(h *Host, key string) (Response, bool) {
 func TestTickOnDueEntry(t *testing.T) {
 	inBubble(t, 3, neverCheck, func(c *cluster) {
 		l := c.leader()
+		l.SetTouchInterval(0) // touches are entries too
 		for i := range 20 {
 			c.putTTL(l, fmt.Sprint("k", i), time.Second)
 		}

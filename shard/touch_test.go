@@ -233,7 +233,7 @@ func (c *cluster) noTrace(l *Host, what string) (check func()) {
 // TestNoTouchLeavesNoTrace ensures that reads with touch=false, forwarded ones too, and all reads while
 // recency is not replicated, change neither log nor state nor any count.
 func TestNoTouchLeavesNoTrace(t *testing.T) {
-	inBubble(t, 3, nil, func(c *cluster) {
+	inBubble(t, 3, neverCheck, func(c *cluster) {
 		l := c.followed("a")
 		c.fillLRU(l, 64)
 		time.Sleep(time.Second)
@@ -281,7 +281,7 @@ func TestNoTouchLeavesNoTrace(t *testing.T) {
 // TestIdleAfterTouches ensures that a shard which was read writes its touches once, and nothing more, and
 // that the reader's timer rests then.
 func TestIdleAfterTouches(t *testing.T) {
-	inBubble(t, 3, nil, func(c *cluster) {
+	inBubble(t, 3, neverCheck, func(c *cluster) {
 		l := c.followed("a")
 		c.fillLRU(l, 64)
 		time.Sleep(time.Second)
@@ -350,7 +350,7 @@ func TestTouchMetrics(t *testing.T) {
 // TestLowLevel ensures that a shard below the feature level of touches gets none, and that a command above
 // its level is refused before the log, and spoils nothing that is packed with it.
 func TestLowLevel(t *testing.T) {
-	inBubbleAtLevel1(t, 3, func(c *cluster) {
+	inBubbleAtLevel1(t, 3, neverCheck, func(c *cluster) {
 		l := c.followed("a")
 		c.mustPut(l, "k", "v")
 		check := c.noTrace(l, "a read at level 1")
