@@ -24,7 +24,7 @@ type Cache struct {
 }
 
 func newCache(g *Group) *Cache {
-	c := &Cache{group: g, batches: newBatcher(g), compares: newComparer(), paths: map[ReadPath]*atomic.Uint64{}}
+	c := &Cache{group: g, batches: newBatcher(g), compares: newComparer(g.host.cfg.CheckInterval), paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
