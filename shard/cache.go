@@ -29,7 +29,7 @@ type Cache struct {
 
 func newCache(g *Group) *Cache {
 	t := newTouches(g.host.mono, &g.host.touchInterval)
-	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, compares: newComparer(), paths: map[ReadPath]*atomic.Uint64{}}
+	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, compares: newComparer(g.host.cfg.CheckInterval), paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}

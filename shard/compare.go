@@ -43,7 +43,9 @@ type comparer struct {
 	anew     bool       // some had no sum for its mark, and may have for another
 }
 
-func newComparer() *comparer { return &comparer{turn: make(chan struct{}, 1)} }
+func newComparer(interval time.Duration) *comparer {
+	return &comparer{turn: make(chan struct{}, 1), slot: time.Now().UnixNano() / int64(interval)}
+}
 
 // known names the replicas that have stopped, or are about to, as a leader found.
 type known struct {
@@ -72,12 +74,11 @@ func (c *Cache) due(i *instance, now time.Time) bool {
 	if c.group.doubt.Load() != nil {
 		return true
 	}
-	again := i.ready.Load() == q.term
-	if again && slot == q.slot {
+	if slot == q.slot {
 		return false
 	}
 	q.slot = slot
-	return !again || !q.complete || i.fsm.applied.at() > i.fsm.machine.(*cacheMachine).marks.newest()
+	return i.ready.Load() != q.term || !q.complete || i.fsm.applied.at() > i.fsm.machine.(*cacheMachine).marks.newest()
 }
 
 // lookAfter compares where that is due and none is under way.
