@@ -401,10 +401,10 @@ func TestLowLevel(t *testing.T) {
 }
 
 // TestLostTouches ensures that touches which were proposed and lost are counted as dropped and not proposed
-// again, whether the leadership was lost or the library did not take them in time, and that meanwhile reads
-// which may be old go on at once.
+// again, whether the leadership was lost, also before they could be proposed, or the library did not take
+// them in time, and that meanwhile reads which may be old go on at once.
 func TestLostTouches(t *testing.T) {
-	for _, how := range []string{"deposed", "not taken"} {
+	for _, how := range []string{"deposed", "deposed in a jam", "not taken"} {
 		t.Run(how, func(t *testing.T) {
 			tune := func(_ string, c *Config) {
 				if how == "not taken" {
@@ -419,9 +419,16 @@ func TestLostTouches(t *testing.T) {
 				before := touchStats(l)
 				var wg sync.WaitGroup
 				release := func() {}
-				if how == "deposed" {
+				if how != "not taken" {
 					c.net.Isolate("a", "b", "c")
-				} else {
+				}
+				switch how {
+				case "deposed in a jam":
+					for range maxInFlight {
+						wg.Go(func() { _, _ = put(l, lruKey(63), lruValue) })
+						synctest.Wait()
+					}
+				case "not taken":
 					release = stall(l)
 					wg.Go(func() { _, _ = put(l, "filler", "v") })
 				}
@@ -436,7 +443,7 @@ func TestLostTouches(t *testing.T) {
 					t.Errorf("16 reads took %v", took)
 				}
 				c.until("the touches are given up", func() bool { return touchStats(l).Dropped == before.Dropped+16 })
-				if how == "deposed" { // before it can win again, with the touches in its log
+				if how != "not taken" { // before it can win again, with the touches in its log
 					c.leader("b", "c")
 				}
 				c.net.Heal()
@@ -639,6 +646,25 @@ func TestTouchesWithoutLeader(t *testing.T) {
 		c.until("the touches are dropped", func() bool { return touchStats(b).Dropped == before.Dropped+16 })
 		c.net.Heal()
 		c.wantSameState()
+	})
+	calm := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = time.Minute, time.Minute }
+	inBubble(t, 3, calm, func(c *cluster) {
+		l := c.followed("a")
+		c.fillLRU(l, 64)
+		b := c.hosts["b"]
+		c.wantGet(b, lruKey(63), lruValue)
+		time.Sleep(time.Second)
+		before := touchStats(b)
+		c.net.Isolate("b", "a", "c")
+		c.net.BreakLinks("b", "a")
+		synctest.Wait()
+		if r, err := old(b, lruKey(0), Any, 0); err != nil || !r.Found {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		c.until("the touch is dropped", func() bool { return touchStats(b).Dropped == before.Dropped+1 })
+		if s := b.Group(testShard).Status(); s.Leader != "a" {
+			t.Errorf("b takes %q for the leader: this proves nothing", s.Leader)
+		}
 	})
 }
 
