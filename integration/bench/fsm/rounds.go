@@ -1,0 +1,296 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"runtime/metrics"
+	"strconv"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+)
+
+// bench is the state of a child: a subject and the ids of the keys in it.
+type bench struct {
+	name     string
+	s        subject
+	baseline uint64 // live heap before the subject was filled
+	entries  int
+	next     uint64 // ids below it were stored, the last entries of them are there
+	rnd      *rand.Rand
+}
+
+func (b *bench) do(words []string) (answer, error) {
+	if len(words) == 0 {
+		return answer{}, errors.New("no command")
+	}
+	number := func(i int) int {
+		n := 0
+		if i < len(words) {
+			n, _ = strconv.Atoi(words[i])
+		}
+		return n
+	}
+	if b.s == nil && (words[0] != "fill" && words[0] != "snapshot" && words[0] != "churn") {
+		return answer{}, errors.New("nothing filled")
+	}
+	switch words[0] {
+	case "fill":
+		return answer{}, b.fill(number(1))
+	case "put":
+		return b.put(number(1), number(2))
+	case "get":
+		return b.get(number(1))
+	case "touch":
+		return b.touch(number(1), number(2))
+	case "encode":
+		return b.encode(number(1), number(2))
+	case "decode":
+		return b.decode(number(1), number(2))
+	case "heap":
+		rss, err := memoryOf("self", "VmRSS")
+		return answer{Heap: liveHeap() - b.baseline, RSS: rss}, err
+	case "mixed":
+		return b.mixed(time.Duration(number(1)) * time.Millisecond)
+	case "snapshot":
+		return takeSnapshots(words[1:])
+	case "churn":
+		return runChurn(words[1:])
+	}
+	return answer{}, fmt.Errorf("unknown command %q", words[0])
+}
+
+// liveHeap is what a collection leaves.
+func liveHeap() uint64 {
+	runtime.GC()
+	runtime.GC() // sweeps what the first one found
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// fill fills a new subject to the brim.
+func (b *bench) fill(entries int) error {
+	b.baseline = liveHeap()
+	s, err := newSubject(b.name, entries)
+	if err != nil {
+		return err
+	}
+	b.s, b.entries, b.next, b.rnd = s, entries, 0, rand.New(rand.NewPCG(1, 2))
+	for left := entries; left > 0; {
+		n := min(left, 64<<10)
+		if err := s.put(b.newKeys(n), 64); err != nil {
+			return err
+		}
+		left -= n
+	}
+	return b.full()
+}
+
+// full checks that the subject holds what it was made for.
+func (b *bench) full() error {
+	if got := b.s.len(); got != b.entries {
+		return fmt.Errorf("%d entries, want %d", got, b.entries)
+	}
+	return nil
+}
+
+// newKeys returns n keys that were not stored so far.
+func (b *bench) newKeys(n int) []byte {
+	keys := make([]byte, n*keySize)
+	for i := range n {
+		keyAt(keys[i*keySize:], b.next)
+		b.next++
+	}
+	return keys
+}
+
+// present returns n keys that are there, at random.
+func (b *bench) present(dst []byte) {
+	low := b.next - uint64(b.entries)
+	for ; len(dst) > 0; dst = dst[keySize:] {
+		keyAt(dst, low+b.rnd.Uint64N(uint64(b.entries)))
+	}
+}
+
+func perOp(began time.Time, ops int) answer {
+	return answer{NS: float64(time.Since(began).Nanoseconds()) / float64(ops)}
+}
+
+// put stores new keys, each of which evicts the oldest.
+func (b *bench) put(ops, batch int) (answer, error) {
+	keys := b.newKeys(ops)
+	began := time.Now()
+	err := b.s.put(keys, batch)
+	a := perOp(began, ops)
+	if err != nil {
+		return a, err
+	}
+	return a, b.full()
+}
+
+func (b *bench) get(ops int) (answer, error) {
+	keys := make([]byte, ops*keySize)
+	b.present(keys)
+	began := time.Now()
+	found := b.s.get(keys)
+	a := perOp(began, ops)
+	if found != ops {
+		return a, fmt.Errorf("found %d of %d", found, ops)
+	}
+	return a, nil
+}
+
+func (b *bench) touch(ops, batch int) (answer, error) {
+	m, ok := b.s.(*machine)
+	if !ok {
+		return answer{}, errors.New("only ours is touched by itself")
+	}
+	keys, touches := make([]byte, ops*keySize), make([]fsm.Touch, ops)
+	b.present(keys)
+	for i := range touches {
+		touches[i] = fsm.TouchOf(keys[i*keySize : (i+1)*keySize])
+	}
+	began := time.Now()
+	err := m.touch(touches, batch)
+	return perOp(began, ops), err
+}
+
+// entry returns a log entry of batch puts.
+func (b *bench) entry(batch int) fsm.Batch {
+	entry, keys := fsm.Batch{Stamp: 1_700_000_000_000, Level: 1}, make([]byte, batch*keySize)
+	b.present(keys)
+	for i := range batch {
+		entry.Commands = append(entry.Commands, fsm.Command{Kind: fsm.KindPut, Key: keys[i*keySize : (i+1)*keySize], Value: valueAt(i)})
+	}
+	return entry
+}
+
+func (b *bench) encode(ops, batch int) (answer, error) {
+	entry := b.entry(batch)
+	began := time.Now()
+	for range ops / batch {
+		data, err := entry.AppendBinary(nil)
+		if err != nil {
+			return answer{}, err
+		}
+		sink += data[0]
+	}
+	return perOp(began, ops/batch*batch), nil
+}
+
+func (b *bench) decode(ops, batch int) (answer, error) {
+	data, err := b.entry(batch).AppendBinary(nil)
+	if err != nil {
+		return answer{}, err
+	}
+	began := time.Now()
+	for range ops / batch {
+		entry, err := fsm.DecodeBatch(data)
+		if err != nil {
+			return answer{}, err
+		}
+		sink += entry.Level
+	}
+	return perOp(began, ops/batch*batch), nil
+}
+
+// mixed is what a read-mostly run came to.
+type mixed struct {
+	OpsPerSecond float64
+	GCShare      float64       // of the CPU that was used
+	Cycles       float64       // collections that the run's garbage was worth
+	Pause        time.Duration // longest stop of the world, to the end of its bucket
+	LongestOp    time.Duration // longest group of operations, see mixedReads
+}
+
+// A read-mostly run goes in groups of mixedReads reads and then mixedWrites puts: 95 to 5.
+const (
+	mixedReads  = 304
+	mixedWrites = 16
+)
+
+// mixed reads and overwrites present keys at random for a while. In the time of a run a subject that
+// makes little garbage may see no collection, or just one: then the share is what a collection costs
+// times how often that much garbage asks for one (heap grown by as much as is live); the larger of
+// that and of what was measured counts.
+func (b *bench) mixed(length time.Duration) (answer, error) {
+	runtime.GC()
+	before := readGC()
+	reads, writes := make([]byte, mixedReads*keySize), make([]byte, mixedWrites*keySize)
+	var longest time.Duration
+	ops := 0
+	began := time.Now()
+	for time.Since(began) < length {
+		b.present(reads)
+		b.present(writes)
+		start := time.Now()
+		if err := b.s.mixed(reads, writes); err != nil {
+			return answer{}, err
+		}
+		longest = max(longest, time.Since(start))
+		ops += mixedReads + mixedWrites
+	}
+	took := time.Since(began)
+	after := readGC()
+	if err := b.full(); err != nil {
+		return answer{}, err
+	}
+	runtime.GC()
+	forced := readGC()
+
+	used := after.used - before.used
+	measured := (after.gc - before.gc) / used
+	cycles := float64(after.allocated-before.allocated) / float64(forced.live)
+	computed := cycles * (forced.gc - after.gc) / used
+	return answer{Mixed: &mixed{
+		OpsPerSecond: float64(ops) / took.Seconds(),
+		GCShare:      max(measured, computed),
+		Cycles:       cycles,
+		Pause:        longestPause(before.pauses, forced.pauses),
+		LongestOp:    longest,
+	}}, nil
+}
+
+// gcState is the runtime's account of itself.
+type gcState struct {
+	gc, used        float64 // CPU seconds
+	allocated, live uint64  // bytes
+	pauses          *metrics.Float64Histogram
+}
+
+func readGC() gcState {
+	samples := []metrics.Sample{
+		{Name: "/cpu/classes/gc/total:cpu-seconds"},
+		{Name: "/cpu/classes/total:cpu-seconds"},
+		{Name: "/cpu/classes/idle:cpu-seconds"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/sched/pauses/total/gc:seconds"},
+	}
+	metrics.Read(samples)
+	return gcState{
+		gc:        samples[0].Value.Float64(),
+		used:      samples[1].Value.Float64() - samples[2].Value.Float64(),
+		allocated: samples[3].Value.Uint64(),
+		live:      samples[4].Value.Uint64(),
+		pauses:    samples[5].Value.Float64Histogram(),
+	}
+}
+
+// longestPause returns the upper end of the last bucket that has more in it after than before.
+func longestPause(before, after *metrics.Float64Histogram) time.Duration {
+	for i := len(after.Counts) - 1; i >= 0; i-- {
+		if after.Counts[i] > before.Counts[i] {
+			end := after.Buckets[i+1]
+			if math.IsInf(end, 1) {
+				end = after.Buckets[i]
+			}
+			return time.Duration(end * float64(time.Second))
+		}
+	}
+	return 0
+}
