@@ -11,6 +11,9 @@ const (
 	MaxKey = 1024
 	// MaxContentType is the length of the longest content type, in bytes.
 	MaxContentType = 1024
+	// MaxValue is the length of the longest value that KindAppend makes, in bytes. Puts are bounded by
+	// whoever proposes them.
+	MaxValue = 8 << 20
 	// MaxIdempotencyKey and MaxCaller are the lengths of the longest idempotency key and caller's name,
 	// in bytes.
 	MaxIdempotencyKey = 64
@@ -86,6 +89,15 @@ func (c *Command) needs() uint8 {
 		return 2
 	}
 	return 1
+}
+
+// LevelOf returns the feature level that commands need.
+func LevelOf(commands []Command) uint8 {
+	level := uint8(baseLevel)
+	for i := range commands {
+		level = max(level, commands[i].needs())
+	}
+	return level
 }
 
 // extended reports whether c has what the first encoding of its kind has no room for.

@@ -8,7 +8,8 @@ import (
 
 // Bounds on the work that one batch does beside its own commands.
 const (
-	// MaxReclaim is how many expired entries the end of a batch removes at most.
+	// MaxReclaim is how many expired entries, and how many idempotency records, the end of a batch
+	// removes at most.
 	MaxReclaim = 256
 	// MaxShrink is how many entries the end of a batch evicts at most to come down to a lowered
 	// limit.
@@ -32,10 +33,16 @@ var ErrDivergence = errors.New("state machine diverges from its log")
 // when.
 type Machine struct {
 	header
-	lru *lru
+	store *store
+	keys  keyMemory
 	// bound is what bytes may not exceed: limit, except while a lowered limit is approached in steps.
 	// Then it follows the bytes down. Between batches it is max(limit, bytes).
 	bound uint64
+
+	// Beside the state.
+	observer Observer
+	recent   recentEnd
+	scratch  []byte
 }
 
 // header is the state beside the entries. A snapshot begins with it.
@@ -52,11 +59,22 @@ type header struct {
 	limit        uint64 // bytes
 	evictions    uint64
 	expirations  uint64
+	recency      uint64 // the last recency stamp given (see stamp); level 2
+	horizon      uint64 // idempotency keys of this time or before are too old, Unix milliseconds; level 2
 }
 
 // New returns a machine that has applied nothing and owns nothing.
-func New() *Machine {
-	return &Machine{header: header{level: baseLevel}, lru: newLRU()}
+func New() *Machine { return newMachine(header{level: baseLevel}) }
+
+func newMachine(h header) *Machine {
+	m := &Machine{header: h, store: newStore(Slot), keys: newKeyMemory()}
+	m.own(h.owned)
+	return m
+}
+
+func (m *Machine) own(r Range) {
+	m.store.own(r)
+	m.keys.own(r)
 }
 
 // Apply applies the log entry at index and returns a result for each command, in order. The
@@ -68,7 +86,7 @@ func New() *Machine {
 //
 // Beside the commands, an entry removes up to MaxReclaim expired entries and evicts up to MaxShrink
 // ones above a lowered limit. A put evicts at most one entry per Overhead bytes of its own cost. Only
-// a grant that takes slots away walks over all entries.
+// a grant that takes slots away walks over all entries, and a delete by prefix over those of its slots.
 func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 	if err := m.admit(index, &b); err != nil {
 		return nil, err
@@ -105,6 +123,9 @@ func (m *Machine) admit(index uint64, b *Batch) error {
 		if err := c.validate(); err != nil {
 			return fmt.Errorf("%w: index %d: command %d: %w: %w", ErrDivergence, index, i, ErrMalformed, err)
 		}
+		if c.needs() > m.level {
+			return fmt.Errorf("%w: index %d: command %d of level %d on a machine of level %d", ErrDivergence, index, i, c.needs(), m.level)
+		}
 		if c.Level > MaxLevel {
 			return fmt.Errorf("%w: index %d: command %d: raise to level %d, this build knows %d",
 				ErrDivergence, index, i, c.Level, MaxLevel)
@@ -115,10 +136,14 @@ func (m *Machine) admit(index uint64, b *Batch) error {
 
 func (m *Machine) apply(c *Command) Result {
 	switch c.Kind {
-	case KindPut:
-		return m.put(c)
-	case KindDelete:
-		return m.delete(c)
+	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
+		return m.applyKeyed(c)
+	case KindTouches:
+		return m.touchAll(c.Touches)
+	case KindFlush:
+		return m.flush()
+	case KindDeletePrefix:
+		return m.deletePrefix(c)
 	case KindGrant:
 		return m.grant(&c.Grant)
 	case KindLimit:
@@ -129,98 +154,19 @@ func (m *Machine) apply(c *Command) Result {
 	panic("fsm: a kind that validate admits and apply does not know")
 }
 
-func (m *Machine) put(c *Command) Result {
-	if !m.owned.Contains(Slot(c.Key)) {
-		return Result{Status: StatusNotOwner}
-	}
-	cost := Cost(len(c.Key), len(c.Value), len(c.ContentType))
-	if cost > m.limit/largestShare {
-		return Result{Status: StatusTooLarge}
-	}
-	stored := m.lru.get(c.Key)
-	result := m.judge(c.Cond, stored)
-	if result.Status != StatusOK {
-		return result
-	}
-	if m.exhausted() {
-		return Result{Status: StatusExhausted}
-	}
-
-	m.version++
-	result.Version = m.version
-	it := &item{contentType: c.ContentType, version: m.version}
-	if len(c.Value) > 0 {
-		// No spare capacity: readers share the value, and one who appends to it must not write there.
-		it.value = append(make([]byte, 0, len(c.Value)), c.Value...)
-	}
-	if c.TTL > 0 {
-		it.expireAt = m.clock + c.TTL
-		if it.expireAt < m.clock {
-			it.expireAt = math.MaxUint64
-		}
-	}
-	if stored != nil {
-		it.key = stored.key // one copy of the key stays alive, not two
-		if stored.deadAt(m.clock) {
-			m.expirations++
-		}
-	} else {
-		it.key = string(c.Key)
-	}
-	m.lru.put(it)
-	// The new entry stands at the recent end and costs at most an eighth of what is allowed here, so
-	// the loop ends before it reaches it.
-	for m.lru.bytes > m.bound {
-		m.evictOldest()
-	}
-	return result
-}
-
-func (m *Machine) delete(c *Command) Result {
-	if !m.owned.Contains(Slot(c.Key)) {
-		return Result{Status: StatusNotOwner}
-	}
-	stored := m.lru.get(c.Key)
-	result := m.judge(c.Cond, stored)
-	if result.Status != StatusOK || !result.Existed {
-		// A dead entry may still be stored; it is left to reclaim, as nothing is deleted here.
-		return result
-	}
-	if m.exhausted() {
-		return Result{Status: StatusExhausted}
-	}
-	m.version++
-	m.lru.remove(stored)
-	result.Version = m.version
-	return result
-}
-
 // exhausted reports whether no further change can be numbered under the present grant.
 func (m *Machine) exhausted() bool { return m.version&maxCounter == maxCounter }
 
-// judge decides a condition against the entry stored under the key, if any; a dead one counts as
-// none. StatusOK tells the caller to go on.
-func (m *Machine) judge(c Cond, stored *item) Result {
-	live := stored != nil && !stored.deadAt(m.clock)
-	var current uint64
-	if live {
-		current = stored.version
+// stamp returns the next recency stamp: log milliseconds over 20 bits of counter, above all before it, so
+// that two orders can be merged (R5). Level 1 has no stamps of its own; there the version stands in.
+func (m *Machine) stamp() uint64 {
+	if m.level < 2 {
+		return m.version
 	}
-	holds := false
-	switch c.Kind {
-	case CondAlways:
-		holds = true
-	case CondAbsent:
-		holds = !live
-	case CondPresent:
-		holds = live
-	case CondVersion:
-		holds = live && current == c.Version
-	}
-	if !holds {
-		return Result{Status: StatusCondition, Existed: live, Version: current}
-	}
-	return Result{Status: StatusOK, Existed: live}
+	const counter = 20
+	const latest = 1 << (63 - counter) // a clock gone mad must not use up the numbers
+	m.recency = max(m.recency+1, min(m.clock, latest)<<counter)
+	return m.recency
 }
 
 func (m *Machine) grant(g *Grant) Result {
@@ -234,20 +180,11 @@ func (m *Machine) grant(g *Grant) Result {
 	m.version = uint64(g.VersionBits) << counterBits
 	if g.Range != m.owned {
 		m.owned = g.Range
-		m.dropForeign()
+		// What was there lives on in another shard: it counts as neither evicted nor expired.
+		m.own(g.Range)
 	}
 	m.setLimit(g.Limit, g.TableVersion) // if stale, a newer limit is there already: the grant stands
 	return Result{Status: StatusOK}
-}
-
-// dropForeign drops the entries of slots that are not owned. They count as neither evicted nor
-// expired: they live on in another shard.
-func (m *Machine) dropForeign() {
-	for _, it := range m.lru.items() {
-		if !m.owned.Contains(Slot([]byte(it.key))) {
-			m.lru.remove(it)
-		}
-	}
 }
 
 func (m *Machine) setLimit(limit, tableVersion uint64) Result {
@@ -263,48 +200,104 @@ func (m *Machine) raise(level uint8) Result {
 	if level <= m.level {
 		return Result{Status: StatusStale}
 	}
+	if m.level < 2 {
+		m.recency = m.version // level 1 has used versions for stamps
+	}
 	m.level = level
 	return Result{Status: StatusOK}
 }
 
-// reclaim removes entries that have expired, the first to expire first, MaxReclaim at most.
+// bytes is what counts against the limit.
+func (m *Machine) bytes() uint64 {
+	return m.store.payload() + uint64(m.store.len())*m.overhead() + m.keys.bytes()
+}
+
+// overhead is what an entry costs beside its bytes. It has changed with level 2.
+func (m *Machine) overhead() uint64 {
+	if m.level < 2 {
+		return overheadLevel1
+	}
+	return Overhead
+}
+
+// reclaim removes what has expired, the first to expire first, MaxReclaim entries and records at most.
 func (m *Machine) reclaim() {
 	for range MaxReclaim {
-		it := m.lru.firstToExpire()
-		if it == nil || !it.deadAt(m.clock) {
-			return
+		r := m.store.firstToExpire()
+		if r == 0 {
+			break
 		}
-		m.lru.remove(it)
-		m.expirations++
+		if _, expireAt, _ := m.store.meta(r); expireAt > m.clock {
+			break
+		}
+		m.drop(r, ReasonExpired)
 	}
+	m.keys.forget(m.clock)
 }
 
 // shrink evicts down to the limit, MaxShrink entries at most, and lets the bound follow. Puts never
 // exceed the bound and it never rises but with the limit, so each batch that ends above the limit
 // leaves the machine smaller than the one before did.
 func (m *Machine) shrink() {
+	m.shrinkKeys(m.keyLimit(), MaxShrink)
 	for range MaxShrink {
-		if m.lru.bytes <= m.limit {
+		if m.bytes() <= m.limit || m.store.len() == 0 {
 			break
 		}
 		m.evictOldest()
 	}
-	m.bound = max(m.limit, m.lru.bytes)
+	m.bound = max(m.limit, m.bytes())
+}
+
+// makeRoom evicts until the bound is kept. What was just stored stands at the recent end, it costs at most
+// an eighth of what is allowed here and records a sixteenth, so the loop ends before it reaches it.
+func (m *Machine) makeRoom() {
+	for m.bytes() > m.bound && m.store.len() > 0 {
+		m.evictOldest()
+	}
 }
 
 // evictOldest makes room. What was dead anyway counts as expired.
 func (m *Machine) evictOldest() {
-	it := m.lru.oldest()
-	m.lru.remove(it)
-	if it.deadAt(m.clock) {
-		m.expirations++
+	r := m.store.oldest()
+	if _, expireAt, _ := m.store.meta(r); deadAt(expireAt, m.clock) {
+		m.drop(r, ReasonExpired)
 	} else {
-		m.evictions++
+		m.drop(r, ReasonEvicted)
 	}
 }
 
+// drop removes an entry, and counts it.
+func (m *Machine) drop(r ref, why Reason) {
+	switch why {
+	case ReasonEvicted:
+		m.evictions++
+	case ReasonExpired:
+		m.expirations++
+	}
+	if m.observer != nil {
+		_, _, stamp := m.store.meta(r)
+		m.observer.Removed(m.store.touchOf(r), m.costOf(r), why, m.idle(stamp))
+	}
+	m.store.remove(r)
+}
+
+func (m *Machine) costOf(r ref) uint64 { return uint64(m.store.sizeOf(r)) + m.overhead() }
+
+// idle is the log time since a stamp was given, in milliseconds.
+func (m *Machine) idle(stamp uint64) uint64 {
+	if at := stamp >> 20; m.level >= 2 && at < m.clock {
+		return m.clock - at
+	}
+	return 0
+}
+
+// deadAt reports whether what expires at expireAt (0: never) is dead at clock.
+func deadAt(expireAt, clock uint64) bool { return expireAt != 0 && expireAt <= clock }
+
 // Entry is a stored value with its metadata. Value is shared with the machine, which never writes to
-// it: it may be used for as long as wanted, also after the entry is gone, and must not be written to.
+// it: it may be used for as long as wanted, also after the entry is gone, and must not be written to. It
+// keeps a block of up to a megabyte alive: what is to last for long should be a copy.
 type Entry struct {
 	Value       []byte
 	ContentType string
@@ -322,26 +315,35 @@ type Lookup struct {
 
 	Version uint64 // of the shard: on a miss the fill token (R8)
 	Touch   Touch  // the key's
+	Cost    uint64 // of the entry, when Found
 	Recent  bool   // Found, and so near the recent end that a touch would not change much
 }
 
 // Lookup looks key up without touching its recency. Found is judged by the log clock alone; whether
 // the entry is due by a later stamp is the caller's question, to be asked of Entry.ExpireAt.
 func (m *Machine) Lookup(key []byte) Lookup {
-	l := Lookup{Owned: m.owned.Contains(Slot(key)), Clock: m.clock, Epoch: m.epoch, Version: m.version, Touch: TouchOf(key)}
-	if it := m.lru.get(key); it != nil && !it.deadAt(m.clock) {
-		l.Found = true
-		l.Entry = Entry{Value: it.value, ContentType: it.contentType, Version: it.version, ExpireAt: it.expireAt}
+	slot, hash := Slot(key), keyHash(key)
+	l := Lookup{Owned: m.owned.Contains(slot), Clock: m.clock, Epoch: m.epoch, Version: m.version, Touch: touchOf(slot, hash)}
+	if !l.Owned {
+		return l
 	}
+	r := m.store.find(slot, hash, key)
+	if r == 0 {
+		return l
+	}
+	e := m.store.at(r)
+	if deadAt(e.expireAt, m.clock) {
+		return l
+	}
+	l.Found = true
+	l.Entry = Entry{Value: e.value, ContentType: string(e.contentType), Version: e.version, ExpireAt: e.expireAt}
+	l.Cost = uint64(len(e.key)+len(e.value)+len(e.contentType)) + m.overhead()
+	l.Recent = m.recent.holds(e.stamp)
 	return l
 }
 
 // Observe makes o hear of entries from now on, nil nobody.
-func (m *Machine) Observe(o Observer) {}
-
-// PlanDelete appends to dst the KindDeletePrefix commands that together remove the entries of the present
-// state whose key begins with prefix, each of which walks over about span entries at most.
-func (m *Machine) PlanDelete(dst []Command, prefix []byte, span int) []Command { return dst }
+func (m *Machine) Observe(o Observer) { m.observer = o }
 
 // Applied returns the log index of the last applied batch and the place of its last command in it, 0
 // for a batch without commands. Together they name the last effect that a read now can see.

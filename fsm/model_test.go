@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -18,19 +19,26 @@ type model struct {
 	restored *Machine
 	twin     *twin
 	held     []heldValue
+	last     []Command // that had idempotency keys
 }
 
 // heldValue is a value that a reader kept, with a copy made when it was read.
 type heldValue struct{ got, want []byte }
+
+// epoch is when a model's log begins: late enough for the times in idempotency keys.
+const epoch = 1_700_000_000_000
 
 // TestModel ensures that the machine does what the rules say, with every result, the order, the costs
 // and the statistics equal to the naive twin's after each batch; and that snapshots taken and restored
 // anywhere in between change nothing, not even in the snapshot's bytes.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{straight: New(), restored: New(), twin: &twin{level: baseLevel}}
+		m := &model{straight: New(), restored: New(), twin: &twin{level: baseLevel, gone: map[int]uint64{}}}
+		if rapid.IntRange(0, 4).Draw(t, "raised") > 0 {
+			m.run(t, Batch{Level: 1, Commands: []Command{{Kind: KindLevel, Level: 2}}})
+		}
 		if rapid.Bool().Draw(t, "granted") {
-			m.run(t, Batch{Stamp: 100, Level: 1, Commands: []Command{{Kind: KindGrant, Grant: Grant{
+			m.run(t, Batch{Stamp: epoch, Level: 1, Commands: []Command{{Kind: KindGrant, Grant: Grant{
 				Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: 4000, TableVersion: 1,
 			}}}})
 		}
@@ -50,7 +58,10 @@ func TestModel(t *testing.T) {
 func (m *model) batch(t *rapid.T) {
 	b := Batch{Stamp: m.stamp(t), Level: rapid.SampledFrom([]uint8{0, 1}).Draw(t, "level")}
 	for range rapid.IntRange(1, 12).Draw(t, "commands") {
-		b.Commands = append(b.Commands, m.command(t))
+		c := m.command(t)
+		if uint64(c.needs()) <= m.twin.level {
+			b.Commands = append(b.Commands, c)
+		}
 	}
 	m.run(t, b)
 }
@@ -87,13 +98,19 @@ func (m *model) read(t *rapid.T) {
 	key := m.key(t)
 	got := m.straight.Lookup(key)
 	slot := int(Slot(key))
-	want := Lookup{Owned: slot >= m.twin.start && slot < m.twin.end, Clock: m.twin.clock, Epoch: m.twin.epoch}
+	want := Lookup{Owned: slot >= m.twin.start && slot < m.twin.end, Clock: m.twin.clock, Epoch: m.twin.epoch,
+		Version: m.twin.version(), Touch: TouchOf(key)}
 	if i := m.twin.find(string(key)); i >= 0 && !m.twin.dead(m.twin.entries[i]) {
 		e := m.twin.entries[i]
 		want.Found = true
 		want.Entry = Entry{Value: []byte(e.value), ContentType: e.contentType, Version: e.version, ExpireAt: e.expireAt}
+		want.Cost = m.twin.cost(e)
+	}
+	if got.Recent && m.twin.find(string(key)) < len(m.twin.entries)-1-len(m.twin.entries)/64 {
+		t.Fatalf("%q counts as recent, at %d of %d", key, m.twin.find(string(key)), len(m.twin.entries))
 	}
 	if got.Owned != want.Owned || got.Found != want.Found || got.Clock != want.Clock || got.Epoch != want.Epoch ||
+		got.Version != want.Version || got.Touch != want.Touch || got.Cost != want.Cost ||
 		!bytes.Equal(got.Entry.Value, want.Entry.Value) || got.Entry.ContentType != want.Entry.ContentType ||
 		got.Entry.Version != want.Entry.Version || got.Entry.ExpireAt != want.Entry.ExpireAt {
 		t.Fatalf("Lookup(%q) = %+v, want %+v", key, got, want)
@@ -112,7 +129,7 @@ func (m *model) countUp(t *rapid.T) {
 }
 
 func (m *model) stamp(t *rapid.T) uint64 {
-	step := rapid.SampledFrom([]int{-20, 0, 1, 3, 10, 60}).Draw(t, "step")
+	step := rapid.SampledFrom([]int{-20, 0, 1, 3, 10, 60, 20_000}).Draw(t, "step")
 	return uint64(max(0, int(m.twin.clock)+step))
 }
 
@@ -121,16 +138,49 @@ func (m *model) key(t *rapid.T) []byte {
 }
 
 func (m *model) command(t *rapid.T) Command {
-	switch rapid.SampledFrom([]string{"put", "put", "put", "put", "put", "put", "delete", "delete", "grant", "limit", "level"}).Draw(t, "kind") {
+	switch rapid.SampledFrom([]string{
+		"put", "put", "put", "put", "put", "put", "delete", "delete", "incr", "append", "append", "expire", "touch", "touches", "touches",
+		"prefix", "flush", "grant", "limit", "level",
+	}).Draw(t, "kind") {
 	case "put":
-		return Command{
-			Kind: KindPut, Key: m.key(t), Cond: m.cond(t),
-			Value:       bytes.Repeat([]byte{'v'}, rapid.SampledFrom([]int{0, 1, 30, 200, 500, 1500}).Draw(t, "value")),
+		c := Command{
+			Kind: KindPut, Key: m.key(t), Cond: m.cond(t, CondFill), Value: m.value(t), TTL: m.ttl(t),
 			ContentType: rapid.SampledFrom([]string{"", "text/plain"}).Draw(t, "content type"),
-			TTL:         rapid.SampledFrom([]uint64{0, 0, 1, 5, 40, math.MaxUint64}).Draw(t, "ttl"),
 		}
+		c.ReturnOld = m.twin.level > 1 && rapid.IntRange(0, 3).Draw(t, "return old") == 0
+		return m.keyed(t, c)
 	case "delete":
-		return Command{Kind: KindDelete, Key: m.key(t), Cond: m.cond(t)}
+		return m.keyed(t, Command{Kind: KindDelete, Key: m.key(t), Cond: m.cond(t, CondVersion)})
+	case "incr":
+		return m.keyed(t, Command{
+			Kind: KindIncr, Key: m.key(t), Cond: m.cond(t, CondVersion), TTL: m.ttl(t),
+			Delta: rapid.SampledFrom([]int64{1, 5, -1, 0, math.MaxInt64, math.MinInt64}).Draw(t, "delta"),
+		})
+	case "append":
+		return m.keyed(t, Command{Kind: KindAppend, Key: m.key(t), Cond: m.cond(t, CondVersion), TTL: m.ttl(t), Value: m.value(t), ContentType: "a"})
+	case "expire":
+		return m.keyed(t, Command{Kind: KindExpire, Key: m.key(t), Cond: m.cond(t, CondVersion), TTL: m.ttl(t)})
+	case "touch":
+		return Command{Kind: KindTouch, Key: m.key(t)}
+	case "touches":
+		c := Command{Kind: KindTouches}
+		for range rapid.IntRange(1, 6).Draw(t, "touches") {
+			c.Touches = AppendTouch(c.Touches, TouchOf(m.key(t)))
+		}
+		return c
+	case "prefix":
+		bits := rapid.SampledFrom([]uint8{0, 0, 1, 3}).Draw(t, "part bits")
+		return Command{
+			Kind: KindDeletePrefix, Key: rapid.SampledFrom([][]byte{{'k'}, []byte("k1"), {}, []byte("fill1")}).Draw(t, "prefix"),
+			Slots: rapid.SampledFrom([]Range{{0, Slots}, {5000, 12_000}}).Draw(t, "slots"), PartBits: bits,
+			Part:    uint32(rapid.IntRange(0, 1<<bits-1).Draw(t, "part")),
+			Version: rapid.SampledFrom([]uint64{m.twin.version(), math.MaxUint64, m.someVersion(t)}).Draw(t, "version"),
+		}
+	case "flush":
+		if rapid.IntRange(0, 5).Draw(t, "rarely") > 0 {
+			return Command{Kind: KindTouch, Key: m.key(t)}
+		}
+		return Command{Kind: KindFlush}
 	case "grant":
 		near := func(v uint64, what string) uint64 {
 			return v + rapid.SampledFrom([]uint64{0, 0, 1, 2}).Draw(t, what) - min(v, rapid.SampledFrom([]uint64{0, 0, 1}).Draw(t, what+" back"))
@@ -151,13 +201,52 @@ func (m *model) limit(t *rapid.T) uint64 {
 	return rapid.SampledFrom([]uint64{0, 1800, 3000, 6000, 6000, 20_000, math.MaxUint64}).Draw(t, "limit")
 }
 
-func (m *model) cond(t *rapid.T) Cond {
-	c := Cond{Kind: rapid.SampledFrom([]CondKind{CondAlways, CondAlways, CondAbsent, CondPresent, CondVersion}).Draw(t, "cond")}
-	if c.Kind == CondVersion {
-		c.Version = rapid.Uint64Range(0, 3).Draw(t, "no version")
-		if n := len(m.twin.entries); n > 0 && rapid.Bool().Draw(t, "stored version") {
-			c.Version = m.twin.entries[rapid.IntRange(0, min(n, 20)-1).Draw(t, "whose")].version
-		}
+func (m *model) value(t *rapid.T) []byte {
+	if rapid.IntRange(0, 2).Draw(t, "number") == 0 {
+		return []byte(rapid.SampledFrom([]string{"0", "7", "-12", "+1", "01", "9223372036854775807", "x"}).Draw(t, "digits"))
+	}
+	return bytes.Repeat([]byte{'v'}, rapid.SampledFrom([]int{0, 1, 30, 200, 500, 1500}).Draw(t, "value"))
+}
+
+func (m *model) ttl(t *rapid.T) uint64 {
+	return rapid.SampledFrom([]uint64{0, 0, 1, 5, 40, math.MaxUint64}).Draw(t, "ttl")
+}
+
+// keyed gives c an idempotency key, of a few now and then.
+func (m *model) keyed(t *rapid.T, c Command) Command {
+	if m.twin.level < 2 || rapid.IntRange(0, 2).Draw(t, "idempotent") > 0 {
+		return c
+	}
+	c.Caller = rapid.SampledFrom([]string{"", "", "bob"}).Draw(t, "caller")
+	c.IdempotencyKey = rapid.SampledFrom([]string{"a", "b", "c", "0123456789012-a", "12345678901234-a"}).Draw(t, "opaque")
+	if rapid.Bool().Draw(t, "timed") {
+		back := rapid.SampledFrom([]int{0, 0, 10, 29_999, 30_000, 50_000, -9_000, -10_001}).Draw(t, "back")
+		// A coarse clock, so that keys come again.
+		c.IdempotencyKey = fmt.Sprintf("%013d-%d", max(0, int(m.twin.clock/1000)*1000-back), rapid.IntRange(0, 3).Draw(t, "random"))
+	}
+	if len(m.last) > 0 && rapid.Bool().Draw(t, "again") {
+		return m.last[rapid.IntRange(0, len(m.last)-1).Draw(t, "which")]
+	}
+	m.last = append(m.last, c)
+	return c
+}
+
+// someVersion is one that an entry has, or had.
+func (m *model) someVersion(t *rapid.T) uint64 {
+	if n := len(m.twin.entries); n > 0 && rapid.Bool().Draw(t, "stored version") {
+		return m.twin.entries[rapid.IntRange(0, min(n, 20)-1).Draw(t, "whose")].version
+	}
+	return m.twin.version() - min(m.twin.version(), rapid.Uint64Range(0, 3).Draw(t, "versions ago"))
+}
+
+// cond is a condition of a kind up to most.
+func (m *model) cond(t *rapid.T, most CondKind) Cond {
+	if m.twin.level < 2 {
+		most = CondVersion
+	}
+	c := Cond{Kind: rapid.SampledFrom([]CondKind{CondAlways, CondAlways, CondAlways, CondAbsent, CondPresent, CondVersion, most}).Draw(t, "cond")}
+	if c.Kind >= CondVersion {
+		c.Version = m.someVersion(t)
 	}
 	return c
 }
@@ -183,7 +272,7 @@ func (m *model) run(t *rapid.T, b Batch) {
 		for i := range data {
 			data[i] = 0xAA
 		}
-		if !slices.Equal(got, want) {
+		if !slices.EqualFunc(got, want, sameResult) {
 			t.Fatalf("results %+v, want %+v", got, want)
 		}
 		position := uint32(max(0, len(b.Commands)-1))
@@ -193,13 +282,27 @@ func (m *model) run(t *rapid.T, b Batch) {
 	}
 }
 
-func (m *model) check(t *rapid.T) {
-	var stored []twinEntry
-	for _, it := range m.straight.lru.items() {
-		stored = append(stored, twinEntry{it.key, string(it.value), it.contentType, it.version, it.expireAt})
+// sameResult compares results, nil and empty values alike.
+func sameResult(a, b Result) bool {
+	if !bytes.Equal(a.Value, b.Value) {
+		return false
 	}
+	a.Value, b.Value = nil, nil
+	return reflect.DeepEqual(a, b)
+}
+
+func (m *model) check(t *rapid.T) {
+	stored := entriesOf(m.straight)
 	if !slices.Equal(stored, m.twin.entries) {
 		t.Fatalf("entries\n%+v, want\n%+v", stored, m.twin.entries)
+	}
+	for slot := m.twin.start; slot < m.twin.end; slot++ {
+		if got := m.straight.store.gone(uint16(slot)); got != m.twin.gone[slot] {
+			t.Fatalf("version %d is gone from slot %d, want %d", got, slot, m.twin.gone[slot])
+		}
+	}
+	if m.straight.recency != m.twin.recency || m.straight.horizon != m.twin.horizon {
+		t.Fatalf("recency %d and horizon %d, want %d and %d", m.straight.recency, m.straight.horizon, m.twin.recency, m.twin.horizon)
 	}
 	if got, want := m.straight.Stats(), m.twin.stats(); got != want {
 		t.Fatalf("stats\n%+v, want\n%+v", got, want)
@@ -219,45 +322,37 @@ func (m *model) check(t *rapid.T) {
 	}
 }
 
+// entriesOf returns the entries, oldest first.
+func entriesOf(m *Machine) []twinEntry {
+	var all []twinEntry
+	for r := m.store.oldest(); r != 0; r = m.store.newer(r) {
+		e := m.store.at(r)
+		all = append(all, twinEntry{string(e.key), string(e.value), string(e.contentType), e.version, e.expireAt, e.stamp})
+	}
+	return all
+}
+
 // checkInvariants checks what must hold of a machine between batches, whatever its log was.
 func checkInvariants(t interface {
 	Helper()
 	Fatalf(string, ...any)
 }, m *Machine) {
 	t.Helper()
-	var cost uint64
-	var expiring, listed int
-	for n := m.lru.ring.next; n != &m.lru.ring; n = n.next {
-		listed++
-		cost += n.item.cost()
-		if n.prev.next != n || n.next.prev != n {
-			t.Fatalf("list is not linked both ways at %q", n.item.key)
-		}
-		if m.lru.nodes[n.item.key] != n {
-			t.Fatalf("%q is listed but not found", n.item.key)
-		}
-		if n.item.version > m.version || n.prev != &m.lru.ring && n.prev.item.version >= n.item.version {
-			t.Fatalf("version %d is out of order", n.item.version)
-		}
-		if !m.owned.Contains(Slot([]byte(n.item.key))) {
-			t.Fatalf("%q is stored and not owned", n.item.key)
-		}
-		if n.item.expireAt != 0 {
-			expiring++
-			if n.heapPos >= len(m.lru.expiry) || m.lru.expiry[n.heapPos] != n {
-				t.Fatalf("%q is not at its heap position %d", n.item.key, n.heapPos)
+	for _, s := range []*store{m.store, m.keys.timed, m.keys.opaque} {
+		checkStore(t, s)
+		stamp := uint64(0)
+		for r := s.oldest(); r != 0; r = s.newer(r) {
+			e := s.at(r)
+			if e.version > m.version || e.stamp <= stamp || e.stamp > max(m.recency, m.version) {
+				t.Fatalf("stamp %d after %d, version %d", e.stamp, stamp, e.version)
+			}
+			stamp = e.stamp
+			if !m.owned.Contains(m.slotIn(s, e.key)) {
+				t.Fatalf("%q is stored and not owned", e.key)
 			}
 		}
 	}
-	if listed != len(m.lru.nodes) || expiring != len(m.lru.expiry) {
-		t.Fatalf("%d listed, %d found; %d expire, %d in the heap", listed, len(m.lru.nodes), expiring, len(m.lru.expiry))
-	}
-	for i := 1; i < len(m.lru.expiry); i++ {
-		if heapOrder(m.lru.expiry).Less(i, (i-1)/2) {
-			t.Fatalf("heap is out of order at %d", i)
-		}
-	}
-	if cost != m.lru.bytes || m.lru.bytes > m.bound || m.bound != max(m.limit, m.lru.bytes) {
-		t.Fatalf("items cost %d; bytes %d, bound %d, limit %d", cost, m.lru.bytes, m.bound, m.limit)
+	if m.bytes() > m.bound || m.bound != max(m.limit, m.bytes()) {
+		t.Fatalf("bytes %d, bound %d, limit %d", m.bytes(), m.bound, m.limit)
 	}
 }

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,9 @@ import (
 	"io"
 )
 
+// restoreBuffer is how much of a snapshot is read at once. The parts that are read whole fit in it.
+const restoreBuffer = 256 << 10
+
 // Restore reads a snapshot to the end of r and returns a machine in that state. It needs memory in
 // proportion to what r holds, whatever the lengths in it claim.
 //
@@ -17,8 +21,7 @@ import (
 // ErrCorrupt for everything else that WriteTo never writes (damage, truncation, bytes after the end,
 // entries out of order, a state that no log leads to), and with r's own error.
 func Restore(r io.Reader) (*Machine, error) {
-	const chunk = 64 << 10
-	s := &snapshotReader{r: bufio.NewReaderSize(r, chunk), crc: crc32.New(castagnoli)}
+	s := &snapshotReader{r: bufio.NewReaderSize(r, restoreBuffer), crc: crc32.New(castagnoli)}
 	m, err := s.machine()
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: byte %d: %w", s.n, err)
@@ -27,91 +30,95 @@ func Restore(r io.Reader) (*Machine, error) {
 }
 
 type snapshotReader struct {
-	r   *bufio.Reader
-	n   int64       // bytes read
-	crc hash.Hash32 // of them
+	r       *bufio.Reader
+	n       int64       // bytes read
+	crc     hash.Hash32 // of them
+	scratch []byte
+	anySum  bool // take any checksum of the state: for tests that make up snapshots
 }
 
 func (s *snapshotReader) machine() (*Machine, error) {
-	h, err := s.header()
+	b, err := s.read(len(snapshotMagic) + 1)
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{header: h, lru: newLRU()}
-	newest := uint64(0)
-	for {
-		it, err := s.item()
-		if err != nil {
-			return nil, err
-		}
-		if it == nil {
-			break
-		}
-		if err := m.admitItem(it, newest); err != nil {
-			return nil, err
-		}
-		newest = it.version
-		m.lru.put(it)
+	if string(b[:len(snapshotMagic)]) != snapshotMagic {
+		return nil, fmt.Errorf("%w: not a snapshot", ErrCorrupt)
 	}
-	if err := s.trailer(m); err != nil {
+	switch format := b[len(snapshotMagic)]; format {
+	case 1:
+		return s.machine1()
+	case snapshotVersion:
+		return s.machine2()
+	default:
+		return nil, fmt.Errorf("%w: snapshot format %d, this build knows %d", ErrUnknownVersion, format, snapshotVersion)
+	}
+}
+
+// machine2 reads format 2, from behind the format version.
+func (s *snapshotReader) machine2() (*Machine, error) {
+	b, err := s.read(headerSize - len(snapshotMagic) - 1)
+	if err != nil {
 		return nil, err
 	}
-	m.bound = max(m.limit, m.lru.bytes)
+	h := decodeHeader(b)
+	h.recency, h.horizon = binary.BigEndian.Uint64(b[85:]), binary.BigEndian.Uint64(b[93:])
+	slots, timed := binary.BigEndian.Uint32(b[101:]), binary.BigEndian.Uint64(b[105:])
+	opaque, entries := binary.BigEndian.Uint64(b[113:]), binary.BigEndian.Uint64(b[121:])
+	if err := h.validate(); err != nil {
+		return nil, err
+	}
+	m := newMachine(h)
+	if err := s.gone(m, slots); err != nil {
+		return nil, err
+	}
+	if err := s.entries(m, m.keys.timed, timed); err != nil {
+		return nil, fmt.Errorf("idempotency record: %w", err)
+	}
+	if err := s.entries(m, m.keys.opaque, opaque); err != nil {
+		return nil, fmt.Errorf("idempotency record: %w", err)
+	}
+	if err := s.entries(m, m.store, entries); err != nil {
+		return nil, err
+	}
+	if b, err = s.read(sha256.Size); err != nil {
+		return nil, err
+	}
+	if sum := m.Checksum(); string(b) != string(sum[:]) && !s.anySum {
+		return nil, fmt.Errorf("%w: the state's checksum is %x, the snapshot says %x", ErrCorrupt, sum, b)
+	}
+	if err := s.end(); err != nil {
+		return nil, err
+	}
+	m.bound = max(m.limit, m.bytes())
 	return m, nil
 }
 
-// admitItem returns why it can't be the next entry of m, newest being the version of the one before.
-// Every change that moves an entry to the recent end gives it the next version, so versions rise
-// from the oldest entry to the most recent.
-func (m *Machine) admitItem(it *item, newest uint64) error {
-	switch {
-	case it.version <= newest || it.version&maxCounter == 0:
-		return fmt.Errorf("%w: entry of version %d after one of %d", ErrCorrupt, it.version, newest)
-	case it.version > m.version:
-		return fmt.Errorf("%w: entry of version %d on a machine of version %d", ErrCorrupt, it.version, m.version)
-	case !m.owned.Contains(Slot([]byte(it.key))):
-		return fmt.Errorf("%w: entry of a slot outside [%d, %d)", ErrCorrupt, m.owned.Start, m.owned.End)
-	case m.lru.get([]byte(it.key)) != nil:
-		return fmt.Errorf("%w: a key twice", ErrCorrupt)
-	}
-	return nil
-}
-
-func (s *snapshotReader) header() (header, error) {
-	b, err := s.read(headerSize)
-	if err != nil {
-		return header{}, err
-	}
-	if string(b[:8]) != snapshotMagic {
-		return header{}, fmt.Errorf("%w: not a snapshot", ErrCorrupt)
-	}
-	if b[8] != snapshotVersion {
-		return header{}, fmt.Errorf("%w: snapshot format %d, this build knows %d", ErrUnknownVersion, b[8], snapshotVersion)
-	}
+// decodeHeader decodes the fields that both formats have, from behind the format version.
+func decodeHeader(b []byte) header {
 	u64 := func(offset int) uint64 { return binary.BigEndian.Uint64(b[offset:]) }
 	u32 := func(offset int) uint32 { return binary.BigEndian.Uint32(b[offset:]) }
-	h := header{
-		level:        b[9],
-		position:     u32(10),
-		applied:      u64(14),
-		clock:        u64(22),
-		version:      u64(30),
-		generation:   u64(38),
-		epoch:        u64(46),
-		owned:        Range{Start: u32(54), End: u32(58)},
-		tableVersion: u64(62),
-		limit:        u64(70),
-		evictions:    u64(78),
-		expirations:  u64(86),
+	return header{
+		level:        b[0],
+		position:     u32(1),
+		applied:      u64(5),
+		clock:        u64(13),
+		version:      u64(21),
+		generation:   u64(29),
+		epoch:        u64(37),
+		owned:        Range{Start: u32(45), End: u32(49)},
+		tableVersion: u64(53),
+		limit:        u64(61),
+		evictions:    u64(69),
+		expirations:  u64(77),
 	}
-	if h.level > MaxLevel {
-		return header{}, fmt.Errorf("%w: snapshot of level %d, this build knows %d", ErrUnknownVersion, h.level, MaxLevel)
-	}
-	return h, h.validate()
 }
 
 // validate returns why no log leads to h, nil if one may.
 func (h *header) validate() error {
+	if h.level > MaxLevel {
+		return fmt.Errorf("%w: snapshot of level %d, this build knows %d", ErrUnknownVersion, h.level, MaxLevel)
+	}
 	granted := h.owned != Range{}
 	switch {
 	case h.applied == 0 && *h != New().header:
@@ -122,62 +129,142 @@ func (h *header) validate() error {
 		return fmt.Errorf("%w: range [%d, %d)", ErrCorrupt, h.owned.Start, h.owned.End)
 	case granted == (h.generation == 0 && h.epoch == 0 && h.version>>counterBits == 0):
 		return fmt.Errorf("%w: range and grant contradict each other", ErrCorrupt)
-	case !granted && (h.version != 0 || h.evictions != 0 || h.expirations != 0):
+	case !granted && (h.version != 0 || h.evictions != 0 || h.expirations != 0 || h.recency != 0 || h.horizon != 0):
 		return fmt.Errorf("%w: changes without a grant", ErrCorrupt)
 	case h.tableVersion == 0 && (granted || h.limit != 0):
 		return fmt.Errorf("%w: grant or limit without a table version", ErrCorrupt)
+	case h.level < 2 && (h.recency != 0 || h.horizon != 0):
+		return fmt.Errorf("%w: recency or horizon at level %d", ErrCorrupt, h.level)
 	}
 	return nil
 }
 
-// item reads the next entry; nil at the end of the entries.
-func (s *snapshotReader) item() (*item, error) {
-	b, err := s.read(2)
-	if err != nil {
-		return nil, err
+// gone reads the slots that entries are gone from.
+func (s *snapshotReader) gone(m *Machine, slots uint32) error {
+	last := -1
+	for range slots {
+		b, err := s.read(goneSize)
+		if err != nil {
+			return err
+		}
+		slot, gone := binary.BigEndian.Uint16(b), binary.BigEndian.Uint64(b[2:])
+		if int(slot) <= last || !m.owned.Contains(slot) || gone == 0 || gone > m.version {
+			return fmt.Errorf("%w: version %d gone from slot %d, after slot %d", ErrCorrupt, gone, slot, last)
+		}
+		last = int(slot)
+		m.store.raiseGone(slot, gone)
 	}
-	keyLen := int(binary.BigEndian.Uint16(b))
-	if keyLen == 0 {
-		return nil, nil
-	}
-	if keyLen > MaxKey {
-		return nil, fmt.Errorf("%w: key of %d bytes", ErrCorrupt, keyLen)
-	}
-	if b, err = s.read(entryHeaderSize - 2); err != nil {
-		return nil, err
-	}
-	typeLen := int(binary.BigEndian.Uint16(b))
-	if typeLen > MaxContentType {
-		return nil, fmt.Errorf("%w: content type of %d bytes", ErrCorrupt, typeLen)
-	}
-	valueLen := binary.BigEndian.Uint64(b[2:])
-	it := &item{version: binary.BigEndian.Uint64(b[10:]), expireAt: binary.BigEndian.Uint64(b[18:])}
-	if b, err = s.read(keyLen); err != nil {
-		return nil, err
-	}
-	it.key = string(b)
-	if b, err = s.read(typeLen); err != nil {
-		return nil, err
-	}
-	it.contentType = string(b)
-	it.value, err = s.value(valueLen)
-	return it, err
+	return nil
 }
 
-// trailer reads what follows the entries, up to the end of the stream.
-func (s *snapshotReader) trailer(m *Machine) error {
-	b, err := s.read(trailerSize)
+// entries reads n entries, or records, into a store.
+func (s *snapshotReader) entries(m *Machine, into *store, n uint64) error {
+	newest := uint64(0)
+	for range n {
+		e, err := s.entry()
+		if err != nil {
+			return err
+		}
+		if err := m.admitStored(into, &e, newest); err != nil {
+			return err
+		}
+		newest = e.stamp
+		slot, hash := m.slotIn(into, e.key), keyHash(e.key)
+		if into.find(slot, hash, e.key) != 0 {
+			return fmt.Errorf("%w: a key twice", ErrCorrupt)
+		}
+		into.set(0, slot, hash, e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+		if into == m.store {
+			m.recent.moved(e.stamp, into.len())
+		}
+	}
+	return nil
+}
+
+// admitStored returns why e can't be the next of a store of m, newest being the stamp of the one before.
+func (m *Machine) admitStored(into *store, e *entry, newest uint64) error {
+	limit := m.recency
+	if m.level < 2 {
+		limit = m.version
+	}
+	switch {
+	case e.stamp <= newest || e.stamp > limit:
+		return fmt.Errorf("%w: entry of stamp %d after one of %d, the last is %d", ErrCorrupt, e.stamp, newest, limit)
+	case e.version > m.version || e.version&maxCounter == 0:
+		return fmt.Errorf("%w: entry of version %d on a machine of version %d", ErrCorrupt, e.version, m.version)
+	case into == m.store && len(e.key) > MaxKey:
+		return fmt.Errorf("%w: key of %d bytes", ErrCorrupt, len(e.key))
+	case into != m.store:
+		if err := m.admitRecord(into, e); err != nil {
+			return err
+		}
+	}
+	if slot := m.slotIn(into, e.key); !m.owned.Contains(slot) {
+		return fmt.Errorf("%w: entry of slot %d outside [%d, %d)", ErrCorrupt, slot, m.owned.Start, m.owned.End)
+	}
+	return nil
+}
+
+// slotIn returns the slot of a key of a store of m.
+func (m *Machine) slotIn(into *store, key []byte) uint16 {
+	if into == m.store {
+		return Slot(key)
+	}
+	return slotOfRecord(key)
+}
+
+// admitRecord is admitStored for what an idempotency record has of its own.
+func (m *Machine) admitRecord(into *store, e *entry) error {
+	const front = 3 // slot and length of the caller
+	if len(e.key) < front+1 || len(e.key) > front+MaxCaller+MaxIdempotencyKey || len(e.contentType) > 0 ||
+		front+int(e.key[2]) >= len(e.key) {
+		return fmt.Errorf("%w: key of a record of %d bytes", ErrCorrupt, len(e.key))
+	}
+	if _, _, err := decodeRecord(e.value); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	ms, timed := keyTime(string(e.key[front+int(e.key[2]):]))
+	if timed != (into == m.keys.timed) || timed && e.expireAt != ms+IdempotencyWindow || e.expireAt == 0 {
+		return fmt.Errorf("%w: a record with the wrong time", ErrCorrupt)
+	}
+	return nil
+}
+
+// entry reads the next entry. Its bytes are valid until the next read.
+func (s *snapshotReader) entry() (e entry, err error) {
+	b, err := s.read(entryHeaderSize)
 	if err != nil {
-		return err
+		return e, err
 	}
-	if n := binary.BigEndian.Uint64(b); n != uint64(m.lru.len()) {
-		return fmt.Errorf("%w: %d entries, the trailer says %d", ErrCorrupt, m.lru.len(), n)
+	keyLen, typeLen := int(binary.BigEndian.Uint16(b)), int(binary.BigEndian.Uint16(b[2:]))
+	valueLen := binary.BigEndian.Uint32(b[4:])
+	e.version, e.expireAt, e.stamp = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
+	if keyLen == 0 || typeLen > MaxContentType {
+		return e, fmt.Errorf("%w: key of %d bytes, content type of %d", ErrCorrupt, keyLen, typeLen)
 	}
-	if n := binary.BigEndian.Uint64(b[8:]); n != m.lru.bytes {
-		return fmt.Errorf("%w: entries cost %d bytes, the trailer says %d", ErrCorrupt, m.lru.bytes, n)
+	return e, s.bytes(&e, keyLen, typeLen, uint64(valueLen))
+}
+
+// bytes reads the bytes of an entry.
+func (s *snapshotReader) bytes(e *entry, keyLen, typeLen int, valueLen uint64) (err error) {
+	size := uint64(keyLen) + uint64(typeLen) + valueLen
+	var b []byte
+	if size <= restoreBuffer {
+		b, err = s.read(int(size))
+	} else {
+		b, err = s.large(size)
 	}
+	if err == nil {
+		e.key, e.contentType, e.value = b[:keyLen], b[keyLen:keyLen+typeLen], b[keyLen+typeLen:]
+	}
+	return err
+}
+
+// end reads the CRC, and that nothing follows.
+func (s *snapshotReader) end() error {
 	want := s.crc.Sum32()
-	if b, err = s.read(crc32.Size); err != nil {
+	b, err := s.read(crc32.Size)
+	if err != nil {
 		return err
 	}
 	if got := binary.BigEndian.Uint32(b); got != want {
@@ -204,26 +291,27 @@ func (s *snapshotReader) read(n int) ([]byte, error) {
 	return b, nil
 }
 
-// value reads n bytes into a slice of their own. It believes n only as far as bytes arrive: what it
-// allocates is at most one step ahead of them.
-func (s *snapshotReader) value(n uint64) ([]byte, error) {
-	if n == 0 {
-		return nil, nil
-	}
+// large reads n bytes into scratch. It believes n only as far as bytes arrive: what it allocates is at most
+// one step ahead of them.
+func (s *snapshotReader) large(n uint64) ([]byte, error) {
 	const step = 1 << 20
-	var value []byte
-	for have := uint64(0); have < n; have = uint64(len(value)) {
-		grown := make([]byte, min(n, max(step, 2*have)))
-		copy(grown, value)
-		read, err := io.ReadFull(s.r, grown[have:])
-		s.crc.Write(grown[have : have+uint64(read)])
+	for have := uint64(0); have < n; {
+		next := min(n, max(step, 2*have))
+		if next > uint64(cap(s.scratch)) {
+			grown := make([]byte, next)
+			copy(grown, s.scratch[:have])
+			s.scratch = grown
+		}
+		s.scratch = s.scratch[:next]
+		read, err := io.ReadFull(s.r, s.scratch[have:])
+		s.crc.Write(s.scratch[have : have+uint64(read)])
 		s.n += int64(read)
 		if err != nil {
 			return nil, cutShort(err)
 		}
-		value = grown
+		have = next
 	}
-	return value, nil
+	return s.scratch[:n], nil
 }
 
 // cutShort turns the end of a stream in the middle of a snapshot into ErrCorrupt.

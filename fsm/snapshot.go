@@ -2,18 +2,17 @@ package fsm
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"encoding/binary"
 	"hash"
 	"hash/crc32"
 	"io"
 )
 
-// A snapshot, version 1. All numbers are big-endian and of fixed width.
+// A snapshot, version 2. All numbers are big-endian and of fixed width.
 //
 //	offset  bytes
 //	     0      8  magic "LARDERSM"
-//	     8      1  format version, 1
+//	     8      1  format version, 2
 //	     9      1  level
 //	    10      4  position
 //	    14      8  applied
@@ -27,22 +26,30 @@ import (
 //	    70      8  limit
 //	    78      8  evictions
 //	    86      8  expirations
-//	    94         entries, oldest first
+//	    94      8  recency
+//	   102      8  horizon
+//	   110      4  slots that entries are gone from
+//	   114      8  idempotency records of keys with a time
+//	   122      8  idempotency records of other keys
+//	   130      8  entries
+//	   138         slots | records | records | entries, the oldest first | end
 //
-//	entry   | key length u16 | content type length u16 | value length u64 | version u64 | expiry u64 |
+//	slot    | slot u16 | gone u64 |    in ascending order
+//
+//	entry, record
+//	        | key length u16 | content type length u16 | value length u32 | version u64 | expiry u64 | stamp u64 |
 //	        | key | content type | value |
 //
-//	end     | 0 u16 | entries u64 | bytes u64 | CRC-32C u32 of everything before it |
+//	end     | checksum of the state, 32 bytes | CRC-32C u32 of everything before it |
 //
-// No key is empty, so a key length of 0 tells the end from an entry. Equal states have equal
-// snapshots.
+// Equal states have equal snapshots. Version 1, which level 1 has had, is in restore1.go.
 const (
 	snapshotMagic   = "LARDERSM"
-	snapshotVersion = 1
+	snapshotVersion = 2
 
-	headerSize      = 94 // magic included
-	entryHeaderSize = 28
-	trailerSize     = 16 // without the leading 0 and the CRC
+	headerSize      = 138 // magic included
+	goneSize        = 10
+	entryHeaderSize = 32
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -50,61 +57,83 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Snapshot is an immutable view of a machine's state.
 type Snapshot struct {
 	header
-	items []*item // oldest first
-	bytes uint64
+	entries, timed, opaque *view
 }
 
-// Snapshot returns a view of the state as it is now. It copies one pointer per entry; entries
-// themselves are shared, as they never change.
+// Snapshot returns a view of the state as it is now. It copies a pointer for each page of entries and the
+// sums of each slot; pages are copied when the machine first writes to them afterwards.
 func (m *Machine) Snapshot() *Snapshot {
-	return &Snapshot{header: m.header, items: m.lru.items(), bytes: m.lru.bytes}
+	return &Snapshot{header: m.header, entries: m.store.view(), timed: m.keys.timed.view(), opaque: m.keys.opaque.view()}
 }
 
 // WriteTo writes the snapshot to w, which Restore reads. It may run beside any use of the machine,
 // and more than once. The count is of bytes that w took.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
-	const chunk = 64 << 10
+	const chunk = 256 << 10
 	sum := &summingWriter{w: w, crc: crc32.New(castagnoli)}
 	buf := bufio.NewWriterSize(sum, chunk)
 	// bufio.Writer keeps its first error, which Flush returns.
-	buf.Write(s.header.append(make([]byte, 0, headerSize)))
-	var scratch [entryHeaderSize]byte
-	for _, it := range s.items {
-		b := binary.BigEndian.AppendUint16(scratch[:0], uint16(len(it.key)))
-		b = binary.BigEndian.AppendUint16(b, uint16(len(it.contentType)))
-		b = binary.BigEndian.AppendUint64(b, uint64(len(it.value)))
-		b = binary.BigEndian.AppendUint64(b, it.version)
-		b = binary.BigEndian.AppendUint64(b, it.expireAt)
-		buf.Write(b)
-		buf.WriteString(it.key)
-		buf.WriteString(it.contentType)
-		if _, err := buf.Write(it.value); err != nil {
+	buf.Write(s.appendHeader(make([]byte, 0, headerSize)))
+	s.eachGone(func(slot uint16, gone uint64) {
+		b := binary.BigEndian.AppendUint16(buf.AvailableBuffer(), slot)
+		buf.Write(binary.BigEndian.AppendUint64(b, gone))
+	})
+	for _, v := range []*view{s.timed, s.opaque, s.entries} {
+		if err := v.each(func(e entry) error { return writeEntry(buf, e) }); err != nil {
 			return sum.n, err
 		}
 	}
-	b := binary.BigEndian.AppendUint16(scratch[:0], 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(len(s.items)))
-	b = binary.BigEndian.AppendUint64(b, s.bytes)
-	buf.Write(b)
+	checksum := s.Checksum()
+	buf.Write(checksum[:])
 	if err := buf.Flush(); err != nil {
 		return sum.n, err
 	}
-	n, err := w.Write(sum.crc.Sum(scratch[:0]))
+	n, err := w.Write(sum.crc.Sum(nil))
 	return sum.n + int64(n), err
 }
 
-// Checksum returns the SHA-256 of the state's snapshot: equal on all replicas of a shard that have
-// applied the same index. It walks over all entries.
-func (m *Machine) Checksum() (sum [sha256.Size]byte) {
-	h := sha256.New()
-	m.Snapshot().WriteTo(h) // a hash.Hash never fails
-	h.Sum(sum[:0])
-	return sum
+// eachGone calls f for the slots that entries are gone from, in ascending order.
+func (s *Snapshot) eachGone(f func(slot uint16, gone uint64)) {
+	for slot := s.owned.Start; slot < s.owned.End; slot++ {
+		if gone := s.entries.sums(uint16(slot)).gone; gone != 0 {
+			f(uint16(slot), gone)
+		}
+	}
+}
+
+func writeEntry(w *bufio.Writer, e entry) error {
+	if w.Available() < entryHeaderSize {
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+	b := binary.BigEndian.AppendUint16(w.AvailableBuffer(), uint16(len(e.key)))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(e.contentType)))
+	b = binary.BigEndian.AppendUint32(b, uint32(len(e.value)))
+	b = binary.BigEndian.AppendUint64(b, e.version)
+	b = binary.BigEndian.AppendUint64(b, e.expireAt)
+	b = binary.BigEndian.AppendUint64(b, e.stamp)
+	w.Write(b)
+	w.Write(e.key)
+	w.Write(e.contentType)
+	_, err := w.Write(e.value)
+	return err
+}
+
+func (s *Snapshot) appendHeader(b []byte) []byte {
+	b = append(b, snapshotMagic...)
+	b = append(b, snapshotVersion)
+	b = s.header.append(b)
+	gone := uint32(0)
+	s.eachGone(func(uint16, uint64) { gone++ })
+	b = binary.BigEndian.AppendUint32(b, gone)
+	b = binary.BigEndian.AppendUint64(b, uint64(s.timed.len()))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.opaque.len()))
+	return binary.BigEndian.AppendUint64(b, uint64(s.entries.len()))
 }
 
 func (h *header) append(b []byte) []byte {
-	b = append(b, snapshotMagic...)
-	b = append(b, snapshotVersion, h.level)
+	b = append(b, h.level)
 	b = binary.BigEndian.AppendUint32(b, h.position)
 	b = binary.BigEndian.AppendUint64(b, h.applied)
 	b = binary.BigEndian.AppendUint64(b, h.clock)
@@ -116,7 +145,9 @@ func (h *header) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, h.tableVersion)
 	b = binary.BigEndian.AppendUint64(b, h.limit)
 	b = binary.BigEndian.AppendUint64(b, h.evictions)
-	return binary.BigEndian.AppendUint64(b, h.expirations)
+	b = binary.BigEndian.AppendUint64(b, h.expirations)
+	b = binary.BigEndian.AppendUint64(b, h.recency)
+	return binary.BigEndian.AppendUint64(b, h.horizon)
 }
 
 // summingWriter counts and sums up what w took.

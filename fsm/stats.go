@@ -4,7 +4,7 @@ package fsm
 // replicas at one index report the same.
 type Stats struct {
 	Entries      int    `json:"entries"` // stored, expired ones that are not yet removed included
-	Bytes        uint64 `json:"bytes"`   // their cost, see Cost
+	Bytes        uint64 `json:"bytes"`   // the cost of entries and idempotency keys, see Cost
 	Limit        uint64 `json:"limit"`   // bytes, as last set
 	Bound        uint64 `json:"bound"`   // bytes, in force; above Limit while a lowered limit is approached in steps
 	TableVersion uint64 `json:"tableVersion"`
@@ -17,6 +17,9 @@ type Stats struct {
 	Range        Range  `json:"range"`
 	Level        uint8  `json:"level"`
 	Applied      uint64 `json:"applied"` // log index
+	// Keys is how many idempotency keys are remembered, KeyBytes what they cost. Bytes counts it too.
+	Keys     int    `json:"keys"`
+	KeyBytes uint64 `json:"keyBytes"`
 }
 
 // VersionBits returns the granted high part of Version.
@@ -25,8 +28,8 @@ func (s Stats) VersionBits() uint32 { return uint32(s.Version >> counterBits) }
 // Stats returns the machine's account of itself, in constant time.
 func (m *Machine) Stats() Stats {
 	return Stats{
-		Entries:      m.lru.len(),
-		Bytes:        m.lru.bytes,
+		Entries:      m.store.len(),
+		Bytes:        m.bytes(),
 		Limit:        m.limit,
 		Bound:        m.bound,
 		TableVersion: m.tableVersion,
@@ -39,5 +42,7 @@ func (m *Machine) Stats() Stats {
 		Range:        m.owned,
 		Level:        m.level,
 		Applied:      m.applied,
+		Keys:         m.keys.len(),
+		KeyBytes:     m.keys.bytes(),
 	}
 }

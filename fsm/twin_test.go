@@ -1,54 +1,104 @@
 package fsm
 
 import (
+	"bytes"
+	"encoding/hex"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 )
 
-// twin is a second implementation of the rules of Machine, as naive as can be: one slice, oldest entry
-// first, scanned for everything.
+// twin is a second implementation of the rules of Machine, as naive as can be: slices, oldest entry first,
+// scanned for everything.
 type twin struct {
 	entries                       []twinEntry
+	records                       []twinRecord
+	gone                          map[int]uint64
 	applied, clock, counter, bits uint64
 	generation, epoch             uint64
 	granted                       bool
 	start, end                    int
 	limit, bound, tableVersion    uint64
 	evictions, expirations, level uint64
+	recency, horizon              uint64
 }
 
 type twinEntry struct {
-	key, value, contentType string
-	version, expireAt       uint64
+	key, value, contentType   string
+	version, expireAt, stamp uint64
 }
 
-func (e twinEntry) cost() uint64 {
-	return uint64(Overhead + len(e.key+e.value+e.contentType))
+// twinRecord is what is remembered under an idempotency key.
+type twinRecord struct {
+	slot             int
+	caller, key      string
+	command          string
+	timed            bool
+	time, until      uint64
+	version, stamp   uint64
+	existed, valued  bool
+	contentType, val string
+}
+
+func (r twinRecord) cost() uint64 {
+	return uint64(96 + 3 + len(r.caller+r.key) + 19 + len(r.contentType+r.val))
+}
+
+func (tw *twin) cost(e twinEntry) uint64 {
+	if tw.level == 1 {
+		return uint64(211 + len(e.key+e.value+e.contentType))
+	}
+	return uint64(96 + len(e.key+e.value+e.contentType))
 }
 
 func (tw *twin) dead(e twinEntry) bool { return e.expireAt > 0 && tw.clock >= e.expireAt }
 
-func (tw *twin) bytes() (sum uint64) {
+func (tw *twin) recordBytes() (sum uint64) {
+	for _, r := range tw.records {
+		sum += r.cost()
+	}
+	return sum
+}
+
+func (tw *twin) bytes() uint64 {
+	sum := tw.recordBytes()
 	for _, e := range tw.entries {
-		sum += e.cost()
+		sum += tw.cost(e)
 	}
 	return sum
 }
 
 func (tw *twin) version() uint64 { return tw.bits<<44 + tw.counter }
 
+func (tw *twin) stamp() uint64 {
+	if tw.level == 1 {
+		return tw.version()
+	}
+	tw.recency = max(tw.recency+1, min(tw.clock, 1<<43)*(1<<20))
+	return tw.recency
+}
+
 func (tw *twin) find(key string) int {
 	return slices.IndexFunc(tw.entries, func(e twinEntry) bool { return e.key == key })
 }
 
-// removeAt takes an entry out that nobody asked to delete.
+// removeAt takes an entry out.
 func (tw *twin) removeAt(i int) {
+	e := tw.entries[i]
+	slot := int(Slot([]byte(e.key)))
+	tw.gone[slot] = max(tw.gone[slot], e.version)
+	tw.entries = slices.Delete(tw.entries, i, i+1)
+}
+
+// loseAt takes an entry out that nobody asked to delete.
+func (tw *twin) loseAt(i int) {
 	if tw.dead(tw.entries[i]) {
 		tw.expirations++
 	} else {
 		tw.evictions++
 	}
-	tw.entries = slices.Delete(tw.entries, i, i+1)
+	tw.removeAt(i)
 }
 
 func (tw *twin) apply(index uint64, b Batch) (results []Result) {
@@ -63,22 +113,51 @@ func (tw *twin) apply(index uint64, b Batch) (results []Result) {
 		first := -1
 		for i, e := range tw.entries {
 			if tw.dead(e) && (first < 0 || e.expireAt < tw.entries[first].expireAt ||
-				e.expireAt == tw.entries[first].expireAt && e.version < tw.entries[first].version) {
+				e.expireAt == tw.entries[first].expireAt && e.stamp < tw.entries[first].stamp) {
 				first = i
 			}
 		}
 		if first < 0 {
 			break
 		}
-		tw.removeAt(first)
+		tw.loseAt(first)
+	}
+	for _, timed := range []bool{true, false} {
+		for range 256 {
+			i := tw.firstRecord(timed)
+			if i < 0 || tw.records[i].until > tw.clock {
+				break
+			}
+			tw.records = slices.Delete(tw.records, i, i+1)
+		}
+	}
+	for n := 0; n < 1024 && tw.recordBytes() > tw.limit/16 && tw.firstRecord(true) >= 0; n++ {
+		tw.dropRecord(tw.firstRecord(true))
 	}
 	bytes := tw.bytes()
-	for n := 0; n < 1024 && bytes > tw.limit; n++ {
-		bytes -= tw.entries[0].cost()
-		tw.removeAt(0)
+	for n := 0; n < 1024 && bytes > tw.limit && len(tw.entries) > 0; n++ {
+		bytes -= tw.cost(tw.entries[0])
+		tw.loseAt(0)
 	}
 	tw.bound = max(tw.limit, bytes)
 	return results
+}
+
+// firstRecord returns the record that is forgotten first, -1 if none.
+func (tw *twin) firstRecord(timed bool) int {
+	first := -1
+	for i, r := range tw.records {
+		if r.timed == timed && (first < 0 || r.until < tw.records[first].until ||
+			r.until == tw.records[first].until && r.stamp < tw.records[first].stamp) {
+			first = i
+		}
+	}
+	return first
+}
+
+func (tw *twin) dropRecord(i int) {
+	tw.horizon = max(tw.horizon, tw.records[i].time)
+	tw.records = slices.Delete(tw.records, i, i+1)
 }
 
 func (tw *twin) command(c Command) Result {
@@ -96,60 +175,244 @@ func (tw *twin) command(c Command) Result {
 			return Result{Status: StatusStale}
 		}
 		tw.level = uint64(c.Level)
+		tw.recency = tw.version()
 		return Result{Status: StatusOK}
+	case KindTouches:
+		for chunk := range slices.Chunk(c.Touches, 5) {
+			name := hex.EncodeToString(chunk)
+			for i, e := range tw.entries {
+				if t := AppendTouch(nil, TouchOf([]byte(e.key))); hex.EncodeToString(t) == name {
+					if !tw.dead(e) {
+						tw.use(i)
+					}
+					break
+				}
+			}
+		}
+		return Result{Status: StatusOK}
+	case KindFlush, KindDeletePrefix:
+		return tw.bulk(c)
 	}
-
-	if slot := int(Slot(c.Key)); slot < tw.start || slot >= tw.end {
+	slot := int(Slot(c.Key))
+	if slot < tw.start || slot >= tw.end {
 		return Result{Status: StatusNotOwner}
 	}
+	if c.IdempotencyKey == "" {
+		result, _ := tw.keyed(c, func() bool { return true })
+		return result
+	}
+	plain := c
+	plain.Caller, plain.IdempotencyKey = "", ""
+	encoded, _ := AppendCommand(nil, &plain)
+	r := twinRecord{slot: slot, caller: c.Caller, key: c.IdempotencyKey, command: string(encoded)}
+	digits, rest, _ := strings.Cut(r.key, "-")
+	if ms, err := strconv.ParseUint(digits, 10, 64); err == nil && len(digits) == 13 && digits[0] != '0' && rest != "" {
+		r.timed, r.time, r.until = true, ms, ms+30_000
+		if ms > tw.clock+10_000 {
+			return Result{Status: StatusKeyTooNew}
+		}
+		if ms <= tw.horizon || r.until <= tw.clock {
+			return Result{Status: StatusKeyTooOld}
+		}
+	} else {
+		r.until = tw.clock + 30_000
+	}
+	for i, old := range tw.records {
+		if old.slot != slot || old.caller != r.caller || old.key != r.key {
+			continue
+		}
+		if old.until <= tw.clock {
+			tw.records = slices.Delete(tw.records, i, i+1)
+			break
+		}
+		if old.command != r.command {
+			return Result{Status: StatusKeyReused}
+		}
+		result := Result{Status: StatusOK, Existed: old.existed, Version: old.version, Replayed: true}
+		if old.valued {
+			result.HasValue, result.Value, result.ContentType = true, []byte(old.val), old.contentType
+		}
+		return result
+	}
+	remembered := true
+	result, changed := tw.keyed(c, func() bool {
+		need := r.cost() + 64 + 1024
+		for range 256 {
+			i := tw.firstRecord(true)
+			if tw.recordBytes()+need <= tw.limit/16 || i < 0 || r.timed && r.time <= tw.records[i].time {
+				break
+			}
+			tw.dropRecord(i)
+		}
+		if tw.recordBytes()+need > tw.limit/16 {
+			remembered = false
+			if r.timed {
+				tw.horizon = max(tw.horizon, r.time)
+			}
+			return r.timed
+		}
+		return true
+	})
+	if changed && remembered {
+		r.version, r.existed = result.Version, result.Existed
+		if result.HasValue && len(result.Value) <= 64 {
+			r.valued, r.val, r.contentType = true, string(result.Value), result.ContentType
+		}
+		r.stamp = tw.stamp()
+		tw.records = append(tw.records, r)
+	}
+	if changed {
+		tw.makeRoom()
+	}
+	return result
+}
+
+// keyed applies a command on one key; room is asked before anything changes.
+func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool) {
+	refuse := func(s Status) (Result, bool) { return Result{Status: s}, false }
 	e := twinEntry{key: string(c.Key), value: string(c.Value), contentType: c.ContentType}
-	if c.Kind == KindPut && e.cost() > tw.limit/8 {
-		return Result{Status: StatusTooLarge}
+	if c.TTL > 0 {
+		e.expireAt = tw.clock + min(c.TTL, math.MaxUint64-tw.clock)
+	}
+	if c.Kind == KindPut && tw.cost(e) > tw.limit/8 {
+		return refuse(StatusTooLarge)
 	}
 	at := tw.find(e.key)
 	live := at >= 0 && !tw.dead(tw.entries[at])
-	var current uint64
+	var old twinEntry
+	if at >= 0 {
+		old = tw.entries[at]
+	}
+	failed := Result{Status: StatusCondition, Existed: live}
 	if live {
-		current = tw.entries[at].version
+		failed.Version = old.version
 	}
-	switch c.Cond.Kind {
-	case CondAbsent:
-		if live {
-			return Result{Status: StatusCondition, Existed: true, Version: current}
-		}
-	case CondPresent:
+	holds := map[CondKind]bool{
+		CondAlways: true, CondAbsent: !live, CondPresent: live, CondVersion: live && old.version == c.Cond.Version,
+		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version,
+	}
+	if !holds[c.Cond.Kind] {
+		return failed, false
+	}
+	result = Result{Status: StatusOK, Existed: live}
+	switch c.Kind {
+	case KindDelete:
 		if !live {
-			return Result{Status: StatusCondition}
+			return result, false
 		}
-	case CondVersion:
-		if !live || current != c.Cond.Version {
-			return Result{Status: StatusCondition, Existed: live, Version: current}
+	case KindExpire, KindTouch:
+		if !live {
+			return Result{Status: StatusNotFound, Existed: false}, false
+		}
+		if !room() {
+			return refuse(StatusKeysFull)
+		}
+		if c.Kind == KindExpire {
+			tw.entries[at].expireAt = e.expireAt
+		}
+		result.Version = old.version
+		tw.use(at)
+		return result, true
+	case KindIncr:
+		n := int64(0)
+		if live {
+			var err error
+			n, err = strconv.ParseInt(old.value, 10, 64)
+			if err != nil || strconv.FormatInt(n, 10) != old.value {
+				return Result{Status: StatusNotInteger, Existed: live}, false
+			}
+			e.contentType, e.expireAt = old.contentType, old.expireAt
+		}
+		if sum := n + c.Delta; (sum > n) != (c.Delta > 0) && c.Delta != 0 {
+			return Result{Status: StatusNotInteger, Existed: live}, false
+		}
+		e.value = strconv.FormatInt(n+c.Delta, 10)
+	case KindAppend:
+		if live {
+			e.contentType, e.expireAt, e.value = old.contentType, old.expireAt, old.value+e.value
 		}
 	}
-	if c.Kind == KindDelete && !live {
+	if c.Kind != KindDelete && tw.cost(e) > tw.limit/8 {
+		return Result{Status: StatusTooLarge, Existed: live}, false
+	}
+	if tw.counter == 1<<44-1 {
+		return refuse(StatusExhausted)
+	}
+	if !room() {
+		return refuse(StatusKeysFull)
+	}
+	tw.counter++
+	result.Version = tw.version()
+	if c.ReturnOld && live {
+		result.HasValue, result.Value, result.ContentType = true, []byte(old.value), old.contentType
+	}
+	if c.Kind == KindDelete {
+		tw.removeAt(at)
+		tw.gone[int(Slot(c.Key))] = tw.version()
+		return result, true
+	}
+	if live {
+		tw.entries = slices.Delete(tw.entries, at, at+1)
+	} else if at >= 0 {
+		tw.loseAt(at)
+	}
+	e.version, e.stamp = tw.version(), tw.stamp()
+	tw.entries = append(tw.entries, e)
+	if c.Kind == KindIncr || c.Kind == KindAppend {
+		result.HasValue, result.Value, result.ContentType = true, []byte(e.value), e.contentType
+	}
+	if c.IdempotencyKey == "" {
+		tw.makeRoom()
+	}
+	return result, true
+}
+
+func (tw *twin) makeRoom() {
+	for bytes := tw.bytes(); bytes > tw.bound && len(tw.entries) > 0; {
+		bytes -= tw.cost(tw.entries[0])
+		tw.loseAt(0)
+	}
+}
+
+// use moves an entry to the recent end.
+func (tw *twin) use(i int) {
+	e := tw.entries[i]
+	e.stamp = tw.stamp()
+	tw.entries = append(slices.Delete(tw.entries, i, i+1), e)
+}
+
+func (tw *twin) bulk(c Command) Result {
+	doomed := func(e twinEntry) bool {
+		slot := uint32(Slot([]byte(e.key)))
+		return c.Kind == KindFlush || slot >= c.Slots.Start && slot < c.Slots.End && e.version <= c.Version &&
+			bytes.HasPrefix([]byte(e.key), c.Key) && keyHash([]byte(e.key))%(1<<c.PartBits) == c.Part
+	}
+	if !slices.ContainsFunc(tw.entries, doomed) {
 		return Result{Status: StatusOK}
 	}
 	if tw.counter == 1<<44-1 {
 		return Result{Status: StatusExhausted}
 	}
 	tw.counter++
-	result := Result{Status: StatusOK, Existed: live, Version: tw.version()}
-	if live {
-		tw.entries = slices.Delete(tw.entries, at, at+1)
-	} else if at >= 0 {
-		tw.removeAt(at)
+	result := Result{Status: StatusOK, Version: tw.version()}
+	for i := 0; i < len(tw.entries); {
+		e := tw.entries[i]
+		if !doomed(e) {
+			i++
+			continue
+		}
+		if c.Kind == KindFlush || !tw.dead(e) {
+			result.Count++
+			tw.removeAt(i)
+		} else {
+			tw.loseAt(i)
+		}
+		tw.gone[int(Slot([]byte(e.key)))] = tw.version()
 	}
-	if c.Kind == KindDelete {
-		return result
-	}
-	e.version = tw.version()
-	if c.TTL > 0 {
-		e.expireAt = tw.clock + min(c.TTL, math.MaxUint64-tw.clock)
-	}
-	tw.entries = append(tw.entries, e)
-	for bytes := tw.bytes(); bytes > tw.bound; {
-		bytes -= tw.entries[0].cost()
-		tw.removeAt(0)
+	if c.Kind == KindFlush {
+		for slot := tw.start; slot < tw.end; slot++ {
+			tw.gone[slot] = tw.version()
+		}
 	}
 	return result
 }
@@ -163,10 +426,14 @@ func (tw *twin) grant(g Grant) Result {
 	tw.granted = true
 	tw.generation, tw.epoch, tw.bits, tw.counter = g.Generation, g.Epoch, bits, 0
 	tw.start, tw.end = int(g.Range.Start), int(g.Range.End)
-	tw.entries = slices.DeleteFunc(tw.entries, func(e twinEntry) bool {
-		slot := int(Slot([]byte(e.key)))
-		return slot < tw.start || slot >= tw.end
-	})
+	foreign := func(slot int) bool { return slot < tw.start || slot >= tw.end }
+	tw.entries = slices.DeleteFunc(tw.entries, func(e twinEntry) bool { return foreign(int(Slot([]byte(e.key)))) })
+	tw.records = slices.DeleteFunc(tw.records, func(r twinRecord) bool { return foreign(r.slot) })
+	for slot := range tw.gone {
+		if foreign(slot) {
+			delete(tw.gone, slot)
+		}
+	}
 	if g.TableVersion > tw.tableVersion {
 		tw.setLimit(g.Limit, g.TableVersion)
 	}
@@ -183,6 +450,6 @@ func (tw *twin) stats() Stats {
 		Entries: len(tw.entries), Bytes: tw.bytes(), Limit: tw.limit, Bound: tw.bound, TableVersion: tw.tableVersion,
 		Evictions: tw.evictions, Expirations: tw.expirations, Clock: tw.clock, Version: tw.version(),
 		Epoch: tw.epoch, Generation: tw.generation, Range: Range{uint32(tw.start), uint32(tw.end)},
-		Level: uint8(tw.level), Applied: tw.applied,
+		Level: uint8(tw.level), Applied: tw.applied, Keys: len(tw.records), KeyBytes: tw.recordBytes(),
 	}
 }

@@ -1,0 +1,237 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+)
+
+// A block is an entry's bytes in the arena. The lengths are little-endian.
+//
+//	| key length u16 | content type length u16 | value length u32 | key | content type | value |
+const blockHeader = 8
+
+// blockLens returns the lengths at the beginning of a block.
+func blockLens(b []byte) (key, contentType, value int) {
+	return int(binary.LittleEndian.Uint16(b)), int(binary.LittleEndian.Uint16(b[2:])), int(binary.LittleEndian.Uint32(b[4:]))
+}
+
+// appendBlock appends the block of an entry whose value is the two parts together.
+func appendBlock(b, key, contentType, v1, v2 []byte) []byte {
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(key)))
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(contentType)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(v1)+len(v2)))
+	b = append(b, key...)
+	b = append(b, contentType...)
+	b = append(b, v1...)
+	return append(b, v2...)
+}
+
+const (
+	minSegment = 4 << 10
+	maxSegment = 1 << 20
+	// loneShare is the part of a segment above which a block gets one of its own: small enough that what
+	// blocks leave empty at the ends of segments is far below what cleaning tolerates.
+	loneShare = 16
+)
+
+// arena holds blocks in segments, each of which is filled from its beginning to its end once and never
+// written again, so that readers and views share the bytes. A segment without live blocks is left to the
+// garbage collector. Those with some are cleaned, see clean.
+type arena struct {
+	segments [][]byte      // by number, as far as they are filled; nil of a free number
+	info     []segmentInfo // by number
+	numbers  []uint32      // free ones
+	filling  uint32        // the segment that is being filled, if hasRoom
+	hasRoom  bool
+
+	live   uint64 // bytes of live blocks
+	lone   uint64 // those of them that are alone in their segment
+	shared uint64 // bytes of segments, lone ones not counted
+
+	victim    uint32 // the segment that is being cleaned, if cleaning
+	cleaning  bool
+	cleanedTo uint32
+	credit    uint64 // bytes that cleaning may still walk over
+}
+
+type segmentInfo struct {
+	live uint32 // bytes of live blocks
+	room uint32 // bytes allocated
+	lone bool   // made for one block
+}
+
+// segmentSize is the size for the next segment: a 64th of what lives, as a power of two within bounds.
+func (a *arena) segmentSize() int {
+	size := uint64(minSegment)
+	if n := a.live / 64; n > minSegment {
+		size = 1 << (bits.Len64(n) - 1)
+	}
+	return int(min(size, maxSegment))
+}
+
+// room returns the number of a segment with room for a block of n bytes.
+func (a *arena) room(n int) uint32 {
+	if uint64(n) > math.MaxUint32 {
+		panic("fsm: a block beyond 4 GiB")
+	}
+	a.sealLarge()
+	size := a.segmentSize()
+	if a.hasRoom {
+		size = int(a.info[a.filling].room)
+	}
+	if n > size/loneShare {
+		a.lone += uint64(n)
+		return a.open(n, true)
+	}
+	if a.hasRoom && n > size-len(a.segments[a.filling]) {
+		a.seal()
+	}
+	if !a.hasRoom {
+		size = a.segmentSize()
+		a.shared += uint64(size)
+		a.filling, a.hasRoom = a.open(size, false), true
+	}
+	return a.filling
+}
+
+// open adds a segment.
+func (a *arena) open(size int, lone bool) uint32 {
+	buf, info := make([]byte, 0, size), segmentInfo{room: uint32(size), lone: lone}
+	if last := len(a.numbers) - 1; last >= 0 {
+		n := a.numbers[last]
+		a.numbers = a.numbers[:last]
+		a.segments[n], a.info[n] = buf, info
+		return n
+	}
+	a.segments, a.info = append(a.segments, buf), append(a.info, info)
+	return uint32(len(a.segments) - 1)
+}
+
+// seal ends the filling of the segment that is being filled.
+func (a *arena) seal() {
+	a.hasRoom = false
+	if a.info[a.filling].live == 0 {
+		a.drop(a.filling)
+	}
+}
+
+// sealLarge is seal for a segment that became far too large, as most of what lived is gone.
+func (a *arena) sealLarge() {
+	if a.hasRoom && int(a.info[a.filling].room) > 4*a.segmentSize() {
+		a.seal()
+	}
+}
+
+// put stores a block and returns its place.
+func (a *arena) put(key, contentType, v1, v2 []byte) (segment, offset uint32) {
+	n := blockHeader + len(key) + len(contentType) + len(v1) + len(v2)
+	segment = a.room(n)
+	buf := a.segments[segment]
+	a.segments[segment] = appendBlock(buf, key, contentType, v1, v2)
+	a.account(segment, n)
+	return segment, uint32(len(buf))
+}
+
+// copy stores a block that there is already and returns its new place.
+func (a *arena) copy(block []byte) (segment, offset uint32) {
+	segment = a.room(len(block))
+	buf := a.segments[segment]
+	a.segments[segment] = append(buf, block...)
+	a.account(segment, len(block))
+	return segment, uint32(len(buf))
+}
+
+func (a *arena) account(segment uint32, n int) {
+	a.info[segment].live += uint32(n)
+	a.live += uint64(n)
+}
+
+// block returns the block at a place, which has no room behind it.
+func (a *arena) block(segment, offset uint32) []byte { return blockAt(a.segments[segment], offset) }
+
+func blockAt(segment []byte, offset uint32) []byte {
+	b := segment[offset:]
+	key, contentType, value := blockLens(b)
+	n := blockHeader + key + contentType + value
+	return b[:n:n]
+}
+
+// free gives up the block of n bytes in a segment.
+func (a *arena) free(segment uint32, n int) {
+	info := &a.info[segment]
+	info.live -= uint32(n)
+	a.live -= uint64(n)
+	if info.lone {
+		a.lone -= uint64(n)
+	}
+	if info.live == 0 && !(a.hasRoom && segment == a.filling) {
+		a.drop(segment)
+	}
+	if a.live == 0 && a.hasRoom {
+		a.seal()
+	}
+}
+
+// drop leaves a segment without live blocks to the garbage collector.
+func (a *arena) drop(segment uint32) {
+	if info := &a.info[segment]; !info.lone {
+		a.shared -= uint64(info.room)
+	}
+	if a.cleaning && segment == a.victim {
+		a.cleaning = false
+	}
+	a.segments[segment], a.info[segment] = nil, segmentInfo{}
+	a.numbers = append(a.numbers, segment)
+}
+
+// Cleaning keeps what segments hold beside live blocks below a sixth of these plus two segments. It walks
+// over the segment with the least live share and copies the live blocks away; then the segment goes. To
+// free a byte that way takes a walk over 7 at worst, when all segments are alike, so each byte stored or
+// given up grants a walk over cleanRate. An operation walks over no more than cleanMost, cleanBlock being
+// added to each block's length, which takes a fraction of a millisecond; the rest is left to those after it.
+const (
+	slackShare = 6
+	cleanRate  = 10
+	cleanMost  = 512 << 10
+	cleanBlock = 1 << 10
+)
+
+// untidy reports whether there is too much beside live blocks.
+func (a *arena) untidy() bool {
+	live := a.live - a.lone
+	return a.shared-live > live/slackShare+2*uint64(a.segmentSize())
+}
+
+// grant notes that n bytes were stored or given up.
+func (a *arena) grant(n int) { a.credit += cleanRate * uint64(n) }
+
+// nextVictim chooses the segment to clean next, and reports whether there is one that is worth it.
+func (a *arena) nextVictim() bool {
+	a.sealLarge()
+	best := segmentInfo{live: 1, room: 1}
+	for n, info := range a.info {
+		if info.room == 0 || info.lone || a.hasRoom && uint32(n) == a.filling {
+			continue
+		}
+		if uint64(info.live)*uint64(best.room) < uint64(best.live)*uint64(info.room) {
+			best, a.victim, a.cleaning = info, uint32(n), true
+		}
+	}
+	a.cleanedTo = 0
+	return a.cleaning
+}
+
+// nextBlock returns the next block of the victim, and its place.
+func (a *arena) nextBlock() (block []byte, segment, offset uint32) {
+	segment, offset = a.victim, a.cleanedTo
+	block = a.block(segment, offset)
+	a.cleanedTo += uint32(len(block))
+	return block, segment, offset
+}
+
+// tables is the memory held beside the segments.
+func (a *arena) tables() uint64 {
+	const slice, info, number = 24, 12, 4
+	return uint64(cap(a.segments))*slice + uint64(cap(a.info))*info + uint64(cap(a.numbers))*number
+}

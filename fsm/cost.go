@@ -1,0 +1,23 @@
+package fsm
+
+// Overhead is what an entry costs beside the bytes of its key, value and content type. It stands for
+// the memory that this package keeps per entry (see store):
+//
+//	56  record
+//	 8  lengths in front of the bytes
+//	 6  bucket of the slot's index, at its emptiest
+//	20  place in the expiry heap, for an entry that expires
+//	 6  rounding of pages and segments
+//
+// A constant, never a measurement: cost decides evictions, so it must be the same on every build (R4). A
+// test holds it against the heap. It doesn't cover the room that the arena leaves between cleanings (a
+// sixth of the bytes) nor what the garbage collector wants: whoever sets the limit leaves that.
+const Overhead = 96
+
+// overheadLevel1 is Overhead below level 2, where machines kept entries in another way.
+const overheadLevel1 = 211
+
+// Cost is what an entry counts against the limit, in bytes: a pure function of the three lengths.
+func Cost(keyLen, valueLen, contentTypeLen int) uint64 {
+	return Overhead + uint64(keyLen) + uint64(valueLen) + uint64(contentTypeLen)
+}

@@ -1,0 +1,355 @@
+package fsm
+
+import "bytes"
+
+// store holds entries by slot and key, in order of recency, with an index of those that expire. It decides
+// nothing: what is stored, evicted and when is the machine's choice. Few of its objects hold pointers, and
+// none of them grows by being copied as a whole, so that neither the garbage collector nor an operation
+// stops for long, however much is stored:
+//
+//	records   what there is to an entry beside its bytes, in pages; the order is a list through them
+//	index     of each slot, a hash table of refs to records, chained through them
+//	arena     the bytes of entries, in segments
+//	due       a heap of those that expire
+//
+// None of this layout is state: two stores that went different ways to the same entries, order and gone
+// versions answer alike. Those methods that change a store need it alone. The others may run beside each
+// other and beside one call of view.
+type store struct {
+	keySlot func(key []byte) uint16
+	owned   Range
+	index   []buckets  // of the owned slots, in order; nil until the first entry or gone version
+	summed  []slotSums // likewise
+	records records
+	arena   arena
+	due     dueHeap
+
+	oldestRef, newestRef ref
+	size                 uint64 // sum of the records' sizes
+	indexBytes           int    // of the buckets
+}
+
+// entry is a view of a stored entry. The slices are never written again: they stay valid for ever, also
+// after removal.
+type entry struct {
+	key, value  []byte
+	contentType []byte
+	version     uint64
+	expireAt    uint64 // log clock, milliseconds; 0 = lives until removed
+	stamp       uint64 // of recency
+}
+
+// newStore returns a store that owns no slots. keySlot is the slot of a stored key.
+func newStore(keySlot func(key []byte) uint16) *store {
+	return &store{keySlot: keySlot}
+}
+
+// own sets the range of slots. Entries outside are dropped, and what was known of their slots forgotten.
+func (s *store) own(r Range) {
+	old := s.owned
+	if s.index == nil || r == old {
+		s.owned = r
+		return
+	}
+	for slot := old.Start; slot < old.End; slot++ {
+		if slot < r.Start || slot >= r.End {
+			s.dropSlot(slot - old.Start)
+		}
+	}
+	index, summed := s.index, s.summed
+	s.owned, s.index, s.summed = r, nil, nil
+	s.build()
+	if start, end := max(old.Start, r.Start), min(old.End, r.End); start < end {
+		copy(s.index[start-r.Start:], index[start-old.Start:end-old.Start])
+		copy(s.summed[start-r.Start:], summed[start-old.Start:end-old.Start])
+	}
+}
+
+// build makes the tables of the owned slots if there are none.
+func (s *store) build() {
+	if s.index == nil {
+		n := s.owned.End - s.owned.Start
+		s.index, s.summed = make([]buckets, n), make([]slotSums, n)
+	}
+}
+
+// dropSlot drops the entries of the i-th owned slot.
+func (s *store) dropSlot(i uint32) {
+	// From the last bucket on, as drop merges last ones into those before.
+	b := &s.index[i]
+	for at := b.n; at > 0; at-- {
+		for at <= b.n && *b.head(at - 1) != 0 {
+			s.drop(*b.head(at - 1))
+		}
+	}
+}
+
+// len returns the number of entries.
+func (s *store) len() int { return s.records.used }
+
+// payload returns the bytes of all keys, values and content types.
+func (s *store) payload() uint64 { return s.size }
+
+// bucketsOf returns the index of slot, nil if there is nothing in it.
+func (s *store) bucketsOf(slot uint16) *buckets {
+	// Below the start, the difference wraps around beyond any length.
+	if i := uint32(slot) - s.owned.Start; i < uint32(len(s.index)) && s.index[i].n > 0 {
+		return &s.index[i]
+	}
+	return nil
+}
+
+// sumsOf returns the sums of slot to be changed, nil if it is not owned.
+func (s *store) sumsOf(slot uint16) *slotSums {
+	if !s.owned.Contains(slot) {
+		return nil
+	}
+	s.build()
+	return &s.summed[uint32(slot)-s.owned.Start]
+}
+
+// find returns the entry of key, 0 when there is none or the slot is not owned. hash is keyHash(key).
+func (s *store) find(slot uint16, hash uint32, key []byte) ref {
+	b := s.bucketsOf(slot)
+	if b == nil {
+		return 0
+	}
+	for r := *b.head(b.addr(hash)); r != 0; {
+		rec := s.records.read(r)
+		if rec.hash == hash && bytes.Equal(s.keyOf(rec), key) {
+			return r
+		}
+		r = rec.chain
+	}
+	return 0
+}
+
+func (s *store) keyOf(rec *record) []byte {
+	b := s.arena.segments[rec.segment][rec.offset:]
+	key, _, _ := blockLens(b)
+	return b[blockHeader : blockHeader+key]
+}
+
+// findTouch returns the entry that t names, 0 when there is none or the slot is not owned. Where it names
+// more than one, it is the one of the highest stamp: the order of chains is not the log's.
+func (s *store) findTouch(t Touch) ref {
+	b := s.bucketsOf(t.slot())
+	if b == nil {
+		return 0
+	}
+	var found ref
+	var stamp uint64
+	for r := *b.head(b.addr(t.hash())); r != 0; {
+		rec := s.records.read(r)
+		if rec.hash&(1<<touchHashBits-1) == t.hash() && (found == 0 || rec.stamp > stamp) {
+			found, stamp = r, rec.stamp
+		}
+		r = rec.chain
+	}
+	return found
+}
+
+// at returns the entry of r.
+func (s *store) at(r ref) entry { return s.records.read(r).entry(s.arena.segments) }
+
+// entry makes an entry of a record and the segments that it refers to.
+func (rec *record) entry(segments [][]byte) entry {
+	block := blockAt(segments[rec.segment], rec.offset)
+	key, contentType, _ := blockLens(block)
+	contentType += blockHeader + key
+	key += blockHeader
+	return entry{
+		key:         block[blockHeader:key:key],
+		contentType: block[key:contentType:contentType],
+		value:       block[contentType:],
+		version:     rec.version,
+		expireAt:    rec.expireAt,
+		stamp:       rec.stamp,
+	}
+}
+
+// meta returns what at does beside the bytes, and is cheaper.
+func (s *store) meta(r ref) (version, expireAt, stamp uint64) {
+	rec := s.records.read(r)
+	return rec.version, rec.expireAt, rec.stamp
+}
+
+// slotOf returns the slot of r.
+func (s *store) slotOf(r ref) uint16 { return s.records.read(r).slot }
+
+// touchOf returns the touch of r's key.
+func (s *store) touchOf(r ref) Touch {
+	rec := s.records.read(r)
+	return touchOf(rec.slot, rec.hash)
+}
+
+// sizeOf returns the bytes of r's key, value and content type.
+func (s *store) sizeOf(r ref) int { return int(s.records.read(r).size) }
+
+// set stores an entry at the recent end, in place of r, which has that key, or as a new one when r is 0.
+// The slot must be owned, hash be keyHash(key) and stamp higher than all before. The value is v1 and v2
+// together. All bytes are copied, and may be those of a stored entry.
+func (s *store) set(r ref, slot uint16, hash uint32, key, contentType, v1, v2 []byte, version, expireAt, stamp uint64) ref {
+	sums := s.sumsOf(slot)
+	segment, offset := s.arena.put(key, contentType, v1, v2)
+	block := s.arena.block(segment, offset)
+	sums.add(block, version, expireAt, stamp)
+	s.arena.grant(len(block))
+
+	var before uint64 // expiry
+	if r == 0 {
+		r = s.records.take()
+		*s.records.write(r) = record{slot: slot, hash: hash, used: true}
+		s.link(r)
+		s.chain(r)
+	} else {
+		rec := s.records.read(r)
+		before = rec.expireAt
+		s.giveUp(rec, sums)
+		s.moveToEnd(r)
+	}
+	rec := s.records.write(r)
+	rec.version, rec.expireAt, rec.stamp = version, expireAt, stamp
+	rec.segment, rec.offset, rec.size = segment, offset, uint32(len(block)-blockHeader)
+	s.size += uint64(rec.size)
+	s.expiryChanged(r, before, expireAt)
+	s.clean()
+	return r
+}
+
+// giveUp takes the block of rec out of the arena and out of the sums of its slot.
+func (s *store) giveUp(rec *record, sums *slotSums) {
+	block := s.arena.block(rec.segment, rec.offset)
+	sums.sub(block, rec.version, rec.expireAt, rec.stamp)
+	s.size -= uint64(rec.size)
+	s.arena.grant(len(block))
+	s.arena.free(rec.segment, len(block))
+}
+
+// expiryChanged tells the heap of r's new expiry, or of its new stamp.
+func (s *store) expiryChanged(r ref, before, now uint64) {
+	switch {
+	case before == 0 && now != 0:
+		s.addDue(r)
+	case before != 0 && now == 0:
+		s.removeDue(r)
+	case now != 0:
+		s.fixDue(r)
+	}
+}
+
+// remove removes r and raises gone of its slot to its version.
+func (s *store) remove(r ref) {
+	rec := s.records.read(r)
+	s.raiseGone(rec.slot, rec.version)
+	s.drop(r)
+}
+
+// drop is remove without a trace.
+func (s *store) drop(r ref) {
+	rec := s.records.read(r)
+	s.giveUp(rec, s.sumsOf(rec.slot))
+	if rec.expireAt != 0 {
+		s.removeDue(r)
+	}
+	s.unlink(r)
+	s.unchain(r)
+	s.records.release(r)
+	s.compact()
+	s.clean()
+}
+
+// touch moves r to the recent end and gives it that stamp, higher than all before.
+func (s *store) touch(r ref, stamp uint64) { s.expire(r, s.records.read(r).expireAt, stamp) }
+
+// expire is touch with a new expiry.
+func (s *store) expire(r ref, expireAt, stamp uint64) {
+	s.moveToEnd(r)
+	rec := s.records.write(r)
+	sums := s.sumsOf(rec.slot)
+	sums.order = sub128(sums.order, orderHash(rec.version, rec.stamp))
+	sums.order = add128(sums.order, orderHash(rec.version, stamp))
+	before := rec.expireAt
+	if before != expireAt {
+		block := s.arena.block(rec.segment, rec.offset)
+		sums.content = sub128(sums.content, contentHash(block, rec.version, before))
+		sums.content = add128(sums.content, contentHash(block, rec.version, expireAt))
+	}
+	rec.expireAt, rec.stamp = expireAt, stamp
+	s.expiryChanged(r, before, expireAt)
+}
+
+// oldest returns the entry at the old end, 0 when there is none.
+func (s *store) oldest() ref { return s.oldestRef }
+
+// newer returns the entry next to r towards the recent end, 0 when r stands there.
+func (s *store) newer(r ref) ref { return s.records.read(r).next }
+
+// firstToExpire returns the entry that comes first by (expiry, stamp), 0 when none expires.
+func (s *store) firstToExpire() ref {
+	if s.due.n == 0 {
+		return 0
+	}
+	return s.due.at(0).ref
+}
+
+// gone returns the highest version of what was removed from slot.
+func (s *store) gone(slot uint16) uint64 { return s.sums(slot).gone }
+
+// raiseGone raises gone of slot, if it is owned.
+func (s *store) raiseGone(slot uint16, version uint64) {
+	if sums := s.sumsOf(slot); sums != nil {
+		sums.gone = max(sums.gone, version)
+	}
+}
+
+// clear drops all entries, in time proportional to the slots, and raises gone of every owned slot.
+func (s *store) clear(version uint64) {
+	cleared := store{keySlot: s.keySlot, owned: s.owned}
+	cleared.build()
+	for i := range cleared.summed {
+		cleared.summed[i].gone = version
+		if s.summed != nil {
+			cleared.summed[i].gone = max(version, s.summed[i].gone)
+		}
+	}
+	*s = cleared
+}
+
+// slotStats returns how many entries slot has, and the bytes of their keys, values and content types.
+func (s *store) slotStats(slot uint16) (entries int, payload uint64) {
+	sums := s.sums(slot)
+	return int(sums.entries), sums.payload
+}
+
+// inSlot calls f for each entry of slot whose hash ends in the partBits bits of part, until f returns false.
+// The order is not the log's. f must not change the store.
+func (s *store) inSlot(slot uint16, partBits uint8, part uint32, f func(ref) bool) {
+	b := s.bucketsOf(slot)
+	if b == nil {
+		return
+	}
+	mask := uint32(1)<<partBits - 1
+	// All of the part is in the buckets that end in part, as far as there are enough; else in one that
+	// holds others beside.
+	for i := b.addr(part); i < b.n; i += mask + 1 {
+		for r := *b.head(i); r != 0; {
+			rec := s.records.read(r)
+			next := rec.chain
+			if rec.hash&mask == part && !f(r) {
+				return
+			}
+			r = next
+		}
+	}
+}
+
+// sums returns the sums of slot, zero if it is not owned.
+func (s *store) sums(slot uint16) slotSums { return sumsIn(s.summed, s.owned, slot) }
+
+func sumsIn(summed []slotSums, owned Range, slot uint16) slotSums {
+	if i := uint32(slot) - owned.Start; i < uint32(len(summed)) {
+		return summed[i]
+	}
+	return slotSums{}
+}

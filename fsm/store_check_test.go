@@ -1,0 +1,190 @@
+package fsm
+
+import (
+	"bytes"
+)
+
+// fataler is what a testing.T, a testing.B and a rapid.T have in common here.
+type fataler interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// checkStore ensures that all parts of a store agree with each other.
+func checkStore(t fataler, s *store) {
+	t.Helper()
+	used := checkList(t, s)
+	checkPages(t, s, used)
+	checkIndex(t, s, used)
+	checkArena(t, s)
+	checkDue(t, s)
+}
+
+// checkList walks the order both ways and returns the records in it.
+func checkList(t fataler, s *store) map[ref]bool {
+	t.Helper()
+	used := make(map[ref]bool)
+	var prev ref
+	for r := s.oldest(); r != 0; r = s.newer(r) {
+		rec := s.records.read(r)
+		if used[r] || !rec.used || rec.prev != prev {
+			t.Fatalf("list: record %d after %d: seen before %v, %+v", r, prev, used[r], rec)
+		}
+		if prev != 0 && rec.stamp <= s.records.read(prev).stamp {
+			t.Fatalf("list: stamp %d after %d", rec.stamp, s.records.read(prev).stamp)
+		}
+		used[r] = true
+		prev = r
+	}
+	if s.newestRef != prev || s.len() != len(used) {
+		t.Fatalf("list ends at %d with %d entries, want %d with %d", prev, len(used), s.newestRef, s.len())
+	}
+	return used
+}
+
+func checkPages(t fataler, s *store, used map[ref]bool) {
+	t.Helper()
+	rs := &s.records
+	if len(rs.info) != len(rs.pages) || len(rs.places) != len(rs.pages) {
+		t.Fatalf("%d pages, %d infos, %d places", len(rs.pages), len(rs.info), len(rs.places))
+	}
+	listed := make(map[uint32]bool)
+	for p, prev := rs.room, uint32(0); p != 0; p, prev = rs.info[p-1].next, p {
+		if listed[p] || rs.info[p-1].prev != prev || rs.info[p-1].free == 0 {
+			t.Fatalf("page %d listed wrongly: %+v", p-1, rs.info[p-1])
+		}
+		listed[p] = true
+	}
+	placed := 0
+	for p, info := range rs.info {
+		if rs.places[p] != nil {
+			placed++
+		}
+		free := 0
+		for r := info.free; r != 0; r = rs.read(r).next {
+			if int(r-1)/pageLen != p || used[r] || rs.read(r).used || free > pageLen {
+				t.Fatalf("page %d: record %d is not free", p, r)
+			}
+			free++
+		}
+		if free+int(info.used) != pageLen || listed[uint32(p)+1] != (free > 0) || info.epoch > rs.epoch {
+			t.Fatalf("page %d: %d free, listed %v, %+v in epoch %d", p, free, listed[uint32(p)+1], info, rs.epoch)
+		}
+	}
+	if total := len(rs.pages) * pageLen; total-rs.used > total/4+3*pageLen || placed != rs.placed {
+		t.Fatalf("%d of %d records used; %d pages have places, want %d", rs.used, total, placed, rs.placed)
+	}
+}
+
+// checkIndex walks all chains, and sums slots up anew.
+func checkIndex(t fataler, s *store, used map[ref]bool) {
+	t.Helper()
+	if s.index != nil && (len(s.index) != int(s.owned.End-s.owned.Start) || len(s.summed) != len(s.index)) {
+		t.Fatalf("%d tables, %d sums for %+v", len(s.index), len(s.summed), s.owned)
+	}
+	var size uint64
+	entries, bytesOfBuckets := 0, 0
+	for i := range s.index {
+		b := &s.index[i]
+		bytesOfBuckets += b.bytes()
+		want := slotSums{gone: s.summed[i].gone}
+		for at := range b.n {
+			for r := *b.head(at); r != 0; r = s.records.read(r).chain {
+				rec, e := s.records.read(r), s.at(r)
+				block := s.arena.block(rec.segment, rec.offset)
+				switch {
+				case !used[r]:
+					t.Fatalf("chain: record %d is none", r)
+				case uint32(rec.slot)-s.owned.Start != uint32(i) || s.keySlot(e.key) != rec.slot:
+					t.Fatalf("record of slot %d, key of slot %d in %d", rec.slot, s.keySlot(e.key), i)
+				case keyHash(e.key) != rec.hash || b.addr(rec.hash) != at:
+					t.Fatalf("record of hash %x in bucket %d of %d", rec.hash, at, b.n)
+				case !bytes.Equal(block, appendBlock(nil, e.key, e.contentType, e.value, nil)):
+					t.Fatalf("block of %q", e.key)
+				case len(block) != blockHeader+s.sizeOf(r):
+					t.Fatalf("size %d of a block of %d", s.sizeOf(r), len(block))
+				}
+				want.add(block, rec.version, rec.expireAt, rec.stamp)
+			}
+		}
+		if s.summed[i] != want {
+			t.Fatalf("sums of slot %d are %+v, want %+v", int(s.owned.Start)+i, s.summed[i], want)
+		}
+		if n := want.entries; b.n < min(n, maxBuckets) || b.n > 2*n {
+			t.Fatalf("%d buckets for %d entries", b.n, n)
+		}
+		if len(b.first) != min(int(b.n), bucketChunk) || cap(b.first) > 4*len(b.first)+16 {
+			t.Fatalf("%d of %d buckets in %d", len(b.first), b.n, cap(b.first))
+		}
+		entries += int(want.entries)
+		size += want.payload
+	}
+	if entries != s.len() || size != s.payload() || bytesOfBuckets != s.indexBytes {
+		t.Fatalf("%d entries of %d bytes in buckets of %d, want %d of %d in %d",
+			entries, size, bytesOfBuckets, s.len(), s.payload(), s.indexBytes)
+	}
+}
+
+func checkArena(t fataler, s *store) {
+	t.Helper()
+	a := &s.arena
+	live := make([]uint64, len(a.segments))
+	for r := s.oldest(); r != 0; r = s.newer(r) {
+		rec := s.records.read(r)
+		live[rec.segment] += uint64(blockHeader + s.sizeOf(r))
+	}
+	var all, lone, shared uint64
+	for n, info := range a.info {
+		filling := a.hasRoom && a.filling == uint32(n)
+		if uint64(info.live) != live[n] || int(info.room) != cap(a.segments[n]) ||
+			info.room != 0 && info.live == 0 && !filling || info.lone && filling {
+			t.Fatalf("segment %d: %d bytes live of %d, filling %v, %+v", n, live[n], cap(a.segments[n]), filling, info)
+		}
+		all += live[n]
+		if info.lone {
+			lone += live[n]
+		} else {
+			shared += uint64(info.room)
+		}
+	}
+	if all != a.live || lone != a.lone || shared != a.shared {
+		t.Fatalf("arena: %d live, %d alone, %d shared; want %d, %d, %d", a.live, a.lone, a.shared, all, lone, shared)
+	}
+	if s.len() == 0 && (a.shared != 0 || a.hasRoom) {
+		t.Fatalf("an empty store holds %d bytes", a.shared)
+	}
+	free := make(map[uint32]bool)
+	for _, n := range a.numbers {
+		if free[n] || a.segments[n] != nil {
+			t.Fatalf("segment %d is not free", n)
+		}
+		free[n] = true
+	}
+	for n, buf := range a.segments {
+		if buf == nil && !free[uint32(n)] {
+			t.Fatalf("segment %d is lost", n)
+		}
+	}
+}
+
+func checkDue(t fataler, s *store) {
+	t.Helper()
+	expiring := 0
+	for r := s.oldest(); r != 0; r = s.newer(r) {
+		_, expireAt, _ := s.meta(r)
+		if expireAt == 0 {
+			continue
+		}
+		expiring++
+		i := *s.records.place(r)
+		if i >= s.due.n || *s.due.at(i) != (due{expireAt, r}) {
+			t.Fatalf("record %d, expiry %d, is not at place %d of %d", r, expireAt, i, s.due.n)
+		}
+		if i > 0 && s.dueBefore(s.due.at(i), s.due.at((i-1)/4)) {
+			t.Fatalf("place %d comes before its parent", i)
+		}
+	}
+	if n := len(s.due.chunks) * dueChunk; int(s.due.n) != expiring || n < expiring || n > expiring+2*dueChunk {
+		t.Fatalf("%d of %d places for %d expiring entries", s.due.n, n, expiring)
+	}
+}
