@@ -176,8 +176,8 @@ func DecodeBatch(data []byte) (Batch, error) {
 	}
 	b.Stamp = d.uvarint("stamp")
 	count := d.uvarint("count")
-	const shortest = 2 // bytes of the shortest command, so that count can't ask for more than data holds
-	if d.err == nil && count > uint64(len(d.rest))/shortest {
+	// No command is shorter than a byte, so count can't ask for more than data holds.
+	if d.err == nil && count > uint64(len(d.rest)) {
 		d.fail("count %d with %d bytes left", count, len(d.rest))
 	}
 	if d.err == nil && count > 0 {

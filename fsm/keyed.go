@@ -260,9 +260,10 @@ func (m *Machine) touchAll(touches []byte) Result {
 // stamp is at least that has at most so many before it.
 type recentEnd struct {
 	newest uint64
-	marks  [recentMarks]uint64 // a ring of stamps, every so many moves
+	marks  [recentMarks]uint64 // a ring of stamps, one each step moves; 0: none yet
 	next   int
 	moves  int // since the last mark
+	step   int
 }
 
 const (
@@ -274,16 +275,17 @@ const (
 
 func (e *recentEnd) moved(stamp uint64, entries int) {
 	e.newest = stamp
-	if e.moves++; e.moves*recentShare*recentMarks >= entries {
-		e.marks[e.next], e.moves = stamp, 0
-		e.next = (e.next + 1) % recentMarks
-		if entries < recentShare*recentMarks { // too few to tell ends apart: the newest alone
-			clear(e.marks[:])
-		}
+	if e.moves++; e.moves < e.step {
+		return
 	}
+	e.step = entries / (recentShare * recentMarks) // 0: too few to tell ends apart
+	e.marks[e.next], e.moves = stamp, 0
+	e.next = (e.next + 1) % recentMarks
 }
 
-func (e *recentEnd) holds(stamp uint64) bool {
+// holds reports whether an entry of that stamp is at the recent end of so many.
+func (e *recentEnd) holds(stamp uint64, entries int) bool {
 	oldest := e.marks[e.next]
-	return stamp == e.newest || oldest != 0 && stamp >= oldest
+	// When many entries have gone, the marks of old reach too far.
+	return stamp == e.newest || e.step > 0 && oldest != 0 && stamp >= oldest && entries >= e.step*recentShare*recentMarks/2
 }

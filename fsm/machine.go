@@ -338,7 +338,7 @@ func (m *Machine) Lookup(key []byte) Lookup {
 	l.Found = true
 	l.Entry = Entry{Value: e.value, ContentType: string(e.contentType), Version: e.version, ExpireAt: e.expireAt}
 	l.Cost = uint64(len(e.key)+len(e.value)+len(e.contentType)) + m.overhead()
-	l.Recent = m.recent.holds(e.stamp)
+	l.Recent = m.recent.holds(e.stamp, m.store.len())
 	return l
 }
 

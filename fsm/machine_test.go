@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -315,17 +316,76 @@ func TestLevel(t *testing.T) {
 	if got := d.Stats().Level; got != baseLevel {
 		t.Errorf("a new machine has level %d, want %d", got, baseLevel)
 	}
-	d.level = 0
-	if _, err := d.Apply(1, Batch{Level: 1}); !errors.Is(err, ErrDivergence) {
+	if _, err := d.Apply(1, Batch{Level: 2}); !errors.Is(err, ErrDivergence) {
 		t.Errorf("a batch above the machine's level: %v", err)
 	}
-	raise := Command{Kind: KindLevel, Level: 1}
-	results, err := d.Apply(1, Batch{Level: 0, Commands: []Command{raise, raise, {Kind: KindLevel}}})
+	for name, c := range levelTwo {
+		for _, level := range []uint8{0, 1} { // whatever the batch says
+			if _, err := d.Apply(1, Batch{Level: level, Commands: []Command{c}}); !errors.Is(err, ErrDivergence) {
+				t.Errorf("%s on a machine of level 1: %v", name, err)
+			}
+		}
+		if got := LevelOf([]Command{put("a"), c}); got != 2 {
+			t.Errorf("%s needs level %d, want 2", name, got)
+		}
+	}
+	if got := LevelOf([]Command{put("a"), remove("b"), {Kind: KindLevel, Level: 2}}); got != 1 {
+		t.Errorf("commands of level 1 need level %d", got)
+	}
+	raise := Command{Kind: KindLevel, Level: 2}
+	results, err := d.Apply(1, Batch{Level: 1, Commands: []Command{raise, raise, {Kind: KindLevel, Level: 1}}})
 	if want := []Result{{Status: StatusOK}, {Status: StatusStale}, {Status: StatusStale}}; err != nil || !slices.EqualFunc(results, want, sameResult) {
 		t.Errorf("raise: %+v, %v; want %+v", results, err, want)
 	}
-	if _, err := d.Apply(2, Batch{Level: 1}); err != nil {
+	if _, err := d.Apply(2, Batch{Level: 2}); err != nil {
 		t.Errorf("a batch at the raised level: %v", err)
+	}
+}
+
+// levelTwo are commands that level 1 doesn't have.
+var levelTwo = map[string]Command{
+	"incr":       {Kind: KindIncr, Key: []byte("k"), Delta: 1},
+	"append":     {Kind: KindAppend, Key: []byte("k"), Value: []byte("v")},
+	"expire":     {Kind: KindExpire, Key: []byte("k")},
+	"touch":      {Kind: KindTouch, Key: []byte("k")},
+	"touches":    {Kind: KindTouches, Touches: make([]byte, touchSize)},
+	"flush":      {Kind: KindFlush},
+	"prefix":     {Kind: KindDeletePrefix, Slots: Range{0, 1}},
+	"fill":       {Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: CondFill}},
+	"idempotent": {Kind: KindDelete, Key: []byte("k"), IdempotencyKey: "x"},
+	"old value":  {Kind: KindPut, Key: []byte("k"), ReturnOld: true},
+}
+
+// TestRaiseChangesCosts ensures that a machine which is raised to level 2 counts its entries anew, and that
+// one restored from a snapshot of before does as one that was there all along.
+func TestRaiseChangesCosts(t *testing.T) {
+	d := &driver{t: t, Machine: New()}
+	d.at(1000, Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: 2000, TableVersion: 1}})
+	for i := range 20 {
+		d.at(1000, put(fmt.Sprint("k", i)))
+	}
+	if s := d.Stats(); s.Entries != 9 || s.Bytes != 9*214 {
+		t.Errorf("level 1: %+v", s)
+	}
+	again, err := Restore(bytes.NewReader(snapshotBytes(t, d.Machine)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &driver{t: t, Machine: again, index: d.index}
+	for _, d := range []*driver{d, e} {
+		d.at(1001, Command{Kind: KindLevel, Level: 2})
+		if s := d.Stats(); s.Entries != 9 || s.Bytes != 9*99 {
+			t.Errorf("level 2: %+v", s)
+		}
+		for i := range 20 {
+			d.at(1002, put(fmt.Sprint("n", i)), Command{Kind: KindTouch, Key: []byte("k19")})
+		}
+		if s := d.Stats(); s.Entries != 20 || !d.Lookup([]byte("k19")).Found {
+			t.Errorf("level 2, later: %+v", s)
+		}
+	}
+	if d.Checksum() != e.Checksum() {
+		t.Error("checksums differ")
 	}
 }
 
@@ -366,12 +426,12 @@ func TestDivergence(t *testing.T) {
 func TestApplied(t *testing.T) {
 	d := granted(t, 1<<20)
 	d.at(0, put("a"), put("b"), put("c"))
-	if i, p := d.Applied(); i != 2 || p != 2 {
-		t.Errorf("Applied() = %d, %d; want 2, 2", i, p)
+	if i, p := d.Applied(); i != 3 || p != 2 {
+		t.Errorf("Applied() = %d, %d; want 3, 2", i, p)
 	}
 	d.at(0)
-	if i, p := d.Applied(); i != 3 || p != 0 {
-		t.Errorf("Applied() after a tick = %d, %d; want 3, 0", i, p)
+	if i, p := d.Applied(); i != 4 || p != 0 {
+		t.Errorf("Applied() after a tick = %d, %d; want 4, 0", i, p)
 	}
 }
 
@@ -384,8 +444,8 @@ func TestStatsJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"entries":1,"bytes":212,"limit":1048576,"bound":1048576,"tableVersion":1,"evictions":0,"expirations":0,` +
-		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":1,"applied":2}`
+	want := `{"entries":1,"bytes":97,"limit":1048576,"bound":1048576,"tableVersion":1,"evictions":0,"expirations":0,` +
+		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":2,"applied":3,"keys":0,"keyBytes":0}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

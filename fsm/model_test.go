@@ -20,6 +20,7 @@ type model struct {
 	twin     *twin
 	held     []heldValue
 	last     []Command // that had idempotency keys
+	checks   int
 }
 
 // heldValue is a value that a reader kept, with a copy made when it was read.
@@ -106,7 +107,7 @@ func (m *model) read(t *rapid.T) {
 		want.Entry = Entry{Value: []byte(e.value), ContentType: e.contentType, Version: e.version, ExpireAt: e.expireAt}
 		want.Cost = m.twin.cost(e)
 	}
-	if got.Recent && m.twin.find(string(key)) < len(m.twin.entries)-1-len(m.twin.entries)/64 {
+	if got.Recent && m.twin.find(string(key)) < len(m.twin.entries)-1-len(m.twin.entries)/32 {
 		t.Fatalf("%q counts as recent, at %d of %d", key, m.twin.find(string(key)), len(m.twin.entries))
 	}
 	if got.Owned != want.Owned || got.Found != want.Found || got.Clock != want.Clock || got.Epoch != want.Epoch ||
@@ -310,7 +311,8 @@ func (m *model) check(t *rapid.T) {
 	if got, want := m.restored.Stats(), m.twin.stats(); got != want {
 		t.Fatalf("stats after restore\n%+v, want\n%+v", got, want)
 	}
-	if m.straight.Checksum() != m.restored.Checksum() {
+	// Each covers 16,384 slots: now and then is enough, since a difference stays.
+	if m.checks++; m.checks%4 == 0 && m.straight.Checksum() != m.restored.Checksum() {
 		t.Fatal("checksums differ between the machine and the restored one")
 	}
 	checkInvariants(t, m.straight)

@@ -25,7 +25,7 @@ type twin struct {
 }
 
 type twinEntry struct {
-	key, value, contentType   string
+	key, value, contentType  string
 	version, expireAt, stamp uint64
 }
 
