@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -42,6 +43,7 @@ func child(args []string, in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
+	runtime.KeepAlive(sink)
 	return lines.Err()
 }
 

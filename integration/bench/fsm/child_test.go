@@ -115,12 +115,12 @@ func TestLongestPause(t *testing.T) {
 
 // TestChurn ensures that churn writes as much as asked, in every phase, and never beyond the bound.
 func TestChurn(t *testing.T) {
-	a, err := runChurn([]string{"16777216", "12", "100000000"})
+	a, err := runChurn([]string{"4194304", "12", "100000000"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := a.Churn
-	if len(c.Phases) != len(churnPhases) || c.Written < 12*16<<20 || c.Peak < 16<<20 {
+	if len(c.Phases) != len(churnPhases) || c.Written < 12*4<<20 || c.Peak < 4<<20 {
 		t.Errorf("%d phases, %d bytes written, %d bytes at the peak", len(c.Phases), c.Written, c.Peak)
 	}
 	for _, p := range c.Phases {

@@ -48,14 +48,14 @@ type churnPhase struct {
 // churnPhases are the sizes of values that follow each other, in turns.
 var churnPhases = []struct {
 	name string
-	size func(rnd *rand.Rand) int
+	size func(rnd *rand.Rand, bound int) int
 }{
-	{"tiny values, 8 bytes", func(*rand.Rand) int { return 8 }},
-	{"mixed sizes, Zipf, 16 B to 64 KiB", func(rnd *rand.Rand) int { return int(16 * math.Pow(4096, math.Pow(rnd.Float64(), 3))) }},
-	{"large values, 256 KiB to 1 MiB", func(rnd *rand.Rand) int { return 256<<10 + rnd.IntN(768<<10) }},
-	{"values of 100 bytes", func(*rand.Rand) int { return 100 }},
-	{"mixed sizes, even, 1 B to 8 KiB", func(rnd *rand.Rand) int { return 1 + rnd.IntN(8<<10) }},
-	{"values of 4 KiB", func(*rand.Rand) int { return 4 << 10 }},
+	{"tiny values, 8 bytes", func(*rand.Rand, int) int { return 8 }},
+	{"mixed sizes, Zipf, 16 B to 64 KiB", func(rnd *rand.Rand, _ int) int { return int(16 * math.Pow(4096, math.Pow(rnd.Float64(), 3))) }},
+	{"large values, bound/2048 to bound/512", func(rnd *rand.Rand, bound int) int { return bound/2048 + rnd.IntN(bound/512-bound/2048) }},
+	{"values of 100 bytes", func(*rand.Rand, int) int { return 100 }},
+	{"mixed sizes, even, 1 B to 8 KiB", func(rnd *rand.Rand, _ int) int { return 1 + rnd.IntN(8<<10) }},
+	{"values of 4 KiB", func(*rand.Rand, int) int { return 4 << 10 }},
 }
 
 // runChurn is the child's part. Its arguments are the bound, how many times it is written, and the limit
@@ -79,7 +79,7 @@ func runChurn(words []string) (answer, error) {
 	for turn := 0; c.Written < times*bound; turn++ {
 		phase := churnPhases[turn%len(churnPhases)]
 		for phaseEnd := c.Written + 2*bound; c.Written < phaseEnd; {
-			commands, written := churnCommands(rnd, &next, phase.size)
+			commands, written := churnCommands(rnd, &next, func() int { return phase.size(rnd, int(bound)) })
 			// An entry of the log is a buffer of its own, as it is where Raft hands it over.
 			data, err := fsm.Batch{Level: 1, Commands: commands}.AppendBinary(nil)
 			if err != nil {
@@ -116,12 +116,9 @@ const (
 	churnPuts  = 32
 )
 
-// someValue is where values under churn come from.
-var someValue = make([]byte, 1<<20)
-
 // churnCommands makes a log entry's worth of commands, and tells what its puts cost. Most keys are new;
 // some are written over, with another size, and a few are deleted.
-func churnCommands(rnd *rand.Rand, next *uint64, size func(*rand.Rand) int) (commands []fsm.Command, written uint64) {
+func churnCommands(rnd *rand.Rand, next *uint64, size func() int) (commands []fsm.Command, written uint64) {
 	key := func(id uint64) []byte {
 		k := make([]byte, keySize)
 		keyAt(k, id)
@@ -134,8 +131,8 @@ func churnCommands(rnd *rand.Rand, next *uint64, size func(*rand.Rand) int) (com
 		} else {
 			*next++
 		}
-		n := size(rnd)
-		commands = append(commands, fsm.Command{Kind: fsm.KindPut, Key: key(id), Value: someValue[:n]})
+		n := size()
+		commands = append(commands, fsm.Command{Kind: fsm.KindPut, Key: key(id), Value: make([]byte, n)})
 		bytes += n
 		written += fsm.Cost(keySize, n, 0)
 		if rnd.IntN(16) == 0 {

@@ -94,8 +94,8 @@ func speeds(cfg config, entries int, all []*process, r *report.Report, status io
 	}
 
 	r.Section(fmt.Sprintf("Speed at %d entries", entries))
-	r.Textf("Nanoseconds per operation, medians of %d interleaved rounds of %d operations. Ratios are medians of the rounds' "+
-		"ratios: above 1, ours is faster.", cfg.rounds, cfg.ops)
+	r.Textf("Nanoseconds of CPU per operation on the thread that runs it, medians of %d interleaved rounds of %d operations. Ratios are "+
+		"medians of the rounds' ratios: above 1, ours is faster.", cfg.rounds, cfg.ops)
 	header := append([]string{"operation"}, subjectNames...)
 	for _, other := range subjectNames[1:] {
 		header = append(header, other+" / ours")
