@@ -54,6 +54,8 @@ type ShardDetail struct {
 	Hits      uint64 `json:"hits"`
 	Misses    uint64 `json:"misses"`
 	Evictions uint64 `json:"evictions"`
+	// Sizing is of this node's replica; nil where it has none, or none that was read of late.
+	Sizing *shard.Sizing `json:"sizing,omitempty"`
 }
 
 // NodeView is a node as the table has it, and as this node sees it.
@@ -215,25 +217,25 @@ func (s *Service) conf(id shard.ID, generation uint64, nodes []string) string {
 }
 
 // live returns this node's replicas as they are now, not as they were at the last tick.
-func (s *Service) live() map[shard.ID]replicaReport {
-	live := make(map[shard.ID]replicaReport)
+func (s *Service) live() map[shard.ID]shard.Status {
+	live := make(map[shard.ID]shard.Status)
 	for _, st := range s.host.Status() {
-		live[st.Shard] = reportReplica(st)
+		live[st.Shard] = st
 	}
 	return live
 }
 
 // detail adds the numbers of this node's replica, else of the leader's, else of any; hits and misses of
 // all. live are this node's replicas.
-func (s *Service) detail(v ShardView, limit uint64, live map[shard.ID]replicaReport) ShardDetail {
+func (s *Service) detail(v ShardView, limit uint64, live map[shard.ID]shard.Status) ShardDetail {
 	replica := func(node string) (replicaReport, bool) {
 		if node == s.self.ID {
-			r, ok := live[v.ID]
-			return r, ok
+			st, ok := live[v.ID]
+			return reportReplica(st), ok
 		}
 		return s.soft.replica(node, v.ID)
 	}
-	d := ShardDetail{ShardView: v, Limit: limit}
+	d := ShardDetail{ShardView: v, Limit: limit, Sizing: live[v.ID].Sizing}
 	sources := []string{s.self.ID, v.Leader}
 	for _, m := range v.Members {
 		sources = append(sources, m.Node)

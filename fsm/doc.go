@@ -1,10 +1,10 @@
-// Package fsm is the state machine of one shard: a key-value cache of bounded size that evicts what
-// was written longest ago, driven by a log and by nothing else.
+// Package fsm is the state machine of one shard: a key-value cache of bounded size that evicts what was used
+// longest ago, driven by a log and by nothing else.
 //
 // A [Machine] applies log entries in order. An entry is a [Batch] of [Command]s with a stamp; Apply
 // returns a [Result] for each command. What the directory decides (which slots the machine owns, how
-// many bytes it may hold, where its versions start) arrives by the same log as the clients' puts and
-// deletes do.
+// many bytes it may hold, where its versions start) arrives by the same log as the clients' commands do,
+// and so does the recency of what they read ([KindTouches]).
 //
 // # Obligations
 //
@@ -13,10 +13,12 @@
 //     package knows no clock, no randomness, no file, no goroutine and no order of a Go map; whatever
 //     can change an eviction is in the log (R1, R2).
 //   - Time is the log clock, the highest stamp so far. An entry is dead from the moment the log clock
-//     reaches its expiry, and stays dead: stamps that go back don't turn the clock back (R2).
-//   - A version names one change of the shard and is never given to another: bits that the directory
-//     grants above bits that the machine counts (R3). A put and the delete of a live entry take one
-//     each; a refused command and the delete of an absent key take none.
+//     reaches its expiry, and stays dead: stamps that go back don't turn the clock back (R2). What is dead
+//     is removed in the order of (expiry, recency stamp), a bounded number with each entry.
+//   - A version names one change of a key's value and is never given to another: bits that the directory
+//     grants above bits that the machine counts (R3). A put, an increment, an append, the delete of a live
+//     entry, a flush and a delete by prefix that removes something take one each; a change of the time to
+//     live, a touch, a refused command and the delete of an absent key take none.
 //   - After each entry the cost of what is stored is within the bound, and beyond the batch's own
 //     commands the work of an entry is bounded (R4): see [Machine.Apply].
 //   - Conditions and ownership are decided here, where every replica decides alike, never before the
@@ -24,7 +26,34 @@
 //   - An entry that can't be applied as written is an error, not a result: the replica must stop,
 //     since the others may have applied it.
 //
-// The order of refusals is fixed: not the owner, too large, condition, versions used up.
+// The order of refusals is fixed: not the owner; the idempotency key's own (too new, too old, another
+// command's); too large, of a put; condition; no live entry; no integer, or too large, of what an increment
+// or append makes; versions used up; no memory for the idempotency key.
+//
+// # Recency
+//
+// Every command that stores, changes the time to live or touches moves the entry to the recent end and gives
+// it a stamp: log milliseconds above a counter, rising along the order. Reads leave no trace by themselves.
+// Whoever serves them gathers their [Touch]es and puts them into the log in the order of the reads; then all
+// replicas have the order of an exact LRU, and a new leader evicts what the old one would have (R5).
+// [Lookup].Recent tells which touches would not change much: those of the 1/64 of the entries that were used
+// last.
+//
+// # Idempotency
+//
+// A command with an idempotency key is applied once: a change is remembered with its status, version and small
+// value, and answered again to whoever repeats the command under the key (R7). A key of the form
+// <unix-ms>-<random> is remembered until its own time and [IdempotencyWindow], by the log clock; after that,
+// and at or below the horizon to which the memory had to forget, it is refused as too old. So such a key never
+// makes a change twice. Any other key is protected for IdempotencyWindow from the change on, and no longer. The
+// memory takes a sixteenth of the limit at most, and counts in it. Records are kept by slot, as they go where
+// the entries go. A refusal is not remembered, nor is a delete of what is absent: repeated, it is judged anew.
+//
+// # Fill tokens
+//
+// A reader that misses takes the shard's version as a token. The slot keeps the highest version of what was
+// removed from it, so [CondFill] can tell whether the key was written or removed since, without a state of
+// its own (R8).
 //
 // # Limit and bound
 //
@@ -35,30 +64,50 @@
 // traffic has to propose ticks until Stats.Bound equals Stats.Limit; likewise for expired entries, of
 // which each log entry removes up to [MaxReclaim]. Both matter to memory alone, never to an answer.
 //
+// # Levels
+//
+// A machine begins at feature level 1, which is that of the first builds: puts, deletes, and recency by puts
+// alone. Level 2 has everything else, and counts less for an entry ([Overhead]). A log raises the level once
+// every replica runs a build that knows it; up to that command all builds apply it alike (R1).
+//
+// # Memory
+//
+// See store: records without pointers in pages, bytes in segments that are never written again, hash tables
+// by slot that grow by a bucket at a time. No operation walks over everything, the collector has next to
+// nothing to follow, and a snapshot shares pages and segments with the machine. Cleaning keeps what lies
+// between live bytes to a sixth of them.
+//
+// # Beside the state
+//
+// An [Observer] hears what becomes of entries. [Ghosts] and [Sizing] are fed by it: why a key is gone, and which
+// misses more memory would have made hits. Neither is part of the state, of a snapshot or of a checksum, and no
+// answer of a machine depends on them.
+//
 // # Concurrency
 //
-// A Machine has no lock. Apply needs it alone; Lookup, Applied, Stats, Snapshot and Checksum may run
-// beside each other. The caller's lock must hold a read's Lookup and Applied together, or the answer
+// A Machine has no lock. Apply and Snapshot need it alone; Lookup, Applied, Stats, PlanDelete and Checksum may
+// run beside each other. The caller's lock must hold a read's Lookup and Applied together, or the answer
 // names a place in the log that it doesn't belong to. What they return is safe without the lock: an
 // [Entry] and a [Snapshot] share memory with the machine that is never written again, and a snapshot
-// is written to disk beside later Applies.
+// is written to disk beside later Applies. An [Observer] hears of changes from within Apply.
 //
 // # Caveats
 //
-//   - Reads don't move an entry. Recency is that of puts; reads come to count by commands of their own
-//     (R5), which this feature level does not have. As long as that is so, versions rise along the
-//     order, and Restore insists on it.
-//   - Snapshot copies a pointer per entry under the caller's lock: about 26 ms for a million entries on
-//     a two-core virtual machine (BenchmarkSnapshot1M). Checksum walks over everything, about 0.2 s.
-//   - Each entry is three or more heap objects, which the garbage collector follows. [Overhead] counts
-//     them.
-//   - A grant that takes slots away walks over all entries in one step.
+//   - Checksum costs time in proportion to the slots, a millisecond or two for all of them. It is made of
+//     sums that are kept as entries change; Restore makes them anew from the bytes.
+//   - A grant that takes slots away walks over their entries in one step, and a delete by prefix over those
+//     of its slots and part. [Machine.PlanDelete] keeps that small.
+//   - A touch names a key by 40 bits. Of a slot's entries two may share a name, by chance of 1 in 67 million
+//     for each pair: then the wrong one is touched, on all replicas alike.
 //
 // # Why not the obvious alternatives
 //
 // A ready-made LRU counts entries or takes a callback for size, evicts whenever it likes, expires by
 // the local clock, and has no order-preserving snapshot. Sharing it under a lock doesn't make replicas
-// equal. Gob, JSON or protobuf for the log have many encodings of one value, or depend on the build;
+// equal. Ready-made stores without pointers (bigcache, freecache) evict by ring or by set, not by recency.
+// Gob, JSON or protobuf for the log have many encodings of one value, or depend on the build;
 // here each value has one, so that bytes can be compared, fuzzed and summed up. Expiry by a timer that
-// proposes deletes races with the put that replaces the entry; expiry by the log clock has no race.
+// proposes deletes races with the put that replaces the entry; expiry by the log clock has no race. Slabs by
+// size class strand memory in classes that are no longer asked for; segments that are cleaned don't. A sum
+// over everything, made when asked for, would stop Apply; sums by slot, kept as entries change, don't.
 package fsm

@@ -276,8 +276,8 @@ func (m *Machine) drop(r ref, why Reason) {
 		m.expirations++
 	}
 	if m.observer != nil {
-		_, _, stamp := m.store.meta(r)
-		m.observer.Removed(m.store.touchOf(r), m.costOf(r), why, m.idle(stamp))
+		_, expireAt, stamp := m.store.meta(r)
+		m.observer.Removed(m.store.touchOf(r), m.costOf(r), why, m.idle(stamp), expireAt)
 	}
 	m.store.remove(r)
 }
@@ -307,11 +307,13 @@ type Entry struct {
 
 // Lookup is what a machine knows about a key at one place of its log.
 type Lookup struct {
-	Owned bool   // the machine owns the key's slot
-	Found bool   // there is an entry, and it is alive at Clock
-	Entry Entry  // zero unless Found
-	Clock uint64 // log clock, Unix milliseconds
-	Epoch uint64
+	Owned bool // the machine owns the key's slot
+	Found bool // there is an entry, and it is alive at Clock
+	// Expired: not Found, and there is an entry that was not alive at Clock any more; it is not removed yet.
+	Expired bool
+	Entry   Entry  // zero unless Found
+	Clock   uint64 // log clock, Unix milliseconds
+	Epoch   uint64
 
 	Version uint64 // of the shard: on a miss the fill token (R8)
 	Touch   Touch  // the key's
@@ -333,6 +335,7 @@ func (m *Machine) Lookup(key []byte) Lookup {
 	}
 	e := m.store.at(r)
 	if deadAt(e.expireAt, m.clock) {
+		l.Expired = true
 		return l
 	}
 	l.Found = true

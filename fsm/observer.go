@@ -18,6 +18,7 @@ const (
 type Observer interface {
 	// Stored hears that an entry of the given cost stands at the recent end now, new or replaced.
 	Stored(key Touch, cost uint64)
-	// Removed hears that an entry is gone, idle milliseconds of log clock after its last use.
-	Removed(key Touch, cost uint64, why Reason, idle uint64)
+	// Removed hears that an entry is gone, idle milliseconds of log clock after its last use. expireAt is when
+	// it expires or did, 0 for never.
+	Removed(key Touch, cost uint64, why Reason, idle, expireAt uint64)
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -67,7 +68,7 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 		h.Set("Age", strconv.FormatInt(int64((resp.Age+time.Second-1)/time.Second), 10))
 	}
 	if !resp.Found {
-		h.Set("Cache-Status", "larder; detail=absent")
+		h.Set("Cache-Status", "larder; detail="+string(cmp.Or(resp.MissReason, shard.MissAbsent)))
 		return kindAbsent.problem("There is no live entry under this key.")
 	}
 	status := "larder; hit"

@@ -205,14 +205,18 @@ func TestTTL(t *testing.T) {
 	}
 }
 
-// Options of a linearizable read that this version fulfils by itself are accepted.
+// touch=false reads without leaving a trace, and lease=never is accepted: there are no leases.
 func TestReadOptions(t *testing.T) {
 	f := newFixture(t)
 	f.request(t, "PUT", "/v1/kv/k", "v")
-	for _, query := range []string{"consistency=linearizable", "lease=never", "touch=true", "touch=false",
-		"consistency=linearizable&lease=never&touch=false&route=forward"} {
+	for query, noTouch := range map[string]bool{"consistency=linearizable": false, "lease=never": false, "touch=true": false,
+		"touch=false": true, "consistency=bounded&touch=false": true, "consistency=any&touch=false": true,
+		"consistency=linearizable&lease=never&touch=false&route=forward": true} {
 		if w := f.request(t, "GET", "/v1/kv/k?"+query, ""); w.Code != 200 {
 			t.Errorf("%s: got %d %s", query, w.Code, w.Body)
+		}
+		if got := f.data.last().NoTouch; got != noTouch {
+			t.Errorf("%s: no touch %v", query, got)
 		}
 	}
 }
@@ -241,6 +245,21 @@ func TestReadConsistency(t *testing.T) {
 		w := f.request(t, "GET", "/v1/kv/k"+query, "")
 		if w.Code != 200 || w.Header().Get("Age") != want.age || w.Header().Get("Larder-Read") != "local" || w.Header().Get("Cache-Control") != "no-cache" {
 			t.Errorf("%q: %d %v, want age %q", query, w.Code, w.Header(), want.age)
+		}
+	}
+}
+
+// A miss tells why there is no entry; a replica that does not say is taken to know of none.
+func TestMissReason(t *testing.T) {
+	for reason, want := range map[shard.MissReason]string{"": "absent", shard.MissAbsent: "absent", shard.MissEvicted: "evicted",
+		shard.MissExpired: "expired", shard.MissDeleted: "deleted"} {
+		f := newFixture(t)
+		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
+			return shard.Response{Status: fsm.StatusOK, Read: shard.ReadProbe, MissReason: reason}, nil
+		}
+		w := f.request(t, "GET", "/v1/kv/k", "")
+		if got := w.Header().Get("Cache-Status"); w.Code != 404 || got != "larder; detail="+want {
+			t.Errorf("%q: %d, Cache-Status %q", reason, w.Code, got)
 		}
 	}
 }

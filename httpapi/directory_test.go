@@ -36,7 +36,7 @@ func (d *fakeDirectory) Shards() []directory.ShardDetail {
 	return []directory.ShardDetail{{ShardView: directory.ShardView{
 		ID: 1, End: 4096, Epoch: 3, Conf: "1-7", Leader: "a",
 		Members: []directory.MemberView{{Node: "a", Role: directory.RoleVoter}},
-	}, Term: 5}}
+	}, Term: 5, Sizing: &shard.Sizing{HitRatio: .5, Plus25: .6, Plus50: .7, Plus100: .8, Lookups: 9, Samples: 2}}}
 }
 
 func (d *fakeDirectory) ShardView(id shard.ID) (directory.ShardDetail, bool) {

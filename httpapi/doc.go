@@ -25,8 +25,8 @@
 //
 // # Caveats
 //
-// A linearizable read leaves no trace in the LRU order in this version, so touch=true and
-// touch=false are the same: entries leave in the order in which they were written.
+// A read counts as a use of the entry, with or without touch=true, a moment later: within the touch interval
+// or before the next write, whichever is first. With touch=false it leaves no trace.
 //
 // A read is served by this node's own replica where it has one, also as a follower. With route=local it
 // is served by that one or refused.

@@ -67,17 +67,18 @@ func routeOf(values url.Values, byDefault Mode) (Mode, error) {
 // defaultStaleness is how old a bounded read may be where the request does not say.
 const defaultStaleness = 2 * time.Second
 
-// readOf is the read that the parameters ask for. lease=never and touch need nothing: this version holds
-// no leases, and its reads leave no trace in the LRU order.
+// readOf is the read that the parameters ask for. lease=never needs nothing: this version holds no leases.
 func readOf(values url.Values) (shard.Request, error) {
 	read := shard.Request{Op: shard.OpGet}
 	refuse := func(format string, args ...any) (shard.Request, error) {
 		return shard.Request{}, kindBadParameter.problem(format, args...)
 	}
 	if values.Has("touch") {
-		if v := values.Get("touch"); v != "true" && v != "false" {
+		v := values.Get("touch")
+		if v != "true" && v != "false" {
 			return refuse("touch is true or false.")
 		}
+		read.NoTouch = v == "false"
 	}
 	consistency := "linearizable"
 	if values.Has("consistency") {

@@ -17,13 +17,18 @@ import (
 type Cache struct {
 	group   *Group
 	batches *batcher
+	touches *touches
 	hits    atomic.Uint64
-	misses  atomic.Uint64
+	misses  [len(missReasons)]atomic.Uint64
+	sampled atomic.Uint64             // misses as the sample has them
+	gained  [fsm.Extras]atomic.Uint64 // of these, hits with more memory (readCounts)
+	recent  recentReads
 	paths   map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
 }
 
 func newCache(g *Group) *Cache {
-	c := &Cache{group: g, batches: newBatcher(g), paths: map[ReadPath]*atomic.Uint64{}}
+	t := newTouches(g.host.mono, &g.host.touchInterval)
+	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
@@ -35,11 +40,18 @@ func newCache(g *Group) *Cache {
 type cacheMachine struct {
 	shard ID
 	marks marks
-	mu    sync.RWMutex // guards m and all it holds
+	level atomic.Uint32 // m's feature level
+	mu    sync.RWMutex  // guards m and all it holds, and aside
 	m     *fsm.Machine
+	aside aside
 }
 
-func newCacheMachine(shard ID) *cacheMachine { return &cacheMachine{shard: shard, m: fsm.New()} }
+func newCacheMachine(shard ID) *cacheMachine {
+	c := &cacheMachine{shard: shard, m: fsm.New()}
+	c.m.Observe(&c.aside)
+	c.level.Store(uint32(c.m.Stats().Level))
+	return c
+}
 
 // Apply panics where the entry can't be applied: replicas would differ from then on.
 func (c *cacheMachine) Apply(index uint64, data []byte) any {
@@ -56,7 +68,10 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if len(b.Commands) == 0 {
 		c.marks.note(index, c.m)
 	}
-	return applied{results, c.m.Stats().Epoch}
+	stats := c.m.Stats()
+	c.level.Store(uint32(stats.Level))
+	c.aside.applied(&b, results, stats)
+	return applied{results, stats.Epoch}
 }
 
 // applied is what a log entry came to: a result per command, and the epoch after it.
@@ -79,8 +94,14 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.m = m
+	c.m.Observe(&c.aside)
+	c.aside.restored(m.Stats())
+	c.level.Store(uint32(m.Stats().Level))
 	return nil
 }
+
+// featureLevel is the machine's. It never falls.
+func (c *cacheMachine) featureLevel() uint8 { return uint8(c.level.Load()) }
 
 // Generation counts the lives of the shard's group.
 func (c *cacheMachine) Generation() uint64 { return c.Stats().Generation }
@@ -95,6 +116,13 @@ func (c *cacheMachine) Stats() fsm.Stats {
 	return c.m.Stats()
 }
 
+// samples is how many evicted entries the sample has.
+func (c *cacheMachine) samples() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.aside.sizing.Samples()
+}
+
 // place is a place in a shard's log, and the life of the shard that the log is of.
 type place struct {
 	index      uint64
@@ -102,14 +130,18 @@ type place struct {
 	generation uint64
 }
 
-// look reads a key, with the place in the log whose state it saw.
-func (c *cacheMachine) look(key []byte) (l fsm.Lookup, at place) {
+// look reads a key, with the place in the log whose state it saw, and with what is known where it is not
+// there.
+func (c *cacheMachine) look(key []byte) (l fsm.Lookup, at place, none miss) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	l = c.m.Lookup(key)
+	if l.Owned && !l.Found {
+		none = c.aside.look(&l)
+	}
 	at.index, at.position = c.m.Applied()
 	at.generation = c.m.Stats().Generation
-	return l, at
+	return l, at, none
 }
 
 // Group returns the cache's group.
@@ -118,16 +150,38 @@ func (c *Cache) Group() *Group { return c.group }
 // Status is the group's, with the state machine's account.
 func (c *Cache) Status() Status {
 	s := c.group.Status()
+	counts := c.counts()
+	s.Hits, s.Misses = counts[countHits], counts[countMisses]
 	if i := c.group.instance(); i != nil {
-		st := i.fsm.machine.(*cacheMachine).Stats()
+		m := i.fsm.machine.(*cacheMachine)
+		st := m.Stats()
 		s.Cache = &st
+		c.recent.reach(c.group.host.mono, c.counts)
+		s.Sizing = c.recent.sizing(m.samples())
 	}
-	s.Hits, s.Misses = c.hits.Load(), c.misses.Load()
+	s.Missed = map[MissReason]uint64{}
+	for i, reason := range missReasons {
+		s.Missed[reason] = c.misses[i].Load()
+	}
 	s.Reads = map[ReadPath]uint64{}
 	for p, n := range c.paths {
 		s.Reads[p] = n.Load()
 	}
+	t := c.touches.stats()
+	s.Touches = &t
 	return s
+}
+
+// counts tells of the reads that the replica served since it opened.
+func (c *Cache) counts() readCounts {
+	counts := readCounts{countHits: c.hits.Load(), countSampled: c.sampled.Load()}
+	for i := range c.misses {
+		counts[countMisses] += c.misses[i].Load()
+	}
+	for i := range c.gained {
+		counts[countGained+i] = c.gained[i].Load()
+	}
+	return counts
 }
 
 // Grant proposes the directory's grant (see fsm.Grant); no effect unless it is newer.
@@ -151,7 +205,7 @@ func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 		if req.Consistency != Linearizable {
 			return c.getOld(ctx, req)
 		}
-		return c.get(ctx, req.Key)
+		return c.get(ctx, req)
 	}
 	return c.write(ctx, req)
 }
@@ -212,13 +266,13 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 // get is a linearizable read, on the leader or on a follower. An entry that is due by the stamp that the
 // leader would use now, but not yet dead by the log clock, waits for a tick: what was seen expired stays
 // expired (R2). A follower leaves that to the leader.
-func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
+func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	i := c.group.instance()
 	if i == nil {
 		return Response{}, ErrStopped
 	}
 	if i.ready.Load() == 0 {
-		return c.getAsFollower(ctx, i, key)
+		return c.getAsFollower(ctx, i, req)
 	}
 	if err := i.readBarrier(ctx); err != nil {
 		return Response{}, err
@@ -226,7 +280,7 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
 	path := ReadProbe
 	for {
-		l, place := m.look(key)
+		l, place, none := m.look(req.Key)
 		now := l.Clock
 		if stamps := i.stamps.Load(); stamps != nil {
 			now = max(now, stamps.peek())
@@ -241,7 +295,8 @@ func (c *Cache) get(ctx context.Context, key []byte) (Response, error) {
 			}
 			continue
 		}
-		return c.answer(l, place, now, path)
+		c.touch(req, m, l)
+		return c.answer(l, place, none, now, path)
 	}
 }
 
@@ -251,19 +306,21 @@ func due(l fsm.Lookup, now uint64) bool {
 }
 
 // getAsFollower is a linearizable read on a replica that does not lead.
-func (c *Cache) getAsFollower(ctx context.Context, i *instance, key []byte) (Response, error) {
+func (c *Cache) getAsFollower(ctx context.Context, i *instance, req Request) (Response, error) {
 	x, err := i.followerBarrier(ctx)
 	if err != nil {
 		return Response{}, err
 	}
-	l, place := i.fsm.machine.(*cacheMachine).look(key)
+	m := i.fsm.machine.(*cacheMachine)
+	l, place, none := m.look(req.Key)
 	switch {
 	case place.generation != x.generation:
 		return Response{}, &NotLeaderError{Leader: x.leader} // another began since
 	case l.Owned && due(l, x.now):
 		return Response{}, &NotLeaderError{Leader: x.leader}
 	}
-	return c.answer(l, place, max(l.Clock, x.now), ReadFollower)
+	c.touch(req, m, l)
+	return c.answer(l, place, none, max(l.Clock, x.now), ReadFollower)
 }
 
 // getOld is a read that may be old. It never writes to the log: an entry is over when the log clock
@@ -276,23 +333,24 @@ func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
 	m, mono := i.fsm.machine.(*cacheMachine), c.group.host.mono
 	path := ReadLocal
 	fresh, known := i.fresh() // before the look: what that shows is at least as new
-	l, place := m.look(req.Key)
+	l, place, none := m.look(req.Key)
 	if !known || req.Consistency == Bounded && mono()-fresh > req.MaxStaleness {
 		fresh = mono()
 		var err error
 		if path, err = i.freshen(ctx); err != nil {
 			return Response{}, err
 		}
-		l, place = m.look(req.Key)
+		l, place, none = m.look(req.Key)
 	}
-	r, err := c.answer(l, place, l.Clock, path)
+	c.touch(req, m, l)
+	r, err := c.answer(l, place, none, l.Clock, path)
 	r.Age = mono() - fresh // after it: this process may have been stopped in between
 	return r, err
 }
 
-// answer makes the response to a read out of what a look showed. now is the time that a time to live
+// answer makes the response to a read out of what a look showed, and counts it. now is the time that a time to live
 // counts from.
-func (c *Cache) answer(l fsm.Lookup, at place, now uint64, path ReadPath) (Response, error) {
+func (c *Cache) answer(l fsm.Lookup, at place, none miss, now uint64, path ReadPath) (Response, error) {
 	if !l.Owned {
 		return Response{}, &NotOwnerError{Epoch: l.Epoch}
 	}
@@ -300,7 +358,8 @@ func (c *Cache) answer(l fsm.Lookup, at place, now uint64, path ReadPath) (Respo
 	r := c.response(l.Epoch, at.index, at.position)
 	r.Status, r.Found, r.Read = fsm.StatusOK, l.Found, path
 	if !l.Found {
-		c.misses.Add(1)
+		r.MissReason = missReasons[none.why]
+		c.countMiss(none)
 		return r, nil
 	}
 	c.hits.Add(1)
@@ -309,6 +368,30 @@ func (c *Cache) answer(l fsm.Lookup, at place, now uint64, path ReadPath) (Respo
 		r.HasTTL, r.TTL = true, time.Duration(l.Entry.ExpireAt-now)*time.Millisecond
 	}
 	return r, nil
+}
+
+func (c *Cache) countMiss(none miss) {
+	c.misses[none.why].Add(1)
+	if none.weight == 0 {
+		return
+	}
+	c.sampled.Add(none.weight)
+	if none.size < fsm.Extras {
+		c.gained[none.size].Add(none.weight)
+	}
+}
+
+// touch gathers what a read found, so that the log makes it recent (touch.go). level 1 knows no touches.
+func (c *Cache) touch(req Request, m *cacheMachine, l fsm.Lookup) {
+	switch {
+	case req.NoTouch || !l.Found || !c.touches.wanted():
+	case m.featureLevel() < touchLevel:
+		c.touches.drop(1)
+	case l.Recent:
+		c.touches.skipped.Add(1)
+	default:
+		c.touches.add(l.Touch)
+	}
 }
 
 // readError turns an unknown outcome into a refusal: a read changes nothing, so it can always be
@@ -335,8 +418,8 @@ const (
 	housekeepBusy = 100 * time.Millisecond
 )
 
-// housekeep makes an idle shard come down to a lowered limit: each log entry evicts a bounded number
-// of entries, so somebody must write them.
+// housekeep lets old reads fade, and makes an idle shard come down to a lowered limit: each log entry evicts
+// a bounded number of entries, so somebody must write them.
 func (c *Cache) housekeep() {
 	t := time.NewTimer(untilNext(housekeepIdle))
 	defer t.Stop()
@@ -347,6 +430,7 @@ func (c *Cache) housekeep() {
 			return
 		}
 		wait := untilNext(housekeepIdle)
+		c.recent.reach(c.group.host.mono, c.counts)
 		if i := c.group.instance(); i != nil && i.ready.Load() != 0 {
 			if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
 				ctx, cancel := context.WithTimeout(c.group.ctx, time.Second)

@@ -21,7 +21,7 @@ import (
 // cluster is a set of nodes on a memory network, inside a synctest bubble. Without more said it
 // hosts one data shard (id 1) with a replica on each node, that owns all slots.
 type cluster struct {
-	t       *testing.T
+	t       testing.TB
 	net     *MemoryNetwork
 	names   []string
 	voters  int // the first so many host a voter of the shard, the others hold a replica in reserve
@@ -55,7 +55,7 @@ func inBubbleWithSpares(t *testing.T, n, spares int, tune func(string, *Config),
 	})
 }
 
-func newCluster(t *testing.T, n int, tune func(string, *Config)) *cluster {
+func newCluster(t testing.TB, n int, tune func(string, *Config)) *cluster {
 	c := &cluster{t: t, voters: n, net: NewMemoryNetwork(1), memory: map[string]*Memory{}, hosts: map[string]*Host{}, tune: tune, fatals: map[string]error{}}
 	var founders []Founder
 	for i := range n {
@@ -308,7 +308,7 @@ func (c *cluster) wantSameState() {
 			if m == nil {
 				return false
 			}
-			_, at := m.look([]byte("k"))
+			_, at, _ := m.look([]byte("k"))
 			indexes[at.index] = true
 		}
 		if len(indexes) != 1 {

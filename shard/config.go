@@ -36,6 +36,9 @@ type Config struct {
 	ElectionTimeout time.Duration
 	// CommitTimeout is how soon idle followers learn the commit index, default 500 ms.
 	CommitTimeout time.Duration
+	// TouchInterval is how soon reads that no write follows renew the recency of what they found, default
+	// 100 ms; see Host.SetTouchInterval.
+	TouchInterval time.Duration
 
 	// A replica takes a snapshot once it applied SnapshotBytes (default 64 MiB) of commands, or
 	// SnapshotEntries (default 65,536), since the last.
@@ -68,6 +71,7 @@ func (c *Config) validate() error {
 	setDefault(&c.HeartbeatTimeout, time.Second)
 	setDefault(&c.ElectionTimeout, time.Second)
 	setDefault(&c.CommitTimeout, 500*time.Millisecond)
+	setDefault(&c.TouchInterval, 100*time.Millisecond)
 	setDefault(&c.SnapshotBytes, 64<<20)
 	setDefault(&c.SnapshotEntries, 65536)
 	setDefault(&c.TrailingLogs, 8192)

@@ -22,6 +22,18 @@
 // read began satisfies it, so a leader that was stopped and resumed reads stale; and a learner's
 // answer counts. A leader serves once a barrier of its own term is applied.
 //
+// A read that finds nothing says why, as far as this replica remembers (see aside.go). Which misses would
+// have been hits with more memory is counted of the reads that each replica served, and told in its Status.
+// Both follow from evictions, which are replicated, so a new leader goes on where the old one was; both begin
+// anew when a snapshot comes in. Hits pay nothing for them.
+//
+// # Recency
+//
+// A read renews its entry's place in the LRU order through the log, a moment later (touch.go): with the next
+// write, or within Config.TouchInterval. Followers send what they read to the leader. The bytes of touches in
+// the log are budgeted; touches beyond it, and those for which there is no leader, no room or no time, are
+// dropped and counted ([TouchStats]). No read and no write waits for one.
+//
 // # Members
 //
 // A group begins with the members that its Spec names, all of which bootstrap the same configuration.

@@ -99,13 +99,14 @@ func appendRequest(b []byte, r Request) []byte {
 	b = binary.AppendUvarint(b, r.Cond.Version)
 	b = append(b, byte(r.Consistency))
 	b = binary.AppendUvarint(b, uint64(r.MaxStaleness))
+	b = appendBool(b, r.NoTouch)
 	return binary.AppendUvarint(b, r.R)
 }
 
 func (r *reader) request() Request {
 	req := Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
 		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()},
-		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), R: r.uint()}
+		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), NoTouch: r.bool(), R: r.uint()}
 	if req.Consistency > Any {
 		r.fail()
 	}
@@ -127,7 +128,11 @@ func appendResponse(b []byte, r Response) []byte {
 	b = appendBool(b, r.HasTTL)
 	b = appendDuration(b, r.TTL)
 	b = appendString(b, r.Read)
-	return binary.AppendUvarint(b, uint64(max(r.Age, 0)))
+	b = binary.AppendUvarint(b, uint64(max(r.Age, 0)))
+	if r.MissReason != "" { // at the end, where a node that does not know it does not look
+		b = appendString(b, r.MissReason)
+	}
+	return b
 }
 
 // span is a duration in nanoseconds.
@@ -146,6 +151,12 @@ func decodeResponse(b []byte) (Response, error) {
 		Status: fsm.Status(r.byte()), Version: r.uint(), Existed: r.bool(), Found: r.bool(), Value: r.bytes(),
 		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string()),
 		Age: r.span()}
+	if r.err == nil && len(r.b) > 0 {
+		resp.MissReason = MissReason(r.string())
+		if !slices.Contains(missReasons[:], resp.MissReason) {
+			r.fail()
+		}
+	}
 	if resp.Read != "" && !slices.Contains(readPaths, resp.Read) {
 		r.fail()
 	}

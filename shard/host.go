@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -60,6 +61,8 @@ type Host struct {
 	change       chan struct{} // one token: a leadership changed
 	fatalOnce    sync.Once
 
+	touchInterval atomic.Int64 // nanoseconds; 0 = recency is not replicated
+
 	opening sync.Mutex // held while a replica is opened, disk writes included, and to close
 
 	mu       sync.RWMutex // guards following
@@ -89,10 +92,16 @@ func NewHost(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
+	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
 		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
-		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}, nil
+		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}
+	h.SetTouchInterval(cfg.TouchInterval)
+	return h, nil
 }
+
+// SetTouchInterval changes how soon reads that no write follows renew the recency of what they found. 0:
+// recency is not replicated, and reads leave no trace.
+func (h *Host) SetTouchInterval(d time.Duration) { h.touchInterval.Store(int64(max(d, 0))) }
 
 // Start listens for links.
 func (h *Host) Start() error {

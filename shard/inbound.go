@@ -23,7 +23,7 @@ type inbound struct {
 	other   bool // it has another data folder than the node that we know by its id: what it says is not that node's
 	out     *outbox
 	transit transit
-	lastID  uint64 // of the last data or call frame
+	lastID  uint64 // of the last frame that is served once
 	running atomic.Int64
 	wg      sync.WaitGroup
 }
@@ -151,6 +151,12 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 		}
 		answer, err := h.answerProbe(body)
 		in.reply(id, answer, err, false)
+		return nil
+	case frameTouch:
+		if in.formed && id > in.lastID {
+			in.lastID = id
+			h.serveTouches(in.node, body)
+		}
 		return nil
 	case frameRaft, frameCall, frameData, frameIndex:
 	default:

@@ -16,22 +16,31 @@ func shardDesc(name, help string) *prometheus.Desc {
 }
 
 var (
-	descLeader      = shardDesc("shard_is_leader", "1 where this replica leads and serves.")
-	descTerm        = shardDesc("shard_term", "Raft term.")
-	descCommit      = shardDesc("shard_commit_index", "Highest log index known to be committed.")
-	descApplied     = shardDesc("shard_applied_index", "Last log index that the state machine saw.")
-	descLast        = shardDesc("shard_last_index", "Last index in the log.")
-	descHits        = shardDesc("shard_read_hits_total", "Reads of this replica that found the key.")
-	descMisses      = shardDesc("shard_read_misses_total", "Reads of this replica that did not.")
+	descLeader  = shardDesc("shard_is_leader", "1 where this replica leads and serves.")
+	descTerm    = shardDesc("shard_term", "Raft term.")
+	descCommit  = shardDesc("shard_commit_index", "Highest log index known to be committed.")
+	descApplied = shardDesc("shard_applied_index", "Last log index that the state machine saw.")
+	descLast    = shardDesc("shard_last_index", "Last index in the log.")
+	descHits    = shardDesc("shard_read_hits_total", "Reads of this replica that found the key.")
+	descMisses  = shardDesc("shard_read_misses_total", "Reads of this replica that did not.")
+	descMissed  = prometheus.NewDesc("larder_misses_total", "Reads of this replica that did not find the key, by what became of it: "+
+		"evicted, expired, deleted, or absent (never there, as far as is known).", []string{"shard", "reason"}, nil)
+	descSizing = prometheus.NewDesc("larder_sizing_hit_ratio", "Hit ratio of the last minutes' reads of this replica, as it was (1x), "+
+		"and as it would have been with more memory.", []string{"shard", "memory"}, nil)
+	descSamples     = shardDesc("sizing_samples", "Evicted entries in the sample that larder_sizing_hit_ratio is made of.")
+	descGhosts      = shardDesc("ghost_bytes", "Memory that knows why keys are gone.")
+	descAge         = shardDesc("evicted_age_seconds", "Time since its last use, of each entry that this replica evicted.")
 	descEntries     = shardDesc("fsm_entries", "Entries in the cache.")
 	descBytes       = shardDesc("fsm_bytes", "Bytes that the entries count for.")
 	descLimit       = shardDesc("fsm_limit_bytes", "Byte bound of the cache.")
 	descEvictions   = shardDesc("fsm_evictions_total", "Entries evicted for space.")
 	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
 	descReads       = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
+	descTouches     = prometheus.NewDesc("larder_touches_total", "Reads that found an entry, by what became of the touch that renews its place in the LRU order.", []string{"shard", "outcome"}, nil)
 	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
-	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads,
-		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch}
+	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads, descTouches,
+		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch,
+		descMissed, descSizing, descSamples, descGhosts, descAge}
 )
 
 func (c hostCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -62,6 +71,27 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 		put(descMisses, prometheus.CounterValue, s.Misses)
 		for _, path := range readPaths {
 			ch <- prometheus.MustNewConstMetric(descReads, prometheus.CounterValue, float64(s.Reads[path]), shard, string(path))
+		}
+		for _, reason := range missReasons {
+			ch <- prometheus.MustNewConstMetric(descMissed, prometheus.CounterValue, float64(s.Missed[reason]), shard, string(reason))
+		}
+		if z := s.Sizing; z != nil {
+			for _, r := range []struct {
+				memory string
+				ratio  float64
+			}{{"1x", z.HitRatio}, {"1.25x", z.Plus25}, {"1.5x", z.Plus50}, {"2x", z.Plus100}} {
+				ch <- prometheus.MustNewConstMetric(descSizing, prometheus.GaugeValue, r.ratio, shard, r.memory)
+			}
+			put(descSamples, prometheus.GaugeValue, uint64(z.Samples))
+		}
+		if cache := c.host.Cache(s.Shard); cache != nil {
+			ages, bytes := cache.evicted()
+			put(descGhosts, prometheus.GaugeValue, bytes)
+			ch <- prometheus.MustNewConstHistogram(descAge, ages.count, float64(ages.sum)/1000, ages.cumulative(), shard)
+		}
+		for outcome, n := range map[string]uint64{"collected": s.Touches.Collected, "deduplicated": s.Touches.Deduplicated,
+			"skipped": s.Touches.Skipped, "replicated": s.Touches.Replicated, "dropped": s.Touches.Dropped} {
+			ch <- prometheus.MustNewConstMetric(descTouches, prometheus.CounterValue, float64(n), shard, outcome)
 		}
 		put(descEntries, prometheus.GaugeValue, uint64(s.Cache.Entries))
 		put(descBytes, prometheus.GaugeValue, s.Cache.Bytes)

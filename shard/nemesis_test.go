@@ -44,15 +44,15 @@ func TestNemesis(t *testing.T) {
 	}
 	t.Logf("%+v", total)
 	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0 ||
-		total.reads[ReadFollower] < 20*seeds || total.reads[ReadLocal] < 20*seeds) {
+		total.touches < 20*seeds || total.reads[ReadFollower] < 20*seeds || total.reads[ReadLocal] < 20*seeds) {
 		t.Errorf("too little happened to prove anything: %+v", total)
 	}
 }
 
 // nemesisSums says how much a run proves.
 type nemesisSums struct {
-	done, unknown, refused, failedConditions, terms int
-	reads                                           map[ReadPath]int
+	done, unknown, refused, failedConditions, terms, touches int
+	reads                                                    map[ReadPath]int
 }
 
 func (s *nemesisSums) add(o nemesisSums) {
@@ -61,6 +61,7 @@ func (s *nemesisSums) add(o nemesisSums) {
 	s.refused += o.refused
 	s.failedConditions += o.failedConditions
 	s.terms += o.terms
+	s.touches += o.touches
 	if s.reads == nil {
 		s.reads = map[ReadPath]int{}
 	}
@@ -115,6 +116,7 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 	c.net = NewMemoryNetwork(seed)
 	defer c.close()
 	c.startAll()
+	c.raise(c.leader())
 	n := &nemesis{c: c, rnd: rnd}
 	n.choose()
 	defer func() {
@@ -177,6 +179,9 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 	c.wantSameState()
 	history.check(t)
 	sums := nemesisSums{done: len(history.ops), unknown: history.unknown, refused: len(history.refused), terms: int(l.Group(testShard).Status().Term)}
+	for _, h := range c.hosts { // those of their last lives
+		sums.touches += int(touchStats(h).Replicated)
+	}
 	sums.reads = map[ReadPath]int{}
 	for _, o := range slices.Concat(history.ops, history.aged) {
 		if o.kind == opGet {

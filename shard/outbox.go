@@ -63,6 +63,13 @@ func (o *outbox) put(frame []byte, lazy bool) error {
 	return nil
 }
 
+// waiting is how many bytes are queued.
+func (o *outbox) waiting() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bytes
+}
+
 // flush sends what waits for its departure now.
 func (o *outbox) flush() {
 	o.mu.Lock()

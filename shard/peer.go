@@ -341,6 +341,23 @@ func (p *peer) call(ctx context.Context, kind byte, body []byte, lazy bool) ([]b
 	}
 }
 
+// tellBytes bounds what may wait on a link for something that is only told to join it.
+const tellBytes = 1 << 20
+
+// tell sends what nobody answers, with the next lazy frames. An error says that it will never be sent.
+func (p *peer) tell(kind byte, body []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.out == nil || !p.formed:
+		return ErrUnreachable
+	case p.out.waiting() > tellBytes:
+		return ErrOverloaded
+	}
+	p.nextID++ // queued under the lock, as in call
+	return p.out.put(requestFrame(kind, p.nextID, p.host.mono(), body), true)
+}
+
 // flush sends what waits on the link.
 func (p *peer) flush() {
 	p.mu.Lock()

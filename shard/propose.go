@@ -24,7 +24,7 @@ const (
 	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. While
 	// they are, the next commands gather.
 	maxInFlight = 4
-	// commandLevel is the feature level that all commands of this version need.
+	// commandLevel is the feature level that an entry without commands needs.
 	commandLevel = 1
 	// answerTime is kept back from a deadline to answer in: what the log has not taken by then is
 	// refused while somebody still listens, rather than unknown.
@@ -58,13 +58,17 @@ type outcome struct {
 
 // batcher packs concurrent commands into log entries (R11): what arrives while entries are in
 // flight goes into the next one together. run owns the packing; one goroutine per entry in flight
-// hands its results back. Both end with the group; Cache.stop waits for them.
+// hands its results back. Both end with the group; Cache.stop waits for them. An entry with commands of
+// clients begins with the touches that were gathered before (touch.go), so that it evicts nothing that
+// was read.
 type batcher struct {
-	group *Group
-	queue chan *proposal
-	bytes atomic.Int64
-	slots chan struct{} // one token per entry in flight
-	wg    sync.WaitGroup
+	group   *Group
+	touches *touches
+	queue   chan *proposal
+	bytes   atomic.Int64
+	crowded atomic.Bool   // a write was refused for want of room since the last entry was made
+	slots   chan struct{} // one token per entry in flight
+	wg      sync.WaitGroup
 
 	mu   sync.Mutex
 	last *flight // the youngest entry proposed
@@ -81,8 +85,8 @@ type flight struct {
 	err   error
 }
 
-func newBatcher(g *Group) *batcher {
-	return &batcher{group: g, queue: make(chan *proposal, queueLength), slots: make(chan struct{}, maxInFlight)}
+func newBatcher(g *Group, t *touches) *batcher {
+	return &batcher{group: g, touches: t, queue: make(chan *proposal, queueLength), slots: make(chan struct{}, maxInFlight)}
 }
 
 // submit queues a command and waits for its outcome until ctx ends. Refused as long as it waits in
@@ -101,18 +105,21 @@ func (p *proposal) size() int64 {
 	if p.command == nil {
 		return 0
 	}
-	return int64(len(p.command.Key) + len(p.command.Value) + len(p.command.ContentType))
+	c := p.command
+	return int64(len(c.Key) + len(c.Value) + len(c.ContentType) + len(c.Caller) + len(c.IdempotencyKey))
 }
 
 func (b *batcher) enqueue(p *proposal) (outcome, error) {
 	if b.bytes.Add(p.size()) > queueBytes {
 		b.bytes.Add(-p.size())
+		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
 	}
 	select {
 	case b.queue <- p:
 	default:
 		b.bytes.Add(-p.size())
+		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
 	}
 	select {
@@ -188,9 +195,13 @@ func (b *batcher) giveBack(batch []*proposal) {
 
 func (b *batcher) run() {
 	for {
-		var first *proposal
+		var first *proposal // nil: touches are due
 		select {
 		case first = <-b.queue:
+		case <-b.touches.due.C:
+			if !b.touchesDue() {
+				continue
+			}
 		case <-b.group.ctx.Done():
 			return
 		}
@@ -200,18 +211,21 @@ func (b *batcher) run() {
 			return // those who wait see the group's end themselves
 		}
 		batch := b.gather(first)
-		if len(batch) == 0 || !b.propose(batch) {
+		if due := first == nil; len(batch) == 0 && !due || !b.propose(batch, due) {
 			<-b.slots
+			if due {
+				b.touches.discard()
+			}
 		}
 	}
 }
 
-// gather takes what waits, up to one entry's worth.
+// gather takes what waits, up to one entry's worth, first of all first, if it is not nil.
 func (b *batcher) gather(first *proposal) []*proposal {
 	var batch []*proposal
 	size := int64(0)
 	for p := first; ; {
-		if b.take(p) {
+		if p != nil && b.take(p) {
 			batch = append(batch, p)
 			size += p.size()
 		}
@@ -232,8 +246,30 @@ func refuse(batch []*proposal, err error) {
 	}
 }
 
-// propose makes one log entry of a batch; false when there was none to make.
-func (b *batcher) propose(batch []*proposal) bool {
+// pack collects the commands of a batch, and returns those who wait for them, ticks included. It refuses
+// what the machine has not the feature level for: in the log that would be divergence.
+func (i *instance) pack(batch []*proposal) (commands []fsm.Command, left []*proposal) {
+	commands = make([]fsm.Command, 1, len(batch)+1) // the first is for touches
+	left = batch[:0]
+	level := i.fsm.machine.(*cacheMachine).featureLevel()
+	for _, p := range batch {
+		if p.command != nil {
+			n := len(commands)
+			commands = append(commands, *p.command)
+			if needs := fsm.LevelOf(commands[n:]); needs > level {
+				commands = commands[:n]
+				p.done <- outcome{err: fmt.Errorf("%w: feature level %d is needed, the shard is at %d", ErrNoLeader, needs, level)}
+				continue
+			}
+		}
+		left = append(left, p)
+	}
+	return commands, left
+}
+
+// propose makes one log entry of a batch, and of the touches where they are due or it has commands; false
+// when there was none to make.
+func (b *batcher) propose(batch []*proposal, due bool) bool {
 	i := b.group.instance()
 	if i == nil {
 		refuse(batch, ErrStopped)
@@ -244,28 +280,41 @@ func (b *batcher) propose(batch []*proposal) bool {
 		refuse(batch, i.notLeader())
 		return false
 	}
-	commands := make([]fsm.Command, 0, len(batch))
-	need := uint64(0)
+	commands, batch := i.pack(batch)
+	if len(batch) == 0 && !due {
+		return false
+	}
+	need, size := uint64(0), int64(0)
 	var earliest time.Time // deadline
 	for _, p := range batch {
 		if d, ok := p.ctx.Deadline(); ok && (earliest.IsZero() || d.Before(earliest)) {
 			earliest = d
 		}
-		if p.command != nil {
-			commands = append(commands, *p.command)
-		}
 		need = max(need, p.need)
+		size += p.size()
 	}
-	if len(commands) == 0 && b.join(i, batch, need) {
+	touched := 0
+	if len(commands) > 1 || due {
+		commands[0], touched = b.takeTouches(i, size)
+	} else if b.join(i, batch, need) {
 		return false
 	}
-	entry := fsm.Batch{Stamp: stamps.next(), Level: commandLevel, Commands: commands}
+	first := 1 // place of the first client's command
+	if touched == 0 {
+		first, commands = 0, commands[1:]
+	}
+	if len(commands) == 0 && len(batch) == 0 {
+		return false
+	}
+	entry := fsm.Batch{Stamp: stamps.next(), Level: fsm.LevelOf(commands), Commands: commands}
 	data, err := entry.AppendBinary(nil)
 	if err != nil {
+		b.touches.drop(touched)
 		refuse(batch, err)
 		return false
 	}
 	if !i.enter() {
+		b.touches.drop(touched)
 		refuse(batch, ErrStopped)
 		return false
 	}
@@ -276,14 +325,24 @@ func (b *batcher) propose(batch []*proposal) bool {
 	// The library takes it when its main goroutine is free, which may be in a disk write: it waits no
 	// longer than the first deadline.
 	timeout := time.Duration(0)
-	if !earliest.IsZero() {
+	switch {
+	case len(batch) == 0: // nobody waits for it
+		timeout = touchPatience
+	case !earliest.IsZero():
 		timeout = max(time.Until(earliest)-answerTime, time.Nanosecond)
 	}
-	i.hurry()
+	if len(batch) > 0 {
+		i.hurry()
+	}
 	f := i.raft.Apply(data, timeout)
 	b.wg.Go(func() {
 		err := f.Error()
 		i.wg.Done()
+		if err == nil {
+			b.touches.replicated(touched)
+		} else {
+			b.touches.drop(touched) // perhaps it is there all the same: no harm
+		}
 		if errors.Is(err, raft.ErrEnqueueTimeout) {
 			fl.err = errNotTaken
 			close(fl.done)
@@ -304,7 +363,7 @@ func (b *batcher) propose(batch []*proposal) bool {
 			return
 		}
 		a := f.Response().(applied)
-		n := 0
+		n := first
 		for _, p := range batch {
 			o := outcome{index: f.Index(), epoch: a.epoch}
 			if p.command != nil {

@@ -110,7 +110,7 @@ func TestDeadlineInQueue(t *testing.T) {
 // TestDeadlineAfterStop ensures that what waited in the queue while this process was stopped is not
 // proposed after its deadline, although no timer has fired yet.
 func TestDeadlineAfterStop(t *testing.T) {
-	b := newBatcher(nil)
+	b := newBatcher(nil, nil)
 	past, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 	defer cancel()
 	for name, ctx := range map[string]context.Context{"fired": past, "not fired": late{context.Background()}} {

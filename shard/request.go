@@ -48,6 +48,8 @@ type Request struct {
 
 	Consistency  Consistency   // get
 	MaxStaleness time.Duration // get, bounded; whole milliseconds
+	// NoTouch makes a get leave no trace in the LRU order.
+	NoTouch bool
 	// R is the replica that is meant on the node that is asked; 0: whichever it hosts.
 	R uint64
 }
@@ -84,6 +86,7 @@ type Response struct {
 
 	// Reads only.
 	Found       bool
+	MissReason  MissReason // unless Found
 	Value       []byte
 	ContentType string
 	HasTTL      bool

@@ -40,8 +40,14 @@ type Status struct {
 	// Reads of a cache on this replica since it opened: hits and misses.
 	Hits   uint64 `json:"hits"`
 	Misses uint64 `json:"misses"`
+	// Missed counts the misses by reason.
+	Missed map[MissReason]uint64 `json:"missed,omitempty"`
+	// Sizing is what more memory would have given; nil while nobody reads.
+	Sizing *Sizing `json:"sizing,omitempty"`
 	// Reads counts them by how they were confirmed.
 	Reads map[ReadPath]uint64 `json:"reads,omitempty"`
+	// Touches counts what the reads of a cache renewed; nil for the directory's group.
+	Touches *TouchStats `json:"touches,omitempty"`
 }
 
 // StateMachine is what a group replicates. Raft calls Apply and Restore on one goroutine, and

@@ -248,6 +248,45 @@ func TestStillClock(t *testing.T) {
 	})
 }
 
+// TestMajorityAheadForAMinute ensures that a majority of clocks which are hours ahead for a minute does what the
+// rule says and no more: entries end early by as much, what is over stays over, and once the clocks are right
+// again a time to live lasts between once and twice its length.
+func TestMajorityAheadForAMinute(t *testing.T) {
+	const ahead = 5 * time.Hour
+	k := newTestClocks()
+	inBubble(t, 3, k.tune, func(c *cluster) {
+		l := c.lead("a")
+		c.putTTL(l, "short", 4*time.Hour)
+		c.putTTL(l, "long", 6*time.Hour)
+		k.set("b", ahead)
+		k.set("c", ahead)
+		for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(time.Second) {
+			c.mustPut(l, "other", "v")
+		}
+		lives := func(key string) bool {
+			_, ok := c.lives(l, key)
+			return ok
+		}
+		if lives("short") || !lives("long") {
+			t.Errorf("5 hours ahead: an entry of 4 hours lives: %v, one of 6: %v", lives("short"), lives("long"))
+		}
+		k.set("b", 0)
+		k.set("c", 0)
+		time.Sleep(2 * pingInterval)
+		for _, ttl := range []time.Duration{10 * time.Second, 10 * time.Minute} {
+			c.putTTL(l, "new", ttl)
+			time.Sleep(ttl - time.Second)
+			if lives("short") || !lives("long") || !lives("new") {
+				t.Errorf("before %v are over: short %v, long %v, new %v", ttl, lives("short"), lives("long"), lives("new"))
+			}
+			time.Sleep(ttl + 2*time.Second)
+			if lives("new") {
+				t.Errorf("%v last more than twice as long", ttl)
+			}
+		}
+	})
+}
+
 // TestOwnClockSteps ensures that a step of the leader's own clock moves nothing, also for the entries
 // that it stamps before its next ping: the others' clocks are not known relative to its own.
 func TestOwnClockSteps(t *testing.T) {

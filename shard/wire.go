@@ -23,6 +23,7 @@ import (
 //	call     timeout(ms) method payload
 //	data     timeout(ms) caller request
 //	index    timeout(ms) shard source target: a follower asks for a read index
+//	touch    shard source target count, then count touches, oldest first: never answered
 const (
 	frameReply byte = 0
 	frameHello byte = 1
@@ -32,6 +33,7 @@ const (
 	frameCall  byte = 5
 	frameData  byte = 6
 	frameIndex byte = 7
+	frameTouch byte = 8
 )
 
 const (

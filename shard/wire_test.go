@@ -3,6 +3,7 @@ package shard
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,8 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendRequest(nil, Request{Shard: 1, R: 7, Op: OpGet, Key: []byte("k"), Consistency: Bounded, MaxStaleness: time.Second}))
 	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadProbe}))
 	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Value: []byte("v"), Read: ReadLocal, Age: time.Hour}))
+	f.Add(appendResponse(nil, Response{Shard: 1, Index: 5, Read: ReadLocal, MissReason: MissDeleted}))
+	f.Add(appendTouches(nil, ReplicaID{1, "a", 1}, ReplicaID{1, "b", 2}, listOf(1<<40-1, 0, 7)))
 	f.Add(replyFrame(4, nil, &NotLeaderError{"b"}))
 	f.Add(replyFrame(4, []byte("body"), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -35,6 +38,9 @@ func FuzzFrames(f *testing.F) {
 		_, _, _ = decodeReply(b, "a")
 		r := reader{b: b}
 		_ = r.request()
+		if _, _, _, keys, err := decodeTouches(b); err == nil && len(keys) > maxTouches {
+			t.Errorf("%d touches were taken", len(keys))
+		}
 		if err := decodeError(b, "a"); err == nil {
 			t.Errorf("%x is no error", b)
 		} else if len(b) == 0 && Refused(err) {
@@ -48,7 +54,7 @@ func FuzzFrames(f *testing.F) {
 func TestFramesRoundTrip(t *testing.T) {
 	req := Request{Shard: 3, Op: OpPut, Key: []byte("k"), Value: []byte("v"), ContentType: "text/plain", TTL: 1500 * time.Millisecond,
 		Cond: fsm.Cond{Kind: fsm.CondVersion, Version: 1 << 50}}
-	req.R, req.Consistency, req.MaxStaleness = 1<<40, Bounded, 1500*time.Microsecond
+	req.R, req.Consistency, req.MaxStaleness, req.NoTouch = 1<<40, Bounded, 1500*time.Microsecond, true
 	r := reader{b: appendRequest(nil, req)}
 	if got := r.request(); r.err != nil || len(r.b) != 0 || !reflect.DeepEqual(got, req) {
 		t.Errorf("got %+v, %v, want %+v", got, r.err, req)
@@ -58,6 +64,17 @@ func TestFramesRoundTrip(t *testing.T) {
 	if got, err := decodeResponse(appendResponse(nil, resp)); err != nil || !reflect.DeepEqual(got, resp) {
 		t.Errorf("got %+v, %v, want %+v", got, err, resp)
 	}
+	source, target := ReplicaID{3, "a", 1}, ReplicaID{3, "b", 2}
+	body := appendTouches(nil, source, target, listOf(1<<40-1, 0, 7))
+	if id, from, to, keys, err := decodeTouches(body); err != nil || id != 3 || from != source.String() || to != target.String() ||
+		!slices.Equal(keys, []fsm.Touch{1<<40 - 1, 0, 7}) {
+		t.Errorf("touches: got %d from %s to %s: %v, %v", id, from, to, keys, err)
+	}
+	for name, bad := range map[string][]byte{"cut short": body[:len(body)-1], "of more than 40 bits": appendTouches(nil, source, target, listOf(1<<40))} {
+		if _, _, _, keys, err := decodeTouches(bad); err == nil {
+			t.Errorf("touches %s were read: %v", name, keys)
+		}
+	}
 	for name, bad := range map[string]Request{
 		"an unknown consistency": {Op: OpGet, Consistency: Any + 1},
 		"an endless staleness":   {Op: OpGet, Consistency: Bounded, MaxStaleness: -1},
@@ -66,6 +83,14 @@ func TestFramesRoundTrip(t *testing.T) {
 		if got := r.request(); r.err == nil {
 			t.Errorf("%s was read: %+v", name, got)
 		}
+	}
+	miss := Response{Shard: 3, ServedBy: "b", Status: fsm.StatusOK, Read: ReadProbe, MissReason: MissEvicted}
+	got, err := decodeResponse(appendResponse(nil, miss))
+	if got.Value = nil; err != nil || !reflect.DeepEqual(got, miss) {
+		t.Errorf("got %+v, %v, want %+v", got, err, miss)
+	}
+	if got, err := decodeResponse(appendResponse(nil, Response{MissReason: "guess"})); err == nil {
+		t.Errorf("an unknown reason of a miss was read as %+v", got)
 	}
 	if got, err := decodeResponse(appendResponse(nil, Response{Read: "guess"})); err == nil {
 		t.Errorf("an unknown path was read: %+v", got)

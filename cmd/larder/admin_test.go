@@ -47,6 +47,7 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	detail := func(id shard.ID) directory.ShardDetail {
 		d := directory.ShardDetail{Source: "a", Applied: 9, Commit: 9, Items: 2, Bytes: 2048, Limit: 4096}
 		d.ID, d.Conf, d.Leader = id, "1-7", f.leader
+		d.Sizing = &shard.Sizing{HitRatio: .5, Plus25: .5625, Plus50: .6, Plus100: .625, Lookups: 1000, Samples: 70}
 		for _, n := range []string{"a", "b", "c"} {
 			d.Members = append(d.Members, directory.MemberView{Node: n, Role: directory.RoleVoter})
 		}
@@ -111,6 +112,7 @@ func TestAdminExitCodes(t *testing.T) {
 	}{
 		{[]string{"shard", "list"}, "", nil, 0, "LEADER"},
 		{[]string{"shard", "show", "3"}, "", nil, 0, "a,b,c"},
+		{[]string{"shard", "show", "3"}, "", nil, 0, "+25 %     56.2 %"},
 		{[]string{"shard", "show", "3", "-o", "json"}, "", nil, 0, `"conf":"1-7"`},
 		{[]string{"shard", "show", "9"}, "GET /v1/shards/9", problem(404, "unknown-shard", "no"), 3, "larder shard list"},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "", nil, 0, ""},

@@ -57,7 +57,10 @@ func newShardShowCmd() *cobra.Command {
 			if c.output == "json" {
 				return printJSON(cmd.OutOrStdout(), a.body)
 			}
-			return printShards(cmd.OutOrStdout(), []directory.ShardDetail{s})
+			if err := printShards(cmd.OutOrStdout(), []directory.ShardDetail{s}); err != nil || s.Sizing == nil {
+				return err
+			}
+			return printSizing(cmd.OutOrStdout(), s)
 		},
 	}
 	c.adminFlags(cmd.Flags())
@@ -103,6 +106,19 @@ func printShards(w io.Writer, shards []directory.ShardDetail) error {
 	t := newTable(w, "SHARD", "SLOTS", "EPOCH", "CONF", "LEADER", "MEMBERS", "TERM", "APPLIED", "ITEMS", "BYTES", "LIMIT", "HITS", "MISSES", "EVICTIONS")
 	for _, s := range shards {
 		t.row(s.ID, slots(s), s.Epoch, s.Conf, s.Leader, members(s), s.Term, s.Applied, s.Items, size(s.Bytes), limit(s), s.Hits, s.Misses, s.Evictions)
+	}
+	return t.flush()
+}
+
+// printSizing shows what more memory would have done for the last minutes' reads.
+func printSizing(w io.Writer, s directory.ShardDetail) error {
+	fmt.Fprintf(w, "\nReads of node %s, the last minutes', by memory:\n", s.Source)
+	t := newTable(w, "MEMORY", "HIT-RATIO")
+	for _, r := range []struct {
+		memory string
+		ratio  float64
+	}{{"as it is", s.Sizing.HitRatio}, {"+25 %", s.Sizing.Plus25}, {"+50 %", s.Sizing.Plus50}, {"+100 %", s.Sizing.Plus100}} {
+		t.row(r.memory, fmt.Sprintf("%.1f %%", 100*r.ratio))
 	}
 	return t.flush()
 }

@@ -1,0 +1,256 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+)
+
+// churn drives a store through more entries than a model could follow.
+type churn struct {
+	store *store
+	rng   *rand.Rand
+	clock uint64
+	value []byte
+	tag   string // in front of all keys, if any
+}
+
+func newChurn(seed uint64) *churn {
+	c := &churn{store: newStore(Slot), rng: rand.New(rand.NewPCG(seed, 0)), value: make([]byte, 64<<10)}
+	c.store.own(Range{0, Slots})
+	return c
+}
+
+func (c *churn) key(i uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte(c.tag), i*0x9E3779B97F4A7C15)
+}
+
+func (c *churn) set(i uint64, size int, expireAt uint64) {
+	key := c.key(i)
+	slot, hash := Slot(key), keyHash(key)
+	c.clock++
+	c.store.set(c.store.find(slot, hash, key), slot, hash, key, nil, c.value[:size], nil, c.clock, expireAt, c.clock)
+}
+
+// cost is what the store may hold by its promise, a constant apart.
+func (c *churn) cost() uint64 { return c.store.payload() + 96*uint64(c.store.len()) }
+
+// evict removes the oldest until the cost is at most limit.
+func (c *churn) evict(limit uint64) {
+	for c.cost() > limit {
+		c.store.remove(c.store.oldest())
+	}
+}
+
+// check ensures that memory is within 1.3 of the cost and a constant.
+func (c *churn) check(t *testing.T, phase string) {
+	t.Helper()
+	const tables = Slots * 96
+	m := c.store.memory()
+	if limit := c.cost()*13/10 + tables + 1<<20; m.total() > limit {
+		t.Fatalf("%s: %d bytes for %d entries of %d, limit %d: %+v", phase, m.total(), c.store.len(), c.store.payload(), limit, m)
+	}
+}
+
+// mixed draws a size as caches see them: most are small, most bytes are in large ones.
+func (c *churn) mixed() int {
+	return 1 << c.rng.IntN(13) * (64 + c.rng.IntN(64)) / 64
+}
+
+// TestStoreChurn ensures that memory follows what is stored, whichever way sizes change and entries come
+// and go, and that the parts agree after it.
+func TestStoreChurn(t *testing.T) {
+	const limit = 24 << 20
+	for _, tag := range []string{"", "{one slot}"} {
+		t.Run("tag "+tag, func(t *testing.T) {
+			c := newChurn(1)
+			c.tag = tag
+			next := uint64(0)
+			phase := func(name string, bytes int, step func()) {
+				done := 0
+				for n := 0; done < bytes; n++ {
+					before := c.clock
+					step()
+					c.evict(limit)
+					done += int(c.clock-before) * 128
+					if n%1000 == 0 {
+						c.check(t, name)
+					}
+				}
+				c.check(t, name)
+				checkStore(t, c.store)
+				m := c.store.memory()
+				t.Logf("%-22s %7d entries, %9d bytes, %.3f of cost: %+v", name, c.store.len(), c.store.payload(),
+					float64(m.total())/float64(c.cost()), m)
+			}
+			fresh := func(size func() int) func() {
+				return func() { next++; c.set(next, size(), 0) }
+			}
+			fixed := func(n int) func() int { return func() int { return n } }
+			phase("tiny, new", 32<<20, fresh(fixed(8)))
+			phase("4 KiB, new", 2<<20, fresh(fixed(4096)))
+			phase("mixed, new", 8<<20, fresh(c.mixed))
+			phase("mixed, replaced", 8<<20, func() { c.set(next-c.rng.Uint64N(uint64(c.store.len())), c.mixed(), 0) })
+			phase("small, touched", 32<<20, func() {
+				next++
+				c.set(next, 100+c.rng.IntN(50), 0)
+				for range 2 {
+					key := c.key(next - c.rng.Uint64N(100_000))
+					if r := c.store.find(Slot(key), keyHash(key), key); r != 0 {
+						c.clock++
+						c.store.touch(r, c.clock)
+					}
+				}
+			})
+			phase("removed at random", 16<<20, func() {
+				c.clock++
+				key := c.key(next - c.rng.Uint64N(150_000))
+				if r := c.store.find(Slot(key), keyHash(key), key); r != 0 {
+					c.store.remove(r)
+				}
+			})
+			phase("expiring", 16<<20, func() {
+				next++
+				c.set(next, 30, 1+c.rng.Uint64N(1000))
+				if r := c.store.firstToExpire(); c.rng.IntN(3) == 0 {
+					c.store.remove(r)
+				}
+			})
+			phase("lone, new", 1<<20, fresh(func() int { return 20_000 + c.rng.IntN(40_000) }))
+			phase("tiny again", 32<<20, fresh(fixed(0)))
+			for c.store.len() > 100 { // all but the newest 100
+				c.store.remove(c.store.oldest())
+			}
+			c.check(t, "few left")
+			checkStore(t, c.store)
+			for c.store.len() > 0 {
+				c.store.remove(c.store.oldest())
+			}
+			c.check(t, "none left")
+			checkStore(t, c.store)
+			if m := c.store.memory(); m.live != 0 || m.records > 3*9<<10 || m.due > 40<<10 {
+				t.Errorf("an empty store holds %+v", m)
+			}
+		})
+	}
+}
+
+// heapAfter returns the bytes of live heap.
+func heapAfter() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestStoreMemory ensures that what a store says of its memory is what the heap says.
+func TestStoreMemory(t *testing.T) {
+	before := heapAfter()
+	c := newChurn(2)
+	for i := range uint64(200_000) {
+		c.set(i, c.rng.IntN(300), i%3*c.rng.Uint64N(1000))
+		if i%4 == 0 {
+			c.set(i-c.rng.Uint64N(i+1), c.rng.IntN(300), 0)
+		}
+	}
+	got, want := heapAfter()-before, int64(c.store.memory().total())
+	if diff := got - want; diff < -want/50 || diff > want/50 {
+		t.Errorf("heap grew by %d bytes, the store says %d: %+v", got, want, c.store.memory())
+	}
+	runtime.KeepAlive(c)
+}
+
+// TestStoreViewBeside ensures that a view can be walked over while the store goes on changing, and shows
+// the same each time.
+func TestStoreViewBeside(t *testing.T) {
+	c := newChurn(3)
+	for i := range uint64(20_000) {
+		c.set(i, c.rng.IntN(200), i%2)
+	}
+	var wait sync.WaitGroup
+	for round := range 5 {
+		v := c.store.view()
+		var summed slotSums
+		for slot := range Slots {
+			sums := v.sums(uint16(slot))
+			summed.entries += sums.entries
+			summed.payload += sums.payload
+			summed.content = add128(summed.content, sums.content)
+			summed.order = add128(summed.order, sums.order)
+		}
+		for range 2 {
+			wait.Go(func() {
+				for range 3 {
+					var got slotSums
+					if err := v.each(func(e entry) error {
+						got.add(appendBlock(nil, e.key, e.contentType, e.value, nil), e.version, e.expireAt, e.stamp)
+						return nil
+					}); err != nil || got != summed {
+						t.Errorf("round %d: %v, %+v, want %+v", round, err, got, summed)
+					}
+				}
+			})
+		}
+		for i := range uint64(20_000) {
+			switch i % 4 {
+			case 0:
+				c.set(uint64(round+1)*100_000+i, c.rng.IntN(200), i%3)
+			case 1:
+				c.store.remove(c.store.oldest())
+			case 2:
+				c.clock++
+				c.store.touch(c.store.oldest(), c.clock)
+			case 3:
+				c.set(c.rng.Uint64N(20_000), 100, 0)
+			}
+		}
+		if round == 3 {
+			c.store.clear(c.clock)
+			for i := range uint64(10_000) {
+				c.set(i, 10, 1)
+			}
+		}
+	}
+	wait.Wait()
+	checkStore(t, c.store)
+}
+
+// TestStoreTouchOfTwo ensures that a touch which names two keys finds the same one in stores that went
+// different ways to the same entries.
+func TestStoreTouchOfTwo(t *testing.T) {
+	named := make(map[Touch]string)
+	var one, two string
+	for i := 0; two == ""; i++ {
+		key := "{a}" + fmt.Sprint(i)
+		if other, ok := named[TouchOf([]byte(key))]; ok {
+			one, two = other, key
+		}
+		named[TouchOf([]byte(key))] = key
+	}
+	slot, touch := Slot([]byte(one)), TouchOf([]byte(one))
+	set := func(s *store, key string, stamp uint64) {
+		k := []byte(key)
+		s.set(s.find(slot, keyHash(k), k), slot, keyHash(k), k, nil, nil, nil, stamp, 0, stamp)
+	}
+	for _, order := range [][]string{{one, two}, {two, one}} {
+		grown := newStore(Slot)
+		grown.own(Range{0, Slots})
+		for i, key := range []string{two, one, "{a}", two, one, "{a}x", order[0], order[1]} {
+			set(grown, key, uint64(i+1))
+		}
+		restored := newStore(Slot)
+		restored.own(Range{0, Slots})
+		if err := grown.view().each(func(e entry) error { set(restored, string(e.key), e.stamp); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*store{grown, restored} {
+			if r := s.findTouch(touch); r == 0 || string(s.at(r).key) != order[1] {
+				t.Errorf("a touch of %q and %q finds %d, want the latter", order[0], order[1], r)
+			}
+		}
+	}
+}
