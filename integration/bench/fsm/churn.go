@@ -104,8 +104,7 @@ func runChurn(words []string) (answer, error) {
 		}
 		c.Phases = append(c.Phases, churnPhase{Name: phase.name, Entries: st.Entries, Bytes: st.Bytes, RSS: rss})
 	}
-	after := readGC()
-	c.GCShare = (after.gc - before.gc) / (after.used - before.used)
+	_, c.GCShare = gcShare(before, readGC())
 	c.Peak, err = memoryOf("self", "VmHWM")
 	return answer{Churn: c}, err
 }

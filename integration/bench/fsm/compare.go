@@ -166,7 +166,7 @@ func heaps(ctx context.Context, cfg config, entries int, all []*process, r *repo
 	r.Textf("Bytes per entry beyond its %d bytes of key and %d of value. Live heap is what a collection leaves; RSS is the whole "+
 		"process after filling, garbage included. The read-mostly run (95:5, as fast as it goes) overwrites; ours "+
 		"sends the touches of its reads ahead of its puts. GC is the collector's share of the CPU that was used; "+
-		"collections are those that the run's garbage was worth. The longest stop of the world is the end of its bucket. A group is %d "+
+		"collections are those that the run saw, or that its garbage was worth. The longest stop of the world is the end of its bucket. A group is %d "+
 		"reads and %d puts.", keySize, valueSize, mixedReads, mixedWrites)
 	r.Table([]string{"subject", "live heap", "RSS", "Mops/s", "GC", "collections", "longest stop", "longest group"}, rows)
 	if errors.Is(err, errNoRedis) {

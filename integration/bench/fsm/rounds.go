@@ -214,7 +214,7 @@ func (b *bench) decode(ops, batch int) (answer, error) {
 type mixed struct {
 	OpsPerSecond float64
 	GCShare      float64       // of the CPU that was used
-	Cycles       float64       // collections that the run's garbage was worth
+	Cycles       float64       // collections, see gcShare
 	Pause        time.Duration // longest stop of the world, to the end of its bucket
 	LongestOp    time.Duration // longest group of operations, see mixedReads
 }
@@ -226,9 +226,7 @@ const (
 )
 
 // mixed reads and overwrites present keys at random for a while. In the time of a run a subject that
-// makes little garbage may see no collection, or just one: then the share is what a collection costs
-// times how often that much garbage asks for one (heap grown by as much as is live); the larger of
-// that and of what was measured counts.
+// makes little garbage may see no collection, or just one: see gcShare.
 func (b *bench) mixed(length time.Duration) (answer, error) {
 	runtime.GC()
 	before := readGC()
@@ -251,41 +249,47 @@ func (b *bench) mixed(length time.Duration) (answer, error) {
 	if err := b.full(); err != nil {
 		return answer{}, err
 	}
-	runtime.GC()
-	forced := readGC()
-
-	used := after.used - before.used
-	measured := (after.gc - before.gc) / used
-	cycles := float64(after.allocated-before.allocated) / float64(forced.live)
-	computed := cycles * (forced.gc - after.gc) / used
+	cycles, share := gcShare(before, after)
 	return answer{Mixed: &mixed{
 		OpsPerSecond: float64(ops) / took.Seconds(),
-		GCShare:      max(measured, computed),
+		GCShare:      share,
 		Cycles:       cycles,
-		Pause:        longestPause(before.pauses, forced.pauses),
+		Pause:        longestPause(before.pauses, readGC().pauses),
 		LongestOp:    longest,
 	}}, nil
 }
 
+// gcShare returns how many collections a run saw, or its garbage was worth where that is more (one each
+// time that as much is allocated as is live), and their part of the CPU that it used: that many times what
+// one costs now. The runtime's own account counts time on the wall, which other processes stretch.
+func gcShare(before, after gcState) (cycles, share float64) {
+	began := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID)
+	runtime.GC()
+	one := cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - began
+	worth := float64(after.allocated-before.allocated) / float64(readGC().live)
+	cycles = max(worth, float64(after.cycles-before.cycles))
+	return cycles, cycles * one.Seconds() / (after.used - before.used).Seconds()
+}
+
 // gcState is the runtime's account of itself.
 type gcState struct {
-	gc, used        float64 // CPU seconds
-	allocated, live uint64  // bytes
+	used            time.Duration // CPU, of all that the process does
+	cycles          uint64        // collections that nobody asked for
+	allocated, live uint64        // bytes
 	pauses          *metrics.Float64Histogram
 }
 
 func readGC() gcState {
 	samples := []metrics.Sample{
-		{Name: "/cpu/classes/gc/total:cpu-seconds"},
+		{Name: "/gc/cycles/automatic:gc-cycles"},
 		{Name: "/gc/heap/allocs:bytes"},
 		{Name: "/gc/heap/live:bytes"},
 		{Name: "/sched/pauses/total/gc:seconds"},
 	}
 	metrics.Read(samples)
-	// The runtime's own account of all CPU time is brought up to date by collections alone.
 	return gcState{
-		gc:        samples[0].Value.Float64(),
-		used:      cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID).Seconds(),
+		used:      cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID),
+		cycles:    samples[0].Value.Uint64(),
 		allocated: samples[1].Value.Uint64(),
 		live:      samples[2].Value.Uint64(),
 		pauses:    samples[3].Value.Float64Histogram(),

@@ -2,7 +2,8 @@
 //
 // It replays traces of accesses the way a program uses a cache beside a database (get, and on a miss put)
 // against an exact LRU of as many bytes, a shard of three replicas, the same shard with its leader killed
-// half way, a cache that forgets recency at such a failover, and eight shards.
+// half way, a cache that forgets recency at such a failover, and eight shards. Then it measures which
+// share of the log touches take, and what they cost a read.
 //
 //	go run ./bench/hitratio -traces ../../shared/traces     (from the folder integration)
 //	go run ./bench/hitratio -trace accesses.txt.gz
@@ -37,7 +38,8 @@ type config struct {
 	traces string // folder
 	trace  string // file, instead of the folder
 	svg    string
-	limit  int // accesses of a trace; 0 = all
+	limit  int  // accesses of a trace; 0 = all
+	touch  bool // measure what touches cost
 }
 
 func main() {
@@ -60,6 +62,7 @@ func run(ctx context.Context, args []string, out, status io.Writer) error {
 	f.StringVar(&cfg.trace, "trace", "", "one trace, instead of a folder of them")
 	f.StringVar(&cfg.svg, "svg", filepath.Join(os.TempDir(), "larder-hitratio.svg"), "where the plot goes")
 	f.IntVar(&cfg.limit, "limit", 0, "replay only so many accesses of each trace (0: all)")
+	f.BoolVar(&cfg.touch, "touches", true, "measure what touches cost, too")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -72,6 +75,11 @@ func run(ctx context.Context, args []string, out, status io.Writer) error {
 		r.Textf("hit ratios: SKIPPED, there are no traces: name a folder by LARDER_TRACES or -traces, or a file by TRACE or -trace.")
 	} else if err := hitRatios(ctx, cfg, files, r, status); err != nil {
 		return err
+	}
+	if cfg.touch {
+		if err := touchCosts(ctx, standard, r, status); err != nil {
+			return err
+		}
 	}
 	return r.Close()
 }
