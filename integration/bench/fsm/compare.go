@@ -168,7 +168,7 @@ func heaps(ctx context.Context, cfg config, entries int, all []*process, r *repo
 		"sends the touches of its reads ahead of its puts. GC is the collector's share of the CPU that was used; "+
 		"collections are those that the run saw, or that its garbage was worth. The longest stop of the world is the end of its bucket. A group is %d "+
 		"reads and %d puts.", keySize, valueSize, mixedReads, mixedWrites)
-	r.Table([]string{"subject", "live heap", "RSS", "Mops/s", "GC", "collections", "longest stop", "longest group"}, rows)
+	r.Table([]string{"subject", "live heap", "RSS", "Mops per CPU s", "GC", "collections", "longest stop", "longest group"}, rows)
 	if errors.Is(err, errNoRedis) {
 		r.Textf("Redis: SKIPPED, %v.", err)
 	}

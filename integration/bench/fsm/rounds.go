@@ -212,7 +212,7 @@ func (b *bench) decode(ops, batch int) (answer, error) {
 
 // mixed is what a read-mostly run came to.
 type mixed struct {
-	OpsPerSecond float64
+	OpsPerSecond float64 // of CPU, collections included
 	GCShare      float64       // of the CPU that was used
 	Cycles       float64       // collections, see gcShare
 	Pause        time.Duration // longest stop of the world, to the end of its bucket
@@ -244,14 +244,13 @@ func (b *bench) mixed(length time.Duration) (answer, error) {
 		longest = max(longest, time.Since(start))
 		ops += mixedReads + mixedWrites
 	}
-	took := time.Since(began)
 	after := readGC()
 	if err := b.full(); err != nil {
 		return answer{}, err
 	}
 	cycles, share := gcShare(before, after)
 	return answer{Mixed: &mixed{
-		OpsPerSecond: float64(ops) / took.Seconds(),
+		OpsPerSecond: float64(ops) / (after.used - before.used).Seconds(),
 		GCShare:      share,
 		Cycles:       cycles,
 		Pause:        longestPause(before.pauses, readGC().pauses),
