@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test check lint fuzz bench clean demo test-extra integration
+.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -43,6 +43,16 @@ fuzz:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+# The state machine beside golang-lru, a map with a list, and Redis where redis-server is in PATH: speed, memory,
+# garbage collection, snapshots under load, churn. Several minutes and 8 GiB. ARGS='-only speed -entries 1000000'
+bench-fsm:
+	go run -C integration ./bench/fsm $(ARGS)
+
+# Hit ratios of traces beside an exact LRU's, with and without a failover, and what touches cost. All traces of a
+# folder (LARDER_TRACES), or make bench-hitratio TRACE=/path/of/one. Several minutes.
+bench-hitratio:
+	LARDER_TRACES=$(abspath $(or $(LARDER_TRACES),../shared/traces)) go run -C integration ./bench/hitratio $(if $(TRACE),-trace $(abspath $(TRACE))) $(ARGS)
 
 clean:
 	rm -rf bin

@@ -49,10 +49,10 @@ type listed struct {
 	XTestImports []string
 }
 
-// list runs go list on the server's module.
-func list(t *testing.T, args ...string) []listed {
+// list runs go list on the module in dir: the server's is in "..", this one in ".".
+func list(t *testing.T, dir string, args ...string) []listed {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-C", "..", "-json=ImportPath,Dir,Standard,Imports,TestImports,XTestImports"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-C", dir, "-json=ImportPath,Dir,Standard,Imports,TestImports,XTestImports"}, args...)...)
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
@@ -86,7 +86,7 @@ func layerOf(path string) string {
 // TestImportDirections ensures that imports of the server go one way, cmd to httpapi to directory
 // to shard to fsm, and that each library stays where it belongs. Tests count too.
 func TestImportDirections(t *testing.T) {
-	packages := list(t, "./...")
+	packages := list(t, "..", "./...")
 	if len(packages) < len(layers) {
 		t.Fatalf("go list tells of %d packages only", len(packages))
 	}
@@ -183,7 +183,7 @@ func TestForbiddenImportsAreFound(t *testing.T) {
 // their main file, the others in doc.go where they have more than one file.
 func TestPackageDocs(t *testing.T) {
 	dirs := map[string]string{}
-	for _, p := range list(t, "./...") {
+	for _, p := range list(t, "..", "./...") {
 		dirs[p.Dir] = p.ImportPath
 	}
 	err := filepath.WalkDir(".", func(path string, d os.DirEntry, err error) error {
@@ -218,22 +218,69 @@ func TestPackageDocs(t *testing.T) {
 	}
 }
 
-// TestNoReplace ensures that the server builds for everybody from its go.mod alone.
+// TestNoReplace ensures that the server builds for everybody from its go.mod alone. This module, which
+// nobody imports, takes the server from beside it, for the benchmarks, and replaces nothing else.
 func TestNoReplace(t *testing.T) {
-	for _, file := range []string{"../go.mod", "go.mod"} {
+	type replacement struct {
+		Old, New struct{ Path, Version string }
+	}
+	for file, allowed := range map[string][]string{"../go.mod": nil, "go.mod": {module + " => ../"}} {
 		cmd := exec.Command("go", "mod", "edit", "-json", file)
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatalf("%v: %v", cmd, err)
 		}
-		var mod struct{ Replace []any }
+		var mod struct{ Replace []replacement }
 		if err := json.Unmarshal(out, &mod); err != nil {
 			t.Fatal(err)
 		}
-		if len(mod.Replace) > 0 {
-			t.Errorf("%s replaces %v", file, mod.Replace)
+		var replaced []string
+		for _, r := range mod.Replace {
+			replaced = append(replaced, r.Old.Path+r.Old.Version+" => "+r.New.Path+r.New.Version)
+		}
+		if !slices.Equal(replaced, allowed) {
+			t.Errorf("%s replaces %q, want %q", file, replaced, allowed)
 		}
 	}
+}
+
+// TestOracleIndependence ensures that what judges the server shares no code with it. Benchmarks judge nothing
+// that the server answers, and need its packages.
+func TestOracleIndependence(t *testing.T) {
+	packages := list(t, ".", "./...")
+	bench := 0
+	for _, p := range packages {
+		if strings.HasPrefix(p.ImportPath, module+"/integration/bench/") {
+			bench++
+		}
+		for _, violation := range oracleViolations(p) {
+			t.Error(violation)
+		}
+	}
+	if bench == 0 || bench == len(packages) {
+		t.Fatalf("%d of %d packages are benchmarks", bench, len(packages))
+	}
+	judge, benchmark := listed{ImportPath: module + "/integration/check"}, listed{ImportPath: module + "/integration/bench/fsm"}
+	for _, p := range []*listed{&judge, &benchmark} {
+		p.TestImports = []string{module + "/fsm", module + "/integration/model", "os"}
+	}
+	if len(oracleViolations(judge)) != 1 || len(oracleViolations(benchmark)) != 0 {
+		t.Errorf("of a judge: %q, of a benchmark: %q", oracleViolations(judge), oracleViolations(benchmark))
+	}
+}
+
+// oracleViolations returns what p of this module must not import.
+func oracleViolations(p listed) []string {
+	if strings.HasPrefix(p.ImportPath, module+"/integration/bench/") {
+		return nil
+	}
+	var wrong []string
+	for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+		if layer := layerOf(path); layer != "" && layer != "integration" || strings.HasPrefix(path, module+"/integration/bench/") {
+			wrong = append(wrong, p.ImportPath+" imports "+path+": an oracle that shares code with its subject agrees with its bugs")
+		}
+	}
+	return wrong
 }
 
 // TestTopLevel ensures that nothing gathers in the root of the repository.

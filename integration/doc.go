@@ -4,7 +4,8 @@
 // that no answer is stale, and that replicas stay equal while nodes are killed, frozen and cut off, join,
 // and become members of shards and leave them.
 // It imports none of the server's packages: an oracle that shares code with its subject agrees with
-// its subject's bugs. It is a module of its own so that its tools stay out of the server.
+// its subject's bugs. It is a module of its own so that its tools stay out of the server. The benchmarks lie
+// in it for the same reason, and do import what they measure.
 //
 //	cluster   builds the binary, starts and stops the processes
 //	proxy     delays and cuts the links between them
@@ -14,6 +15,7 @@
 //	history   what was asked and answered, and when; which answers mean what
 //	model     what one key may do
 //	check     linearizability, the certificate, durability, the age of reads that may be old
+//	bench     the state machine beside other caches, hit ratios of traces; see make bench-fsm, make bench-hitratio
 //
 // # Obligations
 //
