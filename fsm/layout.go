@@ -1,8 +1,6 @@
 package fsm
 
-import "math/bits"
-
-// What follows keeps the store's list, chains and pages together.
+// What follows keeps the store's list, index and pages together.
 
 // link puts r at the recent end of the list.
 func (s *store) link(r ref) {
@@ -43,122 +41,6 @@ func (s *store) moveToEnd(r ref) {
 	}
 }
 
-// A slot has up to four buckets for three entries, so that most chains are of one record.
-func crowded(entries, buckets uint32) bool  { return 4*entries > 3*buckets && buckets < maxBuckets }
-func deserted(entries, buckets uint32) bool { return buckets > 3*entries }
-
-// chain puts r, which the sums count already, into the index, which grows with it. It goes to the end of
-// its chain, which the search for its key has just been at; so the oldest are in front when they are
-// evicted.
-func (s *store) chain(r ref) {
-	rec := s.records.read(r)
-	i := uint32(rec.slot) - s.owned.Start
-	b := &s.index[i]
-	if n := s.summed[i].entries; crowded(n, b.n) {
-		before := b.bytes()
-		for crowded(n, b.n) {
-			s.split(b)
-		}
-		s.indexBytes += b.bytes() - before
-	}
-	head := b.head(b.addr(rec.hash))
-	if *head == 0 {
-		*head = r
-		return
-	}
-	s.records.write(s.chainEnd(*head)).chain = r
-}
-
-// chainEnd returns the last record of the chain from r on.
-func (s *store) chainEnd(r ref) ref {
-	for next := s.records.read(r).chain; next != 0; next = s.records.read(r).chain {
-		r = next
-	}
-	return r
-}
-
-// split adds a bucket and moves to it what belongs there, in order. A record is written, and its page
-// perhaps copied, only where its successor changes.
-func (s *store) split(b *buckets) {
-	added := b.n
-	b.push()
-	if added == 0 {
-		return
-	}
-	mask := uint32(1)<<bits.Len32(added) - 1
-	var stay, move struct{ first, last ref }
-	for r := *b.head(buddy(added)); r != 0; r = s.records.read(r).chain {
-		to := &stay
-		if s.records.read(r).hash&mask == added {
-			to = &move
-		}
-		if to.last == 0 {
-			to.first = r
-		} else {
-			s.setChain(to.last, r)
-		}
-		to.last = r
-	}
-	for _, last := range [...]ref{stay.last, move.last} {
-		if last != 0 {
-			s.setChain(last, 0)
-		}
-	}
-	*b.head(buddy(added)), *b.head(added) = stay.first, move.first
-}
-
-func (s *store) setChain(r, next ref) {
-	if s.records.read(r).chain != next {
-		s.records.write(r).chain = next
-	}
-}
-
-// unchain takes r, which the sums don't count any more, out of the index, which shrinks with it.
-func (s *store) unchain(r ref) {
-	rec := s.records.read(r)
-	i := uint32(rec.slot) - s.owned.Start
-	b := &s.index[i]
-	s.pointTo(b, r, rec.chain)
-	if n := s.summed[i].entries; deserted(n, b.n) {
-		before := b.bytes()
-		for deserted(n, b.n) {
-			s.merge(b)
-		}
-		s.indexBytes += b.bytes() - before
-	}
-}
-
-// pointTo makes what points to r in its chain point to another one.
-func (s *store) pointTo(b *buckets, r, to ref) {
-	head := b.head(b.addr(s.records.read(r).hash))
-	if *head == r {
-		*head = to
-		return
-	}
-	for p := *head; ; {
-		next := s.records.read(p).chain
-		if next == r {
-			s.records.write(p).chain = to
-			return
-		}
-		p = next
-	}
-}
-
-// merge takes the last bucket away and moves what is in it.
-func (s *store) merge(b *buckets) {
-	last := b.head(b.n - 1)
-	if first := *last; first != 0 {
-		*last = 0
-		if head := b.head(buddy(b.n - 1)); *head == 0 {
-			*head = first
-		} else {
-			s.records.write(s.chainEnd(*head)).chain = first
-		}
-	}
-	b.pop()
-}
-
 // compact moves up to two records off the last page when many are free, and drops it when none is left, so
 // that memory follows when entries become fewer and larger.
 func (s *store) compact() {
@@ -176,8 +58,8 @@ func (s *store) compact() {
 // moveRecord moves an entry to a record that was just taken.
 func (s *store) moveRecord(from, to ref) {
 	rec := *s.records.read(from)
-	s.pointTo(&s.index[uint32(rec.slot)-s.owned.Start], from, to)
-	*s.records.write(to) = *s.records.read(from) // its own chain may have changed
+	s.indexOf(rec.slot).move(keyHash(s.keyOf(&rec)), from, to)
+	*s.records.write(to) = rec
 	if rec.prev != 0 {
 		s.records.write(rec.prev).next = to
 	} else {
@@ -220,16 +102,17 @@ func (s *store) clean() {
 func (s *store) findBlock(block []byte, segment, offset uint32) ref {
 	n, _, _ := blockLens(block)
 	key := block[blockHeader : blockHeader+n]
-	b := s.bucketsOf(s.keySlot(key))
-	if b == nil {
+	hash := keyHash(key)
+	t := s.tableOf(s.keySlot(key), hash)
+	if t == nil {
 		return 0
 	}
-	for r := *b.head(b.addr(keyHash(key))); r != 0; {
-		rec := s.records.read(r)
-		if rec.segment == segment && rec.offset == offset {
-			return r
+	for i := t.home(hash); t.cells[i].ref != 0; i = t.after(i) {
+		if c := t.cells[i]; c.hash == hash {
+			if rec := s.records.read(c.ref); rec.segment == segment && rec.offset == offset {
+				return c.ref
+			}
 		}
-		r = rec.chain
 	}
 	return 0
 }
@@ -247,13 +130,16 @@ func (m storeMemory) total() uint64 { return m.records + m.index + m.live + m.sl
 
 // memory returns the memory held, views not counted.
 func (s *store) memory() storeMemory {
-	const pageBytes, infoBytes, placesBytes, bucketsBytes, sumsBytes, dueBytes = 8 << 10, 24, 640, 40, 56, 16
+	const pageBytes, infoBytes, placesBytes, slotBytes, dueBytes = 8 << 10, 24, 704, 40 + 56, 16
 	m := storeMemory{
 		records: uint64(len(s.records.pages))*pageBytes + uint64(cap(s.records.pages))*(infoBytes+16),
-		index:   uint64(len(s.index))*(bucketsBytes+sumsBytes) + uint64(s.indexBytes),
+		index:   uint64(len(s.index)) * slotBytes,
 		live:    s.arena.live,
 		slack:   s.arena.shared + s.arena.lone - s.arena.live + s.arena.tables(),
 		due:     uint64(len(s.due.chunks)) * dueChunk * dueBytes,
+	}
+	for i := range s.index {
+		m.index += s.index[i].bytes()
 	}
 	m.due += uint64(s.records.placed) * placesBytes
 	return m

@@ -13,8 +13,6 @@ type record struct {
 	segment  uint32 // of the arena, with offset the place of the entry's block
 	offset   uint32
 	size     uint32 // of the key, the value and the content type together
-	hash     uint32 // of the key
-	chain    ref    // next in the bucket
 	prev     ref    // towards the oldest
 	next     ref    // towards the most recent; of a free record the next free one of its page
 	slot     uint16
@@ -22,7 +20,7 @@ type record struct {
 }
 
 // pageLen records make a page of 8 KiB, which is a size class of the allocator.
-const pageLen = 146
+const pageLen = 170
 
 type page [pageLen]record
 

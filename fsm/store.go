@@ -8,7 +8,7 @@ import "bytes"
 // stops for long, however much is stored:
 //
 //	records   what there is to an entry beside its bytes, in pages; the order is a list through them
-//	index     of each slot, a hash table of refs to records, chained through them
+//	index     of each slot, a hash table of refs to records
 //	arena     the bytes of entries, in segments
 //	due       a heap of those that expire
 //
@@ -18,15 +18,14 @@ import "bytes"
 type store struct {
 	keySlot func(key []byte) uint16
 	owned   Range
-	index   []buckets  // of the owned slots, in order; nil until the first entry or gone version
-	summed  []slotSums // likewise
+	index   []index    // of the owned slots, in order; nil until the first entry or gone version
+	summed  []slotSums // likewise; apart, as a search needs none of it
 	records records
 	arena   arena
 	due     dueHeap
 
 	oldestRef, newestRef ref
 	size                 uint64 // sum of the records' sizes
-	indexBytes           int    // of the buckets
 }
 
 // entry is a view of a stored entry. The slices are never written again: they stay valid for ever, also
@@ -69,18 +68,30 @@ func (s *store) own(r Range) {
 func (s *store) build() {
 	if s.index == nil {
 		n := s.owned.End - s.owned.Start
-		s.index, s.summed = make([]buckets, n), make([]slotSums, n)
+		s.index, s.summed = make([]index, n), make([]slotSums, n)
 	}
 }
 
 // dropSlot drops the entries of the i-th owned slot.
 func (s *store) dropSlot(i uint32) {
-	// From the last bucket on, as drop merges last ones into those before.
-	b := &s.index[i]
-	for at := b.n; at > 0; at-- {
-		for at <= b.n && *b.head(at - 1) != 0 {
-			s.drop(*b.head(at - 1))
-		}
+	x := &s.index[i]
+	for s.summed[i].entries > 0 { // again where tables were put together
+		parts := x.parts
+		x.eachTable(func(t *table, _ uint32, _ uint8) bool {
+			// From the end on, as a removal fills its cell with one from behind.
+			for at, length := 0, -1; t.n > 0 && x.parts == parts; {
+				if length != len(t.cells) {
+					length = len(t.cells)
+					at = length - 1
+				}
+				if r := t.cells[at].ref; r != 0 {
+					s.drop(r)
+				} else {
+					at--
+				}
+			}
+			return x.parts == parts
+		})
 	}
 }
 
@@ -89,15 +100,6 @@ func (s *store) len() int { return s.records.used }
 
 // payload returns the bytes of all keys, values and content types.
 func (s *store) payload() uint64 { return s.size }
-
-// bucketsOf returns the index of slot, nil if there is nothing in it.
-func (s *store) bucketsOf(slot uint16) *buckets {
-	// Below the start, the difference wraps around beyond any length.
-	if i := uint32(slot) - s.owned.Start; i < uint32(len(s.index)) && s.index[i].n > 0 {
-		return &s.index[i]
-	}
-	return nil
-}
 
 // sumsOf returns the sums of slot to be changed, nil if it is not owned.
 func (s *store) sumsOf(slot uint16) *slotSums {
@@ -110,18 +112,18 @@ func (s *store) sumsOf(slot uint16) *slotSums {
 
 // find returns the entry of key, 0 when there is none or the slot is not owned. hash is keyHash(key).
 func (s *store) find(slot uint16, hash uint32, key []byte) ref {
-	b := s.bucketsOf(slot)
-	if b == nil {
+	t := s.tableOf(slot, hash)
+	if t == nil {
 		return 0
 	}
-	for r := *b.head(b.addr(hash)); r != 0; {
-		rec := s.records.read(r)
-		if rec.hash == hash && bytes.Equal(s.keyOf(rec), key) {
-			return r
+	for i := t.home(hash); ; i = t.after(i) {
+		switch c := t.cells[i]; {
+		case c.ref == 0:
+			return 0
+		case c.hash == hash && bytes.Equal(s.keyOf(s.records.read(c.ref)), key):
+			return c.ref
 		}
-		r = rec.chain
 	}
-	return 0
 }
 
 func (s *store) keyOf(rec *record) []byte {
@@ -131,20 +133,22 @@ func (s *store) keyOf(rec *record) []byte {
 }
 
 // findTouch returns the entry that t names, 0 when there is none or the slot is not owned. Where it names
-// more than one, it is the one of the highest stamp: the order of chains is not the log's.
+// more than one, it is the one of the highest stamp: the order of cells is not the log's.
 func (s *store) findTouch(t Touch) ref {
-	b := s.bucketsOf(t.slot())
-	if b == nil {
+	table := s.tableOf(t.slot(), t.hash())
+	if table == nil {
 		return 0
 	}
 	var found ref
 	var stamp uint64
-	for r := *b.head(b.addr(t.hash())); r != 0; {
-		rec := s.records.read(r)
-		if rec.hash&(1<<touchHashBits-1) == t.hash() && (found == 0 || rec.stamp > stamp) {
-			found, stamp = r, rec.stamp
+	for i := table.home(t.hash()); table.cells[i].ref != 0; i = table.after(i) {
+		c := table.cells[i]
+		if c.hash&(1<<touchHashBits-1) != t.hash() {
+			continue
 		}
-		r = rec.chain
+		if of := s.records.read(c.ref).stamp; found == 0 || of > stamp {
+			found, stamp = c.ref, of
+		}
 	}
 	return found
 }
@@ -180,7 +184,7 @@ func (s *store) slotOf(r ref) uint16 { return s.records.read(r).slot }
 // touchOf returns the touch of r's key.
 func (s *store) touchOf(r ref) Touch {
 	rec := s.records.read(r)
-	return touchOf(rec.slot, rec.hash)
+	return touchOf(rec.slot, keyHash(s.keyOf(rec)))
 }
 
 // sizeOf returns the bytes of r's key, value and content type.
@@ -199,9 +203,9 @@ func (s *store) set(r ref, slot uint16, hash uint32, key, contentType, v1, v2 []
 	var before uint64 // expiry
 	if r == 0 {
 		r = s.records.take()
-		*s.records.write(r) = record{slot: slot, hash: hash, used: true}
+		*s.records.write(r) = record{slot: slot, used: true}
 		s.link(r)
-		s.chain(r)
+		s.indexOf(slot).add(hash, r)
 	} else {
 		rec := s.records.read(r)
 		before = rec.expireAt
@@ -248,12 +252,14 @@ func (s *store) remove(r ref) {
 // drop is remove without a trace.
 func (s *store) drop(r ref) {
 	rec := s.records.read(r)
-	s.giveUp(rec, s.sumsOf(rec.slot))
+	i := uint32(rec.slot) - s.owned.Start
+	hash := keyHash(s.keyOf(rec))
+	s.giveUp(rec, &s.summed[i])
 	if rec.expireAt != 0 {
 		s.removeDue(r)
 	}
 	s.unlink(r)
-	s.unchain(r)
+	s.index[i].drop(hash, r, s.summed[i].entries)
 	s.records.release(r)
 	s.compact()
 	s.clean()
@@ -325,31 +331,15 @@ func (s *store) slotStats(slot uint16) (entries int, payload uint64) {
 // inSlot calls f for each entry of slot whose hash ends in the partBits bits of part, until f returns false.
 // The order is not the log's. f must not change the store.
 func (s *store) inSlot(slot uint16, partBits uint8, part uint32, f func(ref) bool) {
-	b := s.bucketsOf(slot)
-	if b == nil {
-		return
-	}
-	mask := uint32(1)<<partBits - 1
-	// All of the part is in the buckets that end in part, as far as there are enough; else in one that
-	// holds others beside.
-	for i := b.addr(part); i < b.n; i += mask + 1 {
-		for r := *b.head(i); r != 0; {
-			rec := s.records.read(r)
-			next := rec.chain
-			if rec.hash&mask == part && !f(r) {
-				return
-			}
-			r = next
-		}
+	if x := s.indexOf(slot); x != nil {
+		x.each(partBits, part, func(c cell) bool { return f(c.ref) })
 	}
 }
 
 // sums returns the sums of slot, zero if it is not owned.
-func (s *store) sums(slot uint16) slotSums { return sumsIn(s.summed, s.owned, slot) }
-
-func sumsIn(summed []slotSums, owned Range, slot uint16) slotSums {
-	if i := uint32(slot) - owned.Start; i < uint32(len(summed)) {
-		return summed[i]
+func (s *store) sums(slot uint16) slotSums {
+	if i := uint32(slot) - s.owned.Start; i < uint32(len(s.summed)) {
+		return s.summed[i]
 	}
 	return slotSums{}
 }

@@ -76,52 +76,65 @@ func checkPages(t fataler, s *store, used map[ref]bool) {
 	}
 }
 
-// checkIndex walks all chains, and sums slots up anew.
+// checkIndex walks all tables, and sums slots up anew.
 func checkIndex(t fataler, s *store, used map[ref]bool) {
 	t.Helper()
 	if s.index != nil && (len(s.index) != int(s.owned.End-s.owned.Start) || len(s.summed) != len(s.index)) {
 		t.Fatalf("%d tables, %d sums for %+v", len(s.index), len(s.summed), s.owned)
 	}
 	var size uint64
-	entries, bytesOfBuckets := 0, 0
+	entries := 0
 	for i := range s.index {
-		b := &s.index[i]
-		bytesOfBuckets += b.bytes()
+		x := &s.index[i]
 		want := slotSums{gone: s.summed[i].gone}
-		for at := range b.n {
-			for r := *b.head(at); r != 0; r = s.records.read(r).chain {
-				rec, e := s.records.read(r), s.at(r)
+		tables := 0
+		x.eachTable(func(tb *table, common uint32, depth uint8) bool {
+			tables++
+			n := uint32(0)
+			for at, c := range tb.cells {
+				if c.ref == 0 {
+					continue
+				}
+				n++
+				rec, e := s.records.read(c.ref), s.at(c.ref)
 				block := s.arena.block(rec.segment, rec.offset)
 				switch {
-				case !used[r]:
-					t.Fatalf("chain: record %d is none", r)
+				case !used[c.ref]:
+					t.Fatalf("cell: record %d is none", c.ref)
 				case uint32(rec.slot)-s.owned.Start != uint32(i) || s.keySlot(e.key) != rec.slot:
 					t.Fatalf("record of slot %d, key of slot %d in %d", rec.slot, s.keySlot(e.key), i)
-				case keyHash(e.key) != rec.hash || b.addr(rec.hash) != at:
-					t.Fatalf("record of hash %x in bucket %d of %d", rec.hash, at, b.n)
+				case keyHash(e.key) != c.hash || x.tableOf(c.hash) != tb || c.hash&(1<<depth-1) != common:
+					t.Fatalf("record of hash %x in table %x", c.hash, common)
+				case tb.place(c.hash, c.ref) != uint32(at):
+					t.Fatalf("cell %d is reached as %d", at, tb.place(c.hash, c.ref))
 				case !bytes.Equal(block, appendBlock(nil, e.key, e.contentType, e.value, nil)):
 					t.Fatalf("block of %q", e.key)
-				case len(block) != blockHeader+s.sizeOf(r):
-					t.Fatalf("size %d of a block of %d", s.sizeOf(r), len(block))
+				case len(block) != blockHeader+s.sizeOf(c.ref):
+					t.Fatalf("size %d of a block of %d", s.sizeOf(c.ref), len(block))
+				}
+				for j := tb.home(c.hash); j != uint32(at); j = tb.after(j) {
+					if tb.cells[j].ref == 0 {
+						t.Fatalf("cell %d can't be reached over the gap at %d", at, j)
+					}
 				}
 				want.add(block, rec.version, rec.expireAt, rec.stamp)
 			}
+			if n != tb.n || n > 0 && int(n) >= len(tb.cells) || len(tb.cells) != cap(tb.cells) || tb.sparse() && x.parts == nil {
+				t.Fatalf("%d entries, counted as %d, in %d cells", n, tb.n, len(tb.cells))
+			}
+			return true
+		})
+		if x.parts != nil && (want.entries < joinBelow || x.cells != nil) {
+			t.Fatalf("%d tables for %d entries", tables, want.entries)
 		}
 		if s.summed[i] != want {
 			t.Fatalf("sums of slot %d are %+v, want %+v", int(s.owned.Start)+i, s.summed[i], want)
 		}
-		if n := want.entries; 4*n > 3*b.n || b.n > 3*n {
-			t.Fatalf("%d buckets for %d entries", b.n, n)
-		}
-		if len(b.first) != min(int(b.n), bucketChunk) || cap(b.first) > 4*len(b.first)+16 {
-			t.Fatalf("%d of %d buckets in %d", len(b.first), b.n, cap(b.first))
-		}
 		entries += int(want.entries)
 		size += want.payload
 	}
-	if entries != s.len() || size != s.payload() || bytesOfBuckets != s.indexBytes {
-		t.Fatalf("%d entries of %d bytes in buckets of %d, want %d of %d in %d",
-			entries, size, bytesOfBuckets, s.len(), s.payload(), s.indexBytes)
+	if entries != s.len() || size != s.payload() {
+		t.Fatalf("%d entries of %d bytes, want %d of %d", entries, size, s.len(), s.payload())
 	}
 }
 

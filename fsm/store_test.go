@@ -430,11 +430,12 @@ func TestStoreLayout(t *testing.T) {
 		of        any
 		want, max uintptr
 	}{
-		{record{}, 56, 56},
-		{page{}, 8176, 8 << 10}, // a size class
+		{record{}, 48, 48},
+		{page{}, 8160, 8 << 10}, // a size class
 		{pageInfo{}, 24, 24},
-		{buckets{}, 40, 40},
+		{index{}, 40, 40},
 		{slotSums{}, 56, 56},
+		{cell{}, cellBytes, cellBytes},
 		{segmentInfo{}, 12, 12},
 		{due{}, 16, 16},
 	} {

@@ -49,4 +49,9 @@ func (v *view) len() int { return v.entries }
 func (v *view) payload() uint64 { return v.size }
 
 // sums returns the sums of slot, zero if it was not owned.
-func (v *view) sums(slot uint16) slotSums { return sumsIn(v.summed, v.owned, slot) }
+func (v *view) sums(slot uint16) slotSums {
+	if i := uint32(slot) - v.owned.Start; i < uint32(len(v.summed)) {
+		return v.summed[i]
+	}
+	return slotSums{}
+}

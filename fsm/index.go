@@ -1,0 +1,272 @@
+package fsm
+
+// index finds the entries of one slot by the hashes of their keys. It is a hash table with open addressing,
+// or several once there are many entries: a full table is parted in two by one more bit of the hash
+// (extendible hashing, Fagin et al. 1979). So no operation waits for much to be built anew, also where a
+// slot, by a hash tag, has everything. A search reads no record but those of its very hash, as each costs a
+// wait for memory. Tables and parts are chosen by the low bits of a hash that a Touch carries.
+type index struct {
+	table         // the only one, unless there are parts
+	parts *[]part // by the low bits of hashes, as many as number them; a part may stand in several places
+}
+
+// part is one of several tables, with all the hashes that have depth low bits in common.
+type part struct {
+	*table
+	depth uint8
+}
+
+// table is a hash table. Its home for a hash is in proportion to the hash mixed; from there on cells are
+// tried one after the other.
+type table struct {
+	cells []cell
+	n     uint32 // cells in use
+}
+
+// cell is a place in a table; free while ref is 0.
+type cell struct {
+	hash uint32
+	ref  ref
+}
+
+const (
+	cellBytes = 8
+	// partCells is the most that a table has, 64 KiB of them.
+	partCells = 8192
+	// maxDepth is where tables are parted no more and grow as they must: 26 bits of hash are not that equal.
+	maxDepth = 16
+	// joinBelow is when parts are put together again.
+	joinBelow = 1024
+)
+
+// tableOf returns the table that hash belongs to.
+func (x *index) tableOf(hash uint32) *table {
+	if x.parts == nil {
+		return &x.table
+	}
+	return (*x.parts)[hash&uint32(len(*x.parts)-1)].table
+}
+
+// home returns the first cell to try.
+func (t *table) home(hash uint32) uint32 {
+	mixed := (hash << (32 - touchHashBits)) * 0x9E3779B1 // Fibonacci hashing, Knuth vol. 3, 6.4
+	return uint32(uint64(mixed) * uint64(len(t.cells)) >> 32)
+}
+
+// after returns the cell to try after i.
+func (t *table) after(i uint32) uint32 {
+	if i++; i < uint32(len(t.cells)) {
+		return i
+	}
+	return 0
+}
+
+// insert puts a cell for r, which is not there. The table must have room.
+func (t *table) insert(hash uint32, r ref) {
+	i := t.home(hash)
+	for t.cells[i].ref != 0 {
+		i = t.after(i)
+	}
+	t.cells[i] = cell{hash, r}
+	t.n++
+}
+
+// place returns the cell of r.
+func (t *table) place(hash uint32, r ref) uint32 {
+	i := t.home(hash)
+	for t.cells[i].ref != r {
+		i = t.after(i)
+	}
+	return i
+}
+
+// remove takes the cell of r away, and moves back those after it that would not be found across the gap.
+func (t *table) remove(hash uint32, r ref) {
+	gap := t.place(hash, r)
+	for i := t.after(gap); t.cells[i].ref != 0; i = t.after(i) {
+		home := t.home(t.cells[i].hash)
+		if inRange := home > gap && home <= i; inRange || i < gap && (home > gap || home <= i) {
+			continue
+		}
+		t.cells[gap] = t.cells[i]
+		gap = i
+	}
+	t.cells[gap] = cell{}
+	t.n--
+}
+
+// resize gives the table n cells, or as many more as the allocator would waste.
+func (t *table) resize(n int) {
+	old := t.cells
+	if n == 0 {
+		t.cells = nil
+		return
+	}
+	t.cells = append([]cell(nil), make([]cell, n)...)
+	t.cells = t.cells[:cap(t.cells)]
+	t.n = 0
+	for _, c := range old {
+		if c.ref != 0 {
+			t.insert(c.hash, c.ref)
+		}
+	}
+}
+
+// full reports whether another cell would make searches long, sparse whether most cells are free.
+func (t *table) full() bool { return (t.n+1)*4 > uint32(len(t.cells))*3 }
+
+func (t *table) sparse() bool {
+	return uint32(len(t.cells)) > 6*t.n+8 || t.n == 0 && len(t.cells) > 0
+}
+
+// roomy is how many cells a table that was sparse gets.
+func (t *table) roomy() int {
+	if t.n == 0 {
+		return 0
+	}
+	return int(t.n+t.n/2+t.n/4) + 2
+}
+
+// add puts r into the index.
+func (x *index) add(hash uint32, r ref) {
+	t := x.tableOf(hash)
+	for t.full() {
+		if len(t.cells) < partCells || !x.split(hash) {
+			t.resize(len(t.cells) + len(t.cells)/2 + 4)
+			break
+		}
+		t = x.tableOf(hash)
+	}
+	t.insert(hash, r)
+}
+
+// drop takes r out of the index, which has entries after that.
+func (x *index) drop(hash uint32, r ref, entries uint32) {
+	t := x.tableOf(hash)
+	t.remove(hash, r)
+	if x.parts != nil && entries < joinBelow {
+		x.join(int(entries))
+	} else if t.sparse() {
+		t.resize(t.roomy())
+	}
+}
+
+// move makes the cell of one record that of another.
+func (x *index) move(hash uint32, from, to ref) {
+	t := x.tableOf(hash)
+	t.cells[t.place(hash, from)].ref = to
+}
+
+// split parts the table of hash in two; false where that is not done any more.
+func (x *index) split(hash uint32) bool {
+	if x.parts == nil {
+		x.parts = &[]part{{&table{x.cells, x.n}, 0}}
+		x.table = table{}
+	}
+	parts := *x.parts
+	old := parts[hash&uint32(len(parts)-1)]
+	if old.depth == maxDepth {
+		return false
+	}
+	if 1<<old.depth == len(parts) {
+		parts = append(append(make([]part, 0, 2*len(parts)), parts...), parts...)
+		*x.parts = parts
+	}
+	bit := uint32(1) << old.depth
+	var halves [2]*table
+	for i := range halves {
+		halves[i] = new(table)
+		halves[i].resize(len(old.cells) / 2) // grown where the hashes are not alike many
+	}
+	for _, c := range old.cells {
+		if c.ref == 0 {
+			continue
+		}
+		h := halves[c.hash>>old.depth&1]
+		if h.full() {
+			h.resize(len(h.cells) + len(h.cells)/2)
+		}
+		h.insert(c.hash, c.ref)
+	}
+	for i := hash & (bit - 1); i < uint32(len(parts)); i += bit {
+		parts[i] = part{halves[i>>old.depth&1], old.depth + 1}
+	}
+	return true
+}
+
+// bytes is the memory that the index holds beside its own.
+func (x *index) bytes() (sum uint64) {
+	x.eachTable(func(t *table, _ uint32, _ uint8) bool {
+		sum += uint64(cap(t.cells)) * cellBytes
+		return true
+	})
+	if x.parts != nil {
+		const tableBytes, partBytes = 32, 16
+		sum += uint64(len(*x.parts)) * (tableBytes + partBytes)
+	}
+	return sum
+}
+
+// join makes one table of the parts again.
+func (x *index) join(entries int) {
+	var one table
+	one.resize(entries*2 + 4)
+	x.eachTable(func(t *table, _ uint32, _ uint8) bool {
+		for _, c := range t.cells {
+			if c.ref != 0 {
+				one.insert(c.hash, c.ref)
+			}
+		}
+		return true
+	})
+	x.parts, x.table = nil, one
+}
+
+// eachTable calls f for each table, with the bits that its hashes have in common, until f returns false.
+func (x *index) eachTable(f func(t *table, common uint32, depth uint8) bool) {
+	if x.parts == nil {
+		f(&x.table, 0, 0)
+		return
+	}
+	for i, p := range *x.parts {
+		// Its first place is the one without higher bits.
+		if i>>p.depth == 0 && !f(p.table, uint32(i), p.depth) {
+			return
+		}
+	}
+}
+
+// each calls f for each entry whose hash ends in the partBits bits of want, until f returns false.
+func (x *index) each(partBits uint8, want uint32, f func(cell) bool) {
+	mask := uint32(1)<<partBits - 1
+	x.eachTable(func(t *table, common uint32, depth uint8) bool {
+		if (common^want)&mask&(1<<depth-1) != 0 {
+			return true
+		}
+		for _, c := range t.cells {
+			if c.ref != 0 && c.hash&mask == want && !f(c) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// indexOf returns the index of slot, nil if the slot is not owned or nothing was ever stored.
+func (s *store) indexOf(slot uint16) *index {
+	// Below the start, the difference wraps around beyond any length.
+	if i := uint32(slot) - s.owned.Start; i < uint32(len(s.index)) {
+		return &s.index[i]
+	}
+	return nil
+}
+
+// tableOf returns the table of slot and hash, nil if nothing is in it.
+func (s *store) tableOf(slot uint16, hash uint32) *table {
+	if x := s.indexOf(slot); x != nil {
+		if t := x.tableOf(hash); t.n > 0 {
+			return t
+		}
+	}
+	return nil
+}
