@@ -3,11 +3,11 @@ package fsm
 // Overhead is what an entry costs beside the bytes of its key, value and content type. It stands for
 // the memory that this package keeps per entry (see store):
 //
-//	56  record
+//	48  record
 //	 8  lengths in front of the bytes
-//	 6  bucket of the slot's index, at its emptiest
+//	16  cell of the slot's index, half of them free
 //	20  place in the expiry heap, for an entry that expires
-//	 6  rounding of pages and segments
+//	 4  rounding of pages and segments
 //
 // A constant, never a measurement: cost decides evictions, so it must be the same on every build (R4). A
 // test holds it against the heap. It doesn't cover the room that the arena leaves between cleanings (a

@@ -130,7 +130,7 @@ func (m storeMemory) total() uint64 { return m.records + m.index + m.live + m.sl
 
 // memory returns the memory held, views not counted.
 func (s *store) memory() storeMemory {
-	const pageBytes, infoBytes, placesBytes, slotBytes, dueBytes = 8 << 10, 24, 704, 40 + 56, 16
+	const pageBytes, infoBytes, placesBytes, slotBytes, dueBytes = 8 << 10, 24, 704, 40 + 64, 16
 	m := storeMemory{
 		records: uint64(len(s.records.pages))*pageBytes + uint64(cap(s.records.pages))*(infoBytes+16),
 		index:   uint64(len(s.index)) * slotBytes,

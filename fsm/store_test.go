@@ -434,7 +434,7 @@ func TestStoreLayout(t *testing.T) {
 		{page{}, 8160, 8 << 10}, // a size class
 		{pageInfo{}, 24, 24},
 		{index{}, 40, 40},
-		{slotSums{}, 56, 56},
+		{slotSums{}, 64, 64}, // a line of the cache
 		{cell{}, cellBytes, cellBytes},
 		{segmentInfo{}, 12, 12},
 		{due{}, 16, 16},
