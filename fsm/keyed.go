@@ -213,7 +213,9 @@ func (m *Machine) perform(key []byte, t *target, ch *change) uint64 {
 		m.set(key, t, ch)
 	case changeRemove:
 		m.drop(t.ref, ReasonDeleted)
-		m.store.raiseGone(t.slot, m.version)
+		if m.level >= 2 {
+			m.store.raiseGone(t.slot, m.version)
+		}
 	case changeExpiry:
 		m.store.expire(t.ref, ch.expireAt, m.used())
 		return t.version

@@ -202,9 +202,21 @@ func (m *Machine) raise(level uint8) Result {
 	}
 	if m.level < 2 {
 		m.recency = m.version // level 1 has used versions for stamps
+		m.forgetTokens()
 	}
 	m.level = level
 	return Result{Status: StatusOK}
+}
+
+// forgetTokens makes every fill token up to now one that is refused, in time proportional to the slots. Level 1
+// does not know what is gone: its snapshots didn't say, so a replica restored from one could not.
+func (m *Machine) forgetTokens() {
+	if m.version&maxCounter == 0 {
+		return // nothing was stored under this grant, and thus nothing removed
+	}
+	for slot := m.owned.Start; slot < m.owned.End; slot++ {
+		m.store.raiseGone(uint16(slot), m.version)
+	}
 }
 
 // bytes is what counts against the limit.
@@ -278,6 +290,10 @@ func (m *Machine) drop(r ref, why Reason) {
 	if m.observer != nil {
 		_, expireAt, stamp := m.store.meta(r)
 		m.observer.Removed(m.store.touchOf(r), m.costOf(r), why, m.idle(stamp), expireAt)
+	}
+	if m.level < 2 {
+		m.store.drop(r) // what is gone is known from level 2 on
+		return
 	}
 	m.store.remove(r)
 }
