@@ -53,7 +53,7 @@
 //
 // A reader that misses takes the shard's version as a token. The slot keeps the highest version of what was
 // removed from it, so [CondFill] can tell whether the key was written or removed since, without a state of
-// its own (R8). Level 1 keeps no such versions, as its snapshots have none; raising the level outdates all tokens.
+// its own (R8). A token of a former grant is refused, as the slot may have been elsewhere since. Level 1 keeps no such versions, as its snapshots have none; raising the level outdates all tokens.
 //
 // # Limit and bound
 //

@@ -112,7 +112,8 @@ func (m *Machine) judge(c Cond, t *target) Result {
 	case CondVersion:
 		holds = t.live && current == c.Version
 	case CondFill:
-		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version
+		// What became of the slot before the present grant may not be known here.
+		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version && m.version&^maxCounter <= c.Version
 	}
 	if !holds {
 		return Result{Status: StatusCondition, Existed: t.live, Version: current}
