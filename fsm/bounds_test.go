@@ -130,3 +130,32 @@ func TestWorkPerPutIsBounded(t *testing.T) {
 		t.Errorf("%+v: a smaller value did not give its bytes back", s)
 	}
 }
+
+// TestLargeEntriesLeaveInSteps ensures that the end of a batch removes few entries when they are large, both of
+// those that expired and of those above a lowered limit, and that those after it remove the rest.
+func TestLargeEntriesLeaveInSteps(t *testing.T) {
+	const entries, size = 100, 1 << 20
+	for what, end := range map[string]struct {
+		ttl uint64
+		c   []Command
+	}{
+		"expired": {1, nil},
+		"limit":   {0, []Command{{Kind: KindLimit, Limit: 1, TableVersion: 9}}},
+	} {
+		d := granted(t, 1<<30)
+		value := make([]byte, size)
+		for i := range entries {
+			d.at(1000, Command{Kind: KindPut, Key: fmt.Appendf(nil, "k%d", i), Value: value, TTL: end.ttl})
+		}
+		d.at(1001, end.c...)
+		if left, want := d.Stats().Entries, entries-MaxRemoved/size; left != want {
+			t.Errorf("%s: %d entries left after one batch, want %d", what, left, want)
+		}
+		for range entries * size / MaxRemoved {
+			d.at(1001)
+		}
+		if s := d.Stats(); s.Entries != 0 || s.Bound != s.Limit {
+			t.Errorf("%s: at the end %+v", what, s)
+		}
+	}
+}

@@ -117,7 +117,7 @@ const (
 	CondVersion CondKind = 3
 	// CondFill holds when Key was neither written nor removed since Version, which is a fill token: the
 	// shard's version when a reader missed it (R8). Another key's removal can make it fail, when the
-	// two share a slot. For puts only. Needs level 2.
+	// two share a slot; so does a grant. For puts only. Needs level 2.
 	CondFill CondKind = 4
 )
 

@@ -53,7 +53,8 @@
 //
 // A reader that misses takes the shard's version as a token. The slot keeps the highest version of what was
 // removed from it, so [CondFill] can tell whether the key was written or removed since, without a state of
-// its own (R8).
+// its own (R8). A token of a former grant is refused, as the slot may have been elsewhere since. Level 1 keeps
+// no such versions, as its snapshots have none; raising the level outdates all tokens.
 //
 // # Limit and bound
 //
@@ -62,7 +63,7 @@
 // log entry, ticks included, while puts make room for themselves below the bound as ever; so each
 // entry leaves the machine smaller, and no entry takes long. Who lowers a limit on a shard without
 // traffic has to propose ticks until Stats.Bound equals Stats.Limit; likewise for expired entries, of
-// which each log entry removes up to [MaxReclaim]. Both matter to memory alone, never to an answer.
+// which each log entry removes up to [MaxReclaim]; and of either up to [MaxRemoved] bytes. Both matter to memory alone, never to an answer.
 //
 // # Levels
 //

@@ -112,7 +112,8 @@ func (m *Machine) judge(c Cond, t *target) Result {
 	case CondVersion:
 		holds = t.live && current == c.Version
 	case CondFill:
-		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version
+		// What became of the slot before the present grant may not be known here.
+		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version && m.version&^maxCounter <= c.Version
 	}
 	if !holds {
 		return Result{Status: StatusCondition, Existed: t.live, Version: current}
@@ -213,7 +214,9 @@ func (m *Machine) perform(key []byte, t *target, ch *change) uint64 {
 		m.set(key, t, ch)
 	case changeRemove:
 		m.drop(t.ref, ReasonDeleted)
-		m.store.raiseGone(t.slot, m.version)
+		if m.level >= 2 {
+			m.store.raiseGone(t.slot, m.version)
+		}
 	case changeExpiry:
 		m.store.expire(t.ref, ch.expireAt, m.used())
 		return t.version

@@ -257,3 +257,28 @@ func TestStampsMerge(t *testing.T) {
 		t.Errorf("stamps %x, want %x", stamps, want)
 	}
 }
+
+// TestFillTokenOfAFormerGrant ensures that a token doesn't outlive its grant: slots that went and came back,
+// or were emptied by a recovery, were written by others in between, of which nothing is known here.
+func TestFillTokenOfAFormerGrant(t *testing.T) {
+	d := granted(t, 10_000)
+	grant := func(r Range, bits uint32) Command {
+		return Command{Kind: KindGrant, Grant: Grant{
+			Range: r, Epoch: uint64(bits), Generation: 1, VersionBits: bits, Limit: 10_000, TableVersion: uint64(bits),
+		}}
+	}
+	slot := uint32(Slot([]byte("a")))
+	d.at(1000, put("b"))
+	token := d.Lookup([]byte("a")).Version
+	d.at(1000, put("a"), grant(Range{slot + 1, Slots}, 2), grant(Range{0, Slots}, 3))
+	l := d.Lookup([]byte("a"))
+	if l.Found {
+		t.Fatalf("%+v", l)
+	}
+	if got := d.at(1000, put("a", Cond{Kind: CondFill, Version: token})); got[0].Status != StatusCondition {
+		t.Errorf("a token of two grants ago: %+v", got[0])
+	}
+	if got := d.at(1000, put("a", Cond{Kind: CondFill, Version: l.Version})); got[0].Status != StatusOK {
+		t.Errorf("a token of this grant: %+v", got[0])
+	}
+}

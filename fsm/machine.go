@@ -14,6 +14,10 @@ const (
 	// MaxShrink is how many entries the end of a batch evicts at most to come down to a lowered
 	// limit.
 	MaxShrink = 1024
+	// MaxRemoved is how many bytes of entries may be removed for either reason before the end of a batch
+	// leaves the rest to those after it: what is removed is summed up, which takes time by length. From
+	// level 2 on.
+	MaxRemoved = 32 << 20
 )
 
 // largestShare is the part of the limit that one entry may cost: an eighth (R4).
@@ -85,7 +89,7 @@ func (m *Machine) own(r Range) {
 // a command that has no encoding. The caller must stop the replica, not skip the entry.
 //
 // Beside the commands, an entry removes up to MaxReclaim expired entries and evicts up to MaxShrink
-// ones above a lowered limit. A put evicts at most one entry per Overhead bytes of its own cost. Only
+// ones above a lowered limit, and fewer when they are large (MaxRemoved). A put evicts at most one entry per Overhead bytes of its own cost. Only
 // a grant that takes slots away walks over all entries, and a delete by prefix over those of its slots.
 func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 	if err := m.admit(index, &b); err != nil {
@@ -202,9 +206,21 @@ func (m *Machine) raise(level uint8) Result {
 	}
 	if m.level < 2 {
 		m.recency = m.version // level 1 has used versions for stamps
+		m.forgetTokens()
 	}
 	m.level = level
 	return Result{Status: StatusOK}
+}
+
+// forgetTokens makes every fill token up to now one that is refused, in time proportional to the slots. Level 1
+// does not know what is gone: its snapshots didn't say, so a replica restored from one could not.
+func (m *Machine) forgetTokens() {
+	if m.version&maxCounter == 0 {
+		return // nothing was stored under this grant, and thus nothing removed
+	}
+	for slot := m.owned.Start; slot < m.owned.End; slot++ {
+		m.store.raiseGone(uint16(slot), m.version)
+	}
 }
 
 // bytes is what counts against the limit.
@@ -222,14 +238,16 @@ func (m *Machine) overhead() uint64 {
 
 // reclaim removes what has expired, the first to expire first, MaxReclaim entries and records at most.
 func (m *Machine) reclaim() {
+	removed := 0
 	for range MaxReclaim {
 		r := m.store.firstToExpire()
-		if r == 0 {
+		if r == 0 || m.enough(removed) {
 			break
 		}
 		if _, expireAt, _ := m.store.meta(r); expireAt > m.clock {
 			break
 		}
+		removed += m.store.sizeOf(r)
 		m.drop(r, ReasonExpired)
 	}
 	m.keys.forget(m.clock)
@@ -240,14 +258,20 @@ func (m *Machine) reclaim() {
 // leaves the machine smaller than the one before did.
 func (m *Machine) shrink() {
 	m.shrinkKeys(m.keyLimit(), MaxShrink)
+	removed := 0
 	for range MaxShrink {
-		if m.bytes() <= m.limit || m.store.len() == 0 {
+		if m.bytes() <= m.limit || m.store.len() == 0 || m.enough(removed) {
 			break
 		}
+		removed += m.store.sizeOf(m.store.oldest())
 		m.evictOldest()
 	}
 	m.bound = max(m.limit, m.bytes())
 }
+
+// enough reports whether the end of a batch has removed so many bytes that it should stop. Level 1 counts
+// entries alone.
+func (m *Machine) enough(removed int) bool { return m.level >= 2 && removed >= MaxRemoved }
 
 // makeRoom evicts until the bound is kept. What was just stored stands at the recent end, it costs at most
 // an eighth of what is allowed here and records a sixteenth, so the loop ends before it reaches it.
@@ -278,6 +302,10 @@ func (m *Machine) drop(r ref, why Reason) {
 	if m.observer != nil {
 		_, expireAt, stamp := m.store.meta(r)
 		m.observer.Removed(m.store.touchOf(r), m.costOf(r), why, m.idle(stamp), expireAt)
+	}
+	if m.level < 2 {
+		m.store.drop(r) // what is gone is known from level 2 on
+		return
 	}
 	m.store.remove(r)
 }

@@ -86,9 +86,15 @@ func (tw *twin) find(key string) int {
 // removeAt takes an entry out.
 func (tw *twin) removeAt(i int) {
 	e := tw.entries[i]
-	slot := int(Slot([]byte(e.key)))
-	tw.gone[slot] = max(tw.gone[slot], e.version)
+	tw.goneFrom(e, e.version)
 	tw.entries = slices.Delete(tw.entries, i, i+1)
+}
+
+// goneFrom notes that something of that version left an entry's slot.
+func (tw *twin) goneFrom(e twinEntry, version uint64) {
+	if slot := int(Slot([]byte(e.key))); tw.level > 1 {
+		tw.gone[slot] = max(tw.gone[slot], version)
+	}
 }
 
 // loseAt takes an entry out that nobody asked to delete.
@@ -176,6 +182,9 @@ func (tw *twin) command(c Command) Result {
 		}
 		tw.level = uint64(c.Level)
 		tw.recency = tw.version()
+		for slot := tw.start; slot < tw.end && tw.counter > 0; slot++ {
+			tw.gone[slot] = tw.version()
+		}
 		return Result{Status: StatusOK}
 	case KindTouches:
 		for chunk := range slices.Chunk(c.Touches, 5) {
@@ -289,7 +298,7 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 	}
 	holds := map[CondKind]bool{
 		CondAlways: true, CondAbsent: !live, CondPresent: live, CondVersion: live && old.version == c.Cond.Version,
-		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version,
+		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version && tw.bits<<44 <= c.Cond.Version,
 	}
 	if !holds[c.Cond.Kind] {
 		return failed, false
@@ -348,7 +357,7 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 	}
 	if c.Kind == KindDelete {
 		tw.removeAt(at)
-		tw.gone[int(Slot(c.Key))] = tw.version()
+		tw.goneFrom(old, tw.version())
 		return result, true
 	}
 	if live {
