@@ -39,7 +39,7 @@ type comparer struct {
 	mu       sync.Mutex // guards following
 	slot     int64      // the last moment of periodic comparisons
 	term     uint64     // of the last comparison
-	complete bool       // all were heard at it
+	complete bool       // all were heard at it, and told what it asks of them
 	anew     bool       // some had no sum for its mark, and may have for another
 }
 
@@ -213,7 +213,10 @@ func (c *Cache) conclude(ctx context.Context, i *instance, found *Comparison) {
 			continue
 		}
 		wg.Go(func() {
-			if _, err := c.group.host.Call(ctx, id.Node, methodJudge, body); err != nil { // it differs at the next mark too
+			if _, err := c.group.host.Call(ctx, id.Node, methodJudge, body); err != nil { // it is asked, and told, again
+				q.mu.Lock()
+				q.complete = false
+				q.mu.Unlock()
 				c.group.host.log.Warn("a replica was not told that replicas differ", "shard", found.Shard, "replica", r.Replica, "err", err)
 			}
 		})

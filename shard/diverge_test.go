@@ -1,10 +1,12 @@
 package shard
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -413,6 +415,30 @@ func TestAwayAtTheMark(t *testing.T) {
 		c.stopped("c")
 		if now := raftOf(c.leader()).LastIndex(); now > last+2 && c.leader() == l {
 			t.Errorf("the log went from %d to %d", last, now)
+		}
+	})
+}
+
+// TestVerdictLost ensures that a replica stops though what the leader told it was lost, and nobody uses the
+// shard any more.
+func TestVerdictLost(t *testing.T) {
+	inBubble(t, 3, checkOften, func(c *cluster) {
+		l := c.followed("a")
+		c.mustPut(l, "k", "v")
+		c.wantSameState()
+		var lost atomic.Int32
+		c.net.DropWhen(func(_, _ string, frame []byte) bool {
+			drop := bytes.Contains(frame, []byte(methodJudge)) && lost.Load() < 2
+			if drop {
+				lost.Add(1)
+			}
+			return drop
+		})
+		c.diverge("c", "k")
+		c.mustPut(l, "other", "v")
+		c.stopped("c")
+		if lost.Load() != 2 {
+			t.Errorf("%d frames were lost", lost.Load())
 		}
 	})
 }

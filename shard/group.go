@@ -64,7 +64,9 @@ type instance struct {
 	snapshotAfter atomic.Int64 // monotonic time before which none is taken: the last one failed
 
 	installed chan struct{} // one token: a snapshot of the leader was restored
+	renewed   atomic.Bool   // likewise: the instance is about to be replaced
 	quit      chan struct{} // closed when the instance is being stopped
+	over      chan struct{} // closed once another runs in its place, or none ever will
 
 	mu       sync.Mutex // guards what follows, and wg against an Add beside stopInstance's Wait
 	stopping bool
@@ -126,10 +128,13 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 // as they were, or repaired, which can be repeated.
 func (g *Group) startInstance() (*instance, error) {
 	i := &instance{group: g, trans: newTransport(g), notify: make(chan bool, 64), installed: make(chan struct{}, 1),
-		quit: make(chan struct{}), transferFailed: map[string]uint64{}}
+		quit: make(chan struct{}), over: make(chan struct{}), transferFailed: map[string]uint64{}}
 	i.reads.inst, i.follows.inst = i, i
 	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), sealed: g.stopped.Load() != nil,
-		last: g.store.LastIndex, onRestore: func() { notify(i.installed) }}
+		last: g.store.LastIndex, onRestore: func() {
+			i.renewed.Store(true)
+			notify(i.installed)
+		}}
 	index, term, err := recoveryPoint(g.store, g.snaps)
 	if err != nil {
 		return nil, err
@@ -208,10 +213,12 @@ func (g *Group) run(i *instance) {
 		why := i.watch(g.ctx)
 		g.stopInstance(i)
 		if why == "" {
+			close(i.over)
 			return
 		}
 		g.host.log.Info("raft instance replaced", "shard", g.id.Shard, "why", why)
 		next, err := g.startInstance()
+		close(i.over)
 		if err != nil {
 			g.host.fatal(err)
 			return

@@ -298,6 +298,7 @@ func (c *spool) install(t *transport) ([]byte, error) {
 	// reach the library: it would set the state back below entries that were acknowledged.
 	known := max(inst.fsm.applied.at(), inst.raft.CommitIndex())
 	if term := t.group.store.Term(); c.args.Term >= term && c.args.LastLogIndex <= known {
+		inst.awaitRenewal()
 		return appendVoteResponse(nil, term, true), nil
 	}
 	r, err := c.open()
@@ -309,5 +310,15 @@ func (c *spool) install(t *transport) ([]byte, error) {
 		return nil, err
 	}
 	v := resp.(*raft.InstallSnapshotResponse)
+	inst.awaitRenewal()
 	return appendVoteResponse(nil, v.Term, v.Success), nil
+}
+
+// awaitRenewal waits, once a snapshot was restored, for the instance that takes this one's place. This one
+// would refuse the entries after the snapshot, as it still goes by the log that the snapshot replaced, and the
+// leader would answer that with the same snapshot, again and again.
+func (i *instance) awaitRenewal() {
+	if i.renewed.Load() {
+		<-i.over
+	}
 }
