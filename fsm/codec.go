@@ -34,7 +34,7 @@ import (
 // what the kind has no room for:
 //
 //	extended    | 0x80+kind | flags u8 | caller bytes | idempotency key bytes | ...the kind's own fields
-//	flags       | 1: caller and idempotency key follow | 2: return the old value |
+//	flags       | 1: caller and idempotency key follow | 2: return the old value | 4: ttl is a default, with 1 |
 //
 // A batch has exactly one encoding, and each accepted input is the encoding of exactly one batch.
 // Fields that a kind does not have can't be written down.
@@ -130,6 +130,7 @@ const (
 	extendedBit    = 0x80
 	flagIdempotent = 1
 	flagReturnOld  = 2
+	flagDefaultTTL = 4
 )
 
 func appendExtension(dst []byte, c *Command) []byte {
@@ -139,6 +140,9 @@ func appendExtension(dst []byte, c *Command) []byte {
 	}
 	if c.ReturnOld {
 		flags |= flagReturnOld
+	}
+	if c.DefaultTTL {
+		flags |= flagDefaultTTL
 	}
 	dst = append(dst, extendedBit|byte(c.Kind), flags)
 	if flags&flagIdempotent != 0 {
@@ -343,11 +347,11 @@ func (d *decoder) command(c *Command) {
 
 func (d *decoder) extension(c *Command) {
 	flags := d.byte("flags")
-	if d.err == nil && (flags == 0 || flags > flagIdempotent|flagReturnOld) {
+	if d.err == nil && (flags == 0 || flags > flagIdempotent|flagReturnOld|flagDefaultTTL) {
 		d.fail("flags %d", flags)
 		return
 	}
-	c.ReturnOld = flags&flagReturnOld != 0
+	c.ReturnOld, c.DefaultTTL = flags&flagReturnOld != 0, flags&flagDefaultTTL != 0
 	if flags&flagIdempotent != 0 {
 		c.Caller = string(d.bytes("caller"))
 		if c.IdempotencyKey = string(d.bytes("idempotency key")); d.err == nil && c.IdempotencyKey == "" {

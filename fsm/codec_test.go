@@ -44,6 +44,8 @@ var goldenCommands = []struct {
 	{"put, old value", Command{Kind: KindPut, Key: []byte("k"), ReturnOld: true}, "81 02 00 01 6b 00 00 00"},
 	{"put, idempotent", Command{Kind: KindPut, Key: []byte("k"), ReturnOld: true, Caller: "bob", IdempotencyKey: "i"},
 		"81 03 03 626f62 01 69 00 01 6b 00 00 00"},
+	{"incr, idempotent, default ttl", Command{Kind: KindIncr, Key: []byte("k"), Delta: 1, TTL: 5, DefaultTTL: true, IdempotencyKey: "i"},
+		"86 05 00 01 69 00 01 6b 05 02"},
 	{"delete, idempotent", Command{Kind: KindDelete, Key: []byte("k"), IdempotencyKey: "i"}, "82 01 00 01 69 00 01 6b"},
 }
 
@@ -126,7 +128,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"condition 5", "01 01 00 01 02 05 01 01 61", ErrCorrupt, "unknown condition 5"},
 		{"fill token of a delete", "01 01 00 01 02 04 01 01 61", ErrCorrupt, "fill token with kind 2"},
 		{"flags 0", "01 01 00 01 82 00 00 01 61", ErrCorrupt, "flags 0"},
-		{"flags 4", "01 01 00 01 82 04 00 01 61", ErrCorrupt, "flags 4"},
+		{"flags 8", "01 01 00 01 82 08 00 01 61", ErrCorrupt, "flags 8"},
 		{"no idempotency key", "01 01 00 01 82 01 00 00 00 01 61", ErrCorrupt, "no idempotency key"},
 		{"delete that returns the old value", "01 01 00 01 82 02 00 01 61", ErrCorrupt, "a field that kind 2 does not have"},
 		{"idempotent touch", "01 01 00 01 89 01 00 01 78 01 61", ErrCorrupt, "a field that kind 9 does not have"},
@@ -173,6 +175,8 @@ var malformed = map[string]Command{
 	"long content type":     {Kind: KindPut, Key: []byte("k"), ContentType: strings.Repeat("x", MaxContentType+1)},
 	"unknown condition":     {Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: 5}},
 	"version of no use":     {Kind: KindPut, Key: []byte("k"), Cond: Cond{Kind: CondPresent, Version: 1}},
+	"default without a key": {Kind: KindPut, Key: []byte("k"), DefaultTTL: true, ReturnOld: true},
+	"default of an expire":  {Kind: KindExpire, Key: []byte("k"), DefaultTTL: true, IdempotencyKey: "k"},
 	"long caller":           {Kind: KindPut, Key: []byte("k"), IdempotencyKey: "k", Caller: strings.Repeat("x", MaxCaller+1)},
 	"long idempotency key":  {Kind: KindPut, Key: []byte("k"), IdempotencyKey: strings.Repeat("x", MaxIdempotencyKey+1)},
 	"caller alone":          {Kind: KindPut, Key: []byte("k"), Caller: "bob"},

@@ -161,6 +161,9 @@ type Command struct {
 	Cond        Cond   // put, delete, incr, append, expire
 	Delta       int64  // incr
 	ReturnOld   bool   // put: Result.Value is what was replaced
+	// DefaultTTL: nobody asked for TTL, it is the default of the moment (idempotent put, incr, append). The same
+	// request made again is the same change, whatever the default has become meanwhile.
+	DefaultTTL bool
 
 	// Caller and IdempotencyKey are the scope of an idempotent put, delete, incr, append or expire
 	// (R7): applied once, and answered again from memory. Without a key there is no caller.
@@ -309,6 +312,9 @@ func (c *Command) validateKeyed(used *Command) error {
 	case KindExpire:
 		used.TTL = c.TTL
 	}
+	if c.IdempotencyKey != "" && (c.Kind == KindPut || c.Kind == KindIncr || c.Kind == KindAppend) {
+		used.DefaultTTL = c.DefaultTTL
+	}
 	switch {
 	case len(c.Key) == 0 || len(c.Key) > MaxKey:
 		return fmt.Errorf("key of %d bytes", len(c.Key))
@@ -335,6 +341,6 @@ func sameFields(a, b *Command) bool {
 	return a.Grant == b.Grant && a.Limit == b.Limit && a.TableVersion == b.TableVersion && a.Level == b.Level &&
 		len(a.Key) == len(b.Key) && len(a.Value) == len(b.Value) && len(a.Touches) == len(b.Touches) &&
 		len(a.ContentType) == len(b.ContentType) && a.TTL == b.TTL && a.Cond == b.Cond && a.Delta == b.Delta &&
-		a.ReturnOld == b.ReturnOld && a.Caller == b.Caller && a.IdempotencyKey == b.IdempotencyKey &&
+		a.ReturnOld == b.ReturnOld && a.DefaultTTL == b.DefaultTTL && a.Caller == b.Caller && a.IdempotencyKey == b.IdempotencyKey &&
 		a.Slots == b.Slots && a.PartBits == b.PartBits && a.Part == b.Part && a.Version == b.Version
 }

@@ -140,13 +140,20 @@ func (m *Machine) recall(c *Command) (id keyID, past Result) {
 	return id, result
 }
 
-// fingerprint tells a command from another under the same idempotency key.
+// fingerprint tells a command from another under the same idempotency key. A TTL that is a default is none of the
+// request's: each node fills it in by the settings that it knows.
 func (m *Machine) fingerprint(c *Command) xxh3.Uint128 {
 	plain := *c
-	plain.Caller, plain.IdempotencyKey = "", ""
+	plain.Caller, plain.IdempotencyKey, plain.DefaultTTL = "", "", false
+	if c.DefaultTTL {
+		plain.TTL = 0
+	}
 	b, err := AppendCommand(m.scratch[:0], &plain)
 	if err != nil {
 		panic("fsm: " + err.Error()) // validated before
+	}
+	if c.DefaultTTL {
+		b = append(b, flagDefaultTTL) // not the same as to ask for none
 	}
 	if cap(b) <= 64<<10 {
 		m.scratch = b

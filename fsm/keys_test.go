@@ -106,6 +106,33 @@ func TestIdempotencyScope(t *testing.T) {
 	}
 }
 
+// TestIdempotencyDefaultTTL ensures that a change without a TTL of its own is answered again when the default has
+// changed since, and stays what it was made; to ask for a TTL, or for none, is another change.
+func TestIdempotencyDefaultTTL(t *testing.T) {
+	for name, c := range map[string]Command{"put": putValue("a", "1"), "incr": incr("a", 1), "append": appendTo("a", "1")} {
+		d := granted(t, 1<<20)
+		c = keyed(c, "k")
+		c.DefaultTTL = true
+		first := d.at(now, c)[0]
+		later := c
+		later.TTL = 5
+		got := d.at(now, later)[0]
+		if first.Status != StatusOK || got.Status != StatusOK || !got.Replayed || got.Version != first.Version {
+			t.Errorf("%s: %+v, then %+v", name, first, got)
+		}
+		if e := d.Lookup([]byte("a")).Entry; e.ExpireAt != 0 {
+			t.Errorf("%s: the entry ends at %d now", name, e.ExpireAt)
+		}
+		for _, ttl := range []uint64{0, 5} {
+			asked := c
+			asked.TTL, asked.DefaultTTL = ttl, false
+			if got := d.at(now, asked)[0]; got.Status != StatusKeyReused {
+				t.Errorf("%s with a TTL of %d: %+v", name, ttl, got)
+			}
+		}
+	}
+}
+
 // TestIdempotencyTimes ensures that keys with a time are judged by the log clock.
 func TestIdempotencyTimes(t *testing.T) {
 	for key, want := range map[string]Status{

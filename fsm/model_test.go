@@ -226,7 +226,14 @@ func (m *model) keyed(t *rapid.T, c Command) Command {
 		c.IdempotencyKey = fmt.Sprintf("%013d-%d", max(0, int(m.twin.clock/1000)*1000-back), rapid.IntRange(0, 3).Draw(t, "random"))
 	}
 	if len(m.last) > 0 && rapid.Bool().Draw(t, "again") {
-		return m.last[rapid.IntRange(0, len(m.last)-1).Draw(t, "which")]
+		c = m.last[rapid.IntRange(0, len(m.last)-1).Draw(t, "which")]
+		if c.DefaultTTL {
+			c.TTL = m.ttl(t) // the default of now
+		}
+		return c
+	}
+	if c.Kind != KindDelete && c.Kind != KindExpire {
+		c.DefaultTTL = rapid.IntRange(0, 2).Draw(t, "default ttl") == 0
 	}
 	m.last = append(m.last, c)
 	return c

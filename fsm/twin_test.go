@@ -211,8 +211,12 @@ func (tw *twin) command(c Command) Result {
 		return result
 	}
 	plain := c
-	plain.Caller, plain.IdempotencyKey = "", ""
+	plain.Caller, plain.IdempotencyKey, plain.DefaultTTL = "", "", false
+	if c.DefaultTTL {
+		plain.TTL = 0
+	}
 	encoded, _ := AppendCommand(nil, &plain)
+	encoded = strconv.AppendBool(encoded, c.DefaultTTL)
 	r := twinRecord{slot: slot, caller: c.Caller, key: c.IdempotencyKey, command: string(encoded)}
 	digits, rest, _ := strings.Cut(r.key, "-")
 	if ms, err := strconv.ParseUint(digits, 10, 64); err == nil && len(digits) == 13 && digits[0] != '0' && rest != "" {

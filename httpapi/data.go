@@ -124,7 +124,7 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ttl, err := s.ttlOf(values, r.Header)
+	ttl, byDefault, err := s.ttlOf(values, r.Header)
 	if err != nil {
 		return err
 	}
@@ -149,6 +149,7 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 		Cond:           cond,
 		ReturnOld:      returnOld,
 		IdempotencyKey: key,
+		DefaultTTL:     byDefault && key != "",
 	})
 	if err != nil {
 		return err

@@ -103,7 +103,8 @@ func (s *server) operate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if req.Op != shard.OpTouch {
-		req.TTL, err = s.ttlOf(values, r.Header)
+		req.TTL, req.DefaultTTL, err = s.ttlOf(values, r.Header)
+		req.DefaultTTL = req.DefaultTTL && req.IdempotencyKey != ""
 	} else {
 		err = plainTouch(values, r.Header)
 	}

@@ -124,29 +124,28 @@ func readOf(values url.Values) (shard.Request, error) {
 const maxStaleness = 24 * time.Hour
 
 // ttlOf is the time to live that a write asks for with ttl or with Cache-Control: max-age, 0 for none: ttl=none
-// asks for none whatever the default is. Other directives of Cache-Control speak to caches on the way and change
+// asks for none whatever the default is. byDefault tells that it asks for nothing and gets the default. Other directives of Cache-Control speak to caches on the way and change
 // nothing here.
-func (s *server) ttlOf(values url.Values, h http.Header) (time.Duration, error) {
+func (s *server) ttlOf(values url.Values, h http.Header) (ttl time.Duration, byDefault bool, err error) {
 	maxAge, given, err := maxAgeOf(h)
 	switch {
 	case err != nil:
-		return 0, err
+		return 0, false, err
 	case !values.Has("ttl") && given:
-		return maxAge, nil
+		return maxAge, false, nil
 	case !values.Has("ttl"):
-		return s.defaultTTL(), nil
+		return s.defaultTTL(), true, nil
 	}
-	ttl := time.Duration(0)
 	if text := values.Get("ttl"); text != "none" {
 		var why string
 		if ttl, why = parseTTL(text); why != "" {
-			return 0, kindBadParameter.problem("%s Leave it out, or take none, for an entry without end.", why)
+			return 0, false, kindBadParameter.problem("%s Leave it out, or take none, for an entry without end.", why)
 		}
 	}
 	if given && ttl != maxAge {
-		return 0, kindBadParameter.problem("ttl and Cache-Control: max-age differ. Give one.")
+		return 0, false, kindBadParameter.problem("ttl and Cache-Control: max-age differ. Give one.")
 	}
-	return ttl, nil
+	return ttl, false, nil
 }
 
 // parseTTL reads a time to live, or says in a sentence why it is none.

@@ -104,6 +104,25 @@ func TestDefaultTTL(t *testing.T) {
 			t.Errorf("default %v, %q %q: got %d, ttl %v, want %v", row.byDefault, row.query, row.headers, w.Code, got, row.want)
 		}
 	}
+	// What nobody asked for is no part of what an idempotency key stands for.
+	for _, row := range []struct {
+		method, query string
+		headers       []string
+		want          bool
+	}{
+		{"PUT", "", nil, true},
+		{"POST", "?op=incr", nil, true},
+		{"POST", "?op=append", nil, true},
+		{"PUT", "?ttl=1h", nil, false},
+		{"PUT", "?ttl=none", nil, false},
+		{"PUT", "", []string{"Cache-Control", "max-age=3600"}, false},
+		{"POST", "?op=incr&ttl=1h", nil, false},
+	} {
+		f.request(t, row.method, "/v1/kv/k"+row.query, "", append(row.headers, "Idempotency-Key", `"i"`)...)
+		if got := f.data.last(); got.DefaultTTL != row.want || got.IdempotencyKey != "i" {
+			t.Errorf("%s %s %q: got %+v, want DefaultTTL %t", row.method, row.query, row.headers, got, row.want)
+		}
+	}
 	f.request(t, "DELETE", "/v1/kv/k", "")
 	if got := f.data.last().TTL; got != 0 {
 		t.Errorf("a delete has ttl %v", got)

@@ -286,6 +286,7 @@ func (r Request) command() *fsm.Command {
 	c := &fsm.Command{Key: r.Key, Cond: r.Cond, IdempotencyKey: r.IdempotencyKey}
 	if r.IdempotencyKey != "" {
 		c.Caller = r.Caller
+		c.DefaultTTL = r.DefaultTTL && (r.Op == OpPut || r.Op == OpIncr || r.Op == OpAppend)
 	}
 	ttl := uint64(r.TTL / time.Millisecond)
 	switch r.Op {

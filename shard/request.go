@@ -63,6 +63,9 @@ type Request struct {
 	// write that isn't idempotent. Not for touch.
 	Caller         string
 	IdempotencyKey string
+	// DefaultTTL: TTL is what the node that took the request filled in by its settings, and no part of what
+	// the key stands for. With a key only: put, incr, append.
+	DefaultTTL bool
 
 	// Fill is how long a linearizable read is willing to wait for another reader to fill a miss, and to
 	// fill it itself; 0: it is not (fill.go). Whole milliseconds, at most MaxFill.

@@ -68,6 +68,7 @@ func TestFramesRoundTrip(t *testing.T) {
 		{Shard: 3, Op: OpIncr, Key: []byte("k"), Value: []byte{}, Delta: 5, IdempotencyKey: "once"},
 		{Shard: 3, Op: OpPut, Key: []byte("k"), Value: []byte("v"), ReturnOld: true, Cond: fsm.Cond{Kind: fsm.CondFill, Version: 1 << 60}},
 		{Shard: 3, Op: OpAppend, Key: []byte("k"), Value: []byte("v"), IdempotencyKey: "1700000000000-x", TTL: time.Second},
+		{Shard: 3, Op: OpIncr, Key: []byte("k"), Value: []byte{}, IdempotencyKey: "i", TTL: time.Second, DefaultTTL: true},
 		{Shard: 3, Op: OpExpire, Key: []byte("k"), Value: []byte{}, TTL: time.Minute},
 		{Shard: 3, Op: OpTouch, Key: []byte("k"), Value: []byte{}},
 		{Shard: 3, Op: OpGet, Key: []byte("k"), Value: []byte{}, Fill: 1500 * time.Millisecond},
@@ -184,6 +185,9 @@ func TestCheckRequest(t *testing.T) {
 		{Request{Op: OpDelete, IdempotencyKey: "i", Cond: fsm.Cond{Kind: fsm.CondPresent}}, true},
 		{Request{Op: OpIncr, Delta: -1, TTL: time.Second, IdempotencyKey: "i"}, true},
 		{Request{Op: OpIncr}, true},
+		{Request{Op: OpIncr, IdempotencyKey: "i", DefaultTTL: true}, true},
+		{Request{Op: OpPut, DefaultTTL: true}, true}, // of no use without a key
+		{Request{Op: OpExpire, IdempotencyKey: "i", DefaultTTL: true}, true},
 		{Request{Op: OpAppend, Value: []byte("v"), ContentType: "a/b", TTL: time.Second, IdempotencyKey: "i"}, true},
 		{Request{Op: OpExpire, TTL: time.Second, IdempotencyKey: "i", Cond: fsm.Cond{Kind: fsm.CondVersion, Version: 1}}, true},
 		{Request{Op: OpTouch}, true},
