@@ -135,6 +135,9 @@ func (c *cacheMachine) leaseFill(key []byte, d time.Duration) (token uint64, the
 	return l.Version, c.fills.take(string(key), l.Version, d), true
 }
 
+// fillLevel is the feature level that fill tokens need: below it a token would be refused.
+const fillLevel = 2
+
 // getToFill is get for a reader that would fill a miss. Only the leader serves it: it alone sees all who
 // would. A reader that waited is counted as a miss first, and then by what it got.
 func (c *Cache) getToFill(ctx context.Context, req Request) (Response, error) {
@@ -148,7 +151,7 @@ func (c *Cache) getToFill(ctx context.Context, req Request) (Response, error) {
 			return Response{}, i.notLeader()
 		}
 		r, err := c.get(ctx, req)
-		if err != nil || r.Found {
+		if err != nil || r.Found || i.fsm.machine.(*cacheMachine).featureLevel() < fillLevel {
 			return r, err
 		}
 		token, theirs, missed := i.fsm.machine.(*cacheMachine).leaseFill(req.Key, req.Fill)
