@@ -45,7 +45,7 @@
 // value, and answered again to whoever repeats the command under the key (R7). A key of the form
 // <unix-ms>-<random> is remembered until its own time and [IdempotencyWindow], by the log clock; after that,
 // and at or below the horizon to which the memory had to forget, it is refused as too old. So such a key never
-// makes a change twice. Any other key is protected for IdempotencyWindow from the change on, and no longer. The
+// makes a change twice, as long as its slot stays here: records go when their slot goes. Any other key is protected for IdempotencyWindow from the change on, and no longer. The
 // memory takes a sixteenth of the limit at most, and counts in it. Records are kept by slot, as they go where
 // the entries go. A refusal is not remembered, nor is a delete of what is absent: repeated, it is judged anew.
 //
@@ -98,6 +98,9 @@
 //     sums that are kept as entries change; Restore makes them anew from the bytes.
 //   - A grant that takes slots away walks over their entries in one step, and a delete by prefix over those
 //     of its slots and part. [Machine.PlanDelete] keeps that small.
+//   - The hash of keys has no secret: whoever may write can make many keys of one slot and hash, and each
+//     search for one of them then looks at all.
+//   - While opaque idempotency keys fill their memory, each change under a key with a time raises the horizon.
 //   - A touch names a key by 40 bits. Of a slot's entries two may share a name, by chance of 1 in 67 million
 //     for each pair: then the wrong one is touched, on all replicas alike.
 //

@@ -51,7 +51,9 @@ import (
 //
 // Caveats: The sums are kept while commands are applied. They show that machines did different things, not
 // that a bit of a value flipped in memory since; that shows once the state was restored from a snapshot
-// or the log, which sums up its contents anew. A replica that got a diverged leader's snapshot before the
+// or the log, which sums up its contents anew. Where two of three differ and the third has no state, as it
+// needs a snapshot, there is no end to the doubt: nobody sends it one that may be wrong. That is an operator's
+// matter too. A replica that got a diverged leader's snapshot before the
 // difference was found has the same state, and agrees with it.
 
 // judgeLevel is the lowest feature level of a shard at which replicas are judged.
