@@ -360,6 +360,13 @@ func TestCheckReplicas(t *testing.T) {
 		if code != tc.want || !strings.Contains(stderr, tc.says) || !strings.Contains(stdout, "CHECKSUM") {
 			t.Errorf("%s: got exit code %d, %q, %q, want %d and %q", tc.what, code, stdout, stderr, tc.want, tc.says)
 		}
+		if tc.none { // there is nothing else to show
+			tc.want, tc.says = exitUnavailable, "try again"
+		}
+		code, stdout, stderr = larder(t, "", nil, "shard", "checksum", "1", "--server", address)
+		if code != tc.want || !strings.Contains(stderr, tc.says) || strings.Contains(stdout, "CHECKSUM") == tc.none {
+			t.Errorf("%s, one shard: got exit code %d, %q, %q, want %d and %q", tc.what, code, stdout, stderr, tc.want, tc.says)
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ func newPutCmd() *cobra.Command {
 		Use:   "put KEY [VALUE|-]",
 		Short: "Store a value",
 		Long: `Store a value. Without VALUE, or with -, it is read from standard input.
-A time to live that the key had is replaced by --ttl, or cleared. With --return-old the value that
+A time to live that the key had is replaced by --ttl, or by the cluster's default, none at first. With --return-old the value that
 was replaced goes to standard output.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {

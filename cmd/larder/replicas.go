@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -29,34 +30,64 @@ differ but not all could be compared, as where a node is down.`,
 			if err != nil {
 				return err
 			}
-			if c.output == "json" {
-				err = printValue(cmd.OutOrStdout(), found)
-			} else {
-				t := newTable(cmd.OutOrStdout(), "SHARD", "INDEX", "NODE", "REPLICA", "CHECKSUM")
-				for _, v := range found {
-					for _, r := range v.Replicas {
-						sum := r.Checksum
-						switch {
-						case r.Diverged && sum != "":
-							sum += " diverged"
-						case r.Diverged:
-							sum = oneLine("stopped: " + r.Error)
-						case r.Error != "":
-							sum = oneLine("not compared: " + r.Error)
-						}
-						t.row(v.Shard, v.Index, r.Node, r.Replica, sum)
-					}
-				}
-				err = t.flush()
-			}
-			if err != nil {
-				return err
-			}
-			return verdict(found)
+			return printReplicas(cmd.OutOrStdout(), found, c.output)
 		},
 	}
 	c.adminFlags(cmd.Flags())
 	return cmd
+}
+
+func newShardChecksumCmd() *cobra.Command {
+	var c client
+	cmd := &cobra.Command{
+		Use:   "checksum ID",
+		Short: "Compare the contents of all replicas of one data shard",
+		Long: `Compare the contents of all replicas of one data shard, while they serve, as "larder check replicas" does for all
+shards. The exit codes are the same, and 5 where the shard has no leader.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := parseShard(args[0])
+			if err != nil {
+				return err
+			}
+			var v directory.ChecksumView
+			if _, err := c.fetch(cmd.Context(), "/v1/shards/"+id+"/checksum", "", &v); err != nil {
+				return err
+			}
+			return printReplicas(cmd.OutOrStdout(), []directory.ChecksumView{v}, c.output)
+		},
+	}
+	c.adminFlags(cmd.Flags())
+	return cmd
+}
+
+// printReplicas prints what was found, and returns the verdict.
+func printReplicas(w io.Writer, found []directory.ChecksumView, output string) error {
+	if output == "json" {
+		if err := printValue(w, found); err != nil {
+			return err
+		}
+		return verdict(found)
+	}
+	t := newTable(w, "SHARD", "INDEX", "NODE", "REPLICA", "CHECKSUM")
+	for _, v := range found {
+		for _, r := range v.Replicas {
+			sum := r.Checksum
+			switch {
+			case r.Diverged && sum != "":
+				sum += " diverged"
+			case r.Diverged:
+				sum = oneLine("stopped: " + r.Error)
+			case r.Error != "":
+				sum = oneLine("not compared: " + r.Error)
+			}
+			t.row(v.Shard, v.Index, r.Node, r.Replica, sum)
+		}
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	return verdict(found)
 }
 
 // checkReplicas asks for the checksums of each data shard. What can't be asked for is in the view's one

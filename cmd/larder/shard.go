@@ -13,7 +13,7 @@ import (
 )
 
 func newShardCmd() *cobra.Command {
-	return newGroup("shard", "Look at shards, hand leaderships over", newShardListCmd(), newShardShowCmd(), newTransferLeaderCmd())
+	return newGroup("shard", "Look at shards, hand leaderships over", newShardListCmd(), newShardShowCmd(), newShardChecksumCmd(), newTransferLeaderCmd())
 }
 
 func newShardListCmd() *cobra.Command {

@@ -48,6 +48,10 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		r.once = c.newKey()
 	}
 
+	if r.ownKey && opaque(r.once) {
+		r.until = time.Now().Add(opaqueWindow)
+	}
+
 	// Nobody says when the transport is done with a body, and the caller's slice is the caller's after the call.
 	r.value = slices.Clone(r.value)
 	p := path{c: c, r: r, slot: slotOf(r.key)}
@@ -75,7 +79,7 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 			continue
 		}
 		if err.Kind == ErrOutcomeUnknown {
-			unknown = err
+			unknown, r.repeated = err, true
 		}
 		if !err.again || c.cfg.NoRetry {
 			switch {
@@ -93,7 +97,7 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 		}
 		last = err
 		pause := p.after(n, mode, err, time.Since(began))
-		if deadline, _ := ctx.Deadline(); pause >= time.Until(deadline) {
+		if deadline, _ := ctx.Deadline(); pause >= time.Until(deadline) || r.repeated && !r.until.IsZero() && pause >= time.Until(r.until) {
 			return nil, c.over(ctx, r, last, unknown)
 		}
 		if pause > 0 {

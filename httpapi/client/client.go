@@ -190,8 +190,8 @@ func (c *Client) Get(ctx context.Context, key string, opts ...ReadOption) (Entry
 	return a.entry(), err
 }
 
-// Put stores value under key, whether or not there is an entry. Without TTL the entry has no end, also where
-// one before had. With IfVersion or IfPresent it is refused with ErrPrecondition unless they hold.
+// Put stores value under key, whether or not there is an entry. Without TTL and NoTTL the entry gets the
+// cluster's default (the setting default-ttl: no end, unless it was changed), whatever one before had. With IfVersion or IfPresent it is refused with ErrPrecondition unless they hold.
 func (c *Client) Put(ctx context.Context, key string, value []byte, opts ...PutOption) (Result, error) {
 	r := &request{op: "put", method: http.MethodPut, key: key, value: value}
 	for _, o := range opts {

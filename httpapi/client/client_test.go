@@ -128,6 +128,9 @@ func TestFields(t *testing.T) {
 		if err != nil || res != (Result{Version: "42", Place: at}) {
 			t.Errorf("put: %+v, %v", res, err)
 		}
+		if _, err := c.Put(t.Context(), "k", nil, NoTTL()); err != nil || !strings.HasSuffix(w.got("a:1")[2], "ttl=none") {
+			t.Errorf("without end: %q, %v", w.got("a:1"), err)
+		}
 		w.set("a:1", problem(412, "precondition-failed", "no", "ETag", `"9"`))
 		_, err = c.Create(t.Context(), "k", []byte("v"))
 		var refused *Error

@@ -15,6 +15,16 @@ const idempotencyHeader = "idempotency-key"
 // escapeKey makes a key a string of structured fields.
 var escapeKey = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
+// opaqueWindow is how long a call sends a write again under a key of its caller's that does not begin with its time: the
+// cluster forgets those 30 s after the write, and would then apply it anew. It is shorter, as clocks differ.
+const opaqueWindow = 20 * time.Second
+
+// opaque reports whether key is forgotten after a while, rather than refused for its age.
+func opaque(key string) bool {
+	digits, rest, _ := strings.Cut(key, "-")
+	return len(digits) != 13 || digits[0] == '0' || strings.Trim(digits, "0123456789") != "" || rest == ""
+}
+
 // maxRenewals is how often a call makes itself a new key after the cluster found the time in one wrong.
 const maxRenewals = 2
 

@@ -51,6 +51,40 @@ func scripted(t *testing.T, cfg Config, handlers []http.HandlerFunc, f func(t *t
 	})
 }
 
+// TestOpaqueKeyWindow ensures that a call does not repeat a write that may have been applied once the cluster may have
+// forgotten the key, nor lets a server take longer than that over it. A key with a time is refused for its age, so there
+// is no end to that.
+func TestOpaqueKeyWindow(t *testing.T) {
+	for key, forgotten := range map[string]bool{
+		"order-17": true, "0946684800000-x": true, "946684800000-x": true, "1767225600000-": true, "1767225600000-x": false,
+	} {
+		began := time.Time{}
+		late := 0
+		answer := func(w http.ResponseWriter, r *http.Request) {
+			allowed, err := time.ParseDuration(r.Header.Get("Larder-Timeout"))
+			if err != nil {
+				t.Error(err)
+			}
+			if began.IsZero() {
+				began = time.Now()
+			} else if time.Since(began)+allowed > 30*time.Second {
+				late++
+			}
+			time.Sleep(min(allowed, 6*time.Second))
+			problem(504, "outcome-unknown", "unknown")(w, r)
+		}
+		scripted(t, Config{Timeout: 2 * time.Minute}, []http.HandlerFunc{answer}, func(t *testing.T, c *Client, s *script) {
+			_, _, err := c.Incr(t.Context(), "k", 1, WithIdempotencyKey(key))
+			if !errors.Is(err, ErrOutcomeUnknown) || len(s.keys) < 3 {
+				t.Errorf("%s: got %v after %d requests", key, err, len(s.keys))
+			}
+		})
+		if (late == 0) != forgotten {
+			t.Errorf("%s: %d requests might be applied after 30 s", key, late)
+		}
+	}
+}
+
 var madeKey = regexp.MustCompile(`^"[0-9]{12,13}-[0-9a-f]{16}"$`)
 
 // TestRetryUnknown ensures that a write whose outcome is unknown is made again under the same key until that tells, and that

@@ -36,7 +36,7 @@ type ChangeOption interface {
 	ofChange()
 }
 
-// Attribute describes an entry that is stored: TTL, ContentType.
+// Attribute describes an entry that is stored: TTL or NoTTL, ContentType.
 type Attribute struct{ set func(*request) }
 
 func (Attribute) ofPut()    {}
@@ -57,6 +57,9 @@ func TTL(d time.Duration) Attribute {
 		r.set("ttl", d.String())
 	}}
 }
+
+// NoTTL keeps the entry until it is removed, whatever the cluster's default is.
+func NoTTL() Attribute { return Attribute{func(r *request) { r.set("ttl", "none") }} }
 
 // ContentType is the media type that the entry keeps, at most 256 bytes.
 func ContentType(mediaType string) Attribute {
@@ -133,7 +136,8 @@ func (o IdempotencyKey) apply(r *request) {
 // WithIdempotencyKey has the write made once however many calls make it under this key: 1 to 64 printable
 // characters. The cluster remembers a key for 30 seconds; one that begins with Unix milliseconds and a dash until 30
 // seconds after that time, and refuses it from then on with ErrOutcomeUnknown. Without this option each call has a key
-// of its own, of the second kind, for its own attempts.
+// of its own, of the second kind, for its own attempts. Under a key of the first kind a call repeats an attempt that may
+// have been applied for 20 seconds at most; then its outcome is unknown.
 func WithIdempotencyKey(key string) IdempotencyKey { return IdempotencyKey{key} }
 
 // ReadOption changes what Get does. Without one a read is linearizable: it sees every
@@ -189,6 +193,8 @@ type request struct {
 	anyReplica  bool       // each replica may answer, none is better
 	once        string     // idempotency key; "" for none
 	ownKey      bool       // the caller chose it
+	until       time.Time  // no attempt is made from then on once one may have been applied; zero for no end
+	repeated    bool       // an earlier attempt may have been applied
 	fill        time.Duration
 	fillEnd     time.Time // of all attempts
 	bad         error     // why it can't be sent

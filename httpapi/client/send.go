@@ -31,6 +31,9 @@ func (c *Client) attempt(ctx context.Context, n *node, mode string, r *request) 
 		fill = max(fill.Truncate(time.Millisecond), time.Millisecond)
 		limit -= fill
 	}
+	if r.repeated && !r.until.IsZero() {
+		limit = min(limit, time.Until(r.until)) // the server proposes nothing after that
+	}
 	var silence *time.Timer
 	if r.read() && !c.cfg.NoRetry {
 		limit = min(limit, c.cfg.AttemptTimeout)

@@ -75,6 +75,7 @@ func TestRefusedHere(t *testing.T) {
 		{"long value", put("k", make([]byte, 11)), ErrTooLarge},
 		{"no ttl", put("k", nil, TTL(0)), ErrBadRequest},
 		{"fine ttl", put("k", nil, TTL(1500)), ErrBadRequest},
+		{"a ttl and none", put("k", nil, TTL(1e9), NoTTL()), ErrBadRequest},
 		{"two ttls", put("k", nil, TTL(1e9), TTL(1e9)), ErrBadRequest},
 		{"empty version", put("k", nil, IfVersion("")), ErrBadRequest},
 		{"quoted version", put("k", nil, IfVersion(`"1"`)), ErrBadRequest},
