@@ -212,7 +212,7 @@ func (b *bench) decode(ops, batch int) (answer, error) {
 
 // mixed is what a read-mostly run came to.
 type mixed struct {
-	OpsPerSecond float64 // of CPU, collections included
+	OpsPerSecond float64       // of CPU, collections included
 	GCShare      float64       // of the CPU that was used
 	Cycles       float64       // collections, see gcShare
 	Pause        time.Duration // longest stop of the world, to the end of its bucket
