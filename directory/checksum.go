@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"sync"
 
 	"github.com/larder-cache/larder/shard"
 )
 
-const methodChecksum = "shard.checksum"
+const (
+	methodCompare  = "shard.compare"
+	methodDiverged = "shard.diverged"
+)
 
 // ChecksumView compares the replicas of a shard at one index of its log.
 type ChecksumView struct {
@@ -25,104 +27,113 @@ type ReplicaChecksum struct {
 	Replica  string `json:"replica"`
 	Checksum string `json:"checksum"` // SHA-256 in hex, "" where there is an error
 	Error    string `json:"error"`
+	// Diverged: it has stopped for good, or is about to, since its state differs from that of others.
+	Diverged bool `json:"diverged"`
 }
 
-// checksumStep is what a node is asked for: to watch for marks, to log one, or the checksum at it.
-type checksumStep struct {
-	Shard shard.ID `json:"shard"`
-	Step  string   `json:"step"`
-	Index uint64   `json:"index,omitempty"`
+// divergedReplica is what a node says of its replica of a shard.
+type divergedReplica struct {
+	Replica string         `json:"replica"`
+	Verdict *shard.Verdict `json:"verdict,omitempty"` // nil: it has not stopped
 }
-
-const (
-	checksumWatch = "watch"
-	checksumMark  = "mark"
-	checksumTake  = "take"
-)
 
 // Checksum compares the states of all members of a data shard, at an entry that it has the leader log.
+// Where all have stopped since no majority agrees, it shows the comparison that they stopped upon.
 // UnknownError: there is no such shard. What a member can't tell is in its line.
 func (s *Service) Checksum(ctx context.Context, id shard.ID) (ChecksumView, error) {
 	if id == shard.Directory {
 		return ChecksumView{}, &ConflictError{Reason: "the directory's own group has no checksums: every node shows its table version"}
 	}
-	conf, leader, _, err := s.ask(ctx, id)
+	if c, split := s.split(ctx, id); split {
+		return checksumView(c), nil
+	}
+	_, leader, _, err := s.ask(ctx, id)
 	if err != nil {
 		return ChecksumView{}, err
 	}
-	view := ChecksumView{Shard: id}
-	for _, p := range append(conf.Voters, conf.Learners...) {
-		view.Replicas = append(view.Replicas, ReplicaChecksum{Node: p.Replica.Node, Replica: p.Replica.String()})
-	}
-	// Each writes to its own line.
-	each := func(f func(r *ReplicaChecksum) error) {
-		var wg sync.WaitGroup
-		for i := range view.Replicas {
-			if r := &view.Replicas[i]; r.Error == "" {
-				wg.Go(func() {
-					if err := f(r); err != nil {
-						r.Error = err.Error()
-					}
-				})
-			}
-		}
-		wg.Wait()
-	}
-	each(func(r *ReplicaChecksum) error {
-		try, cancel := context.WithTimeout(ctx, readAttempt) // one that is down is not waited for
-		defer cancel()
-		return s.checksumAt(try, r.Node, checksumStep{Shard: id, Step: checksumWatch}, nil)
-	})
-	if err := s.checksumAt(ctx, leader, checksumStep{Shard: id, Step: checksumMark}, &view.Index); err != nil {
+	var c shard.Comparison
+	if err := s.askAbout(ctx, leader, methodCompare, id, &c); err != nil {
 		return ChecksumView{}, err
 	}
-	each(func(r *ReplicaChecksum) error {
-		return s.checksumAt(ctx, r.Node, checksumStep{Shard: id, Step: checksumTake, Index: view.Index}, &r.Checksum)
-	})
-	view.Equal = true
-	for _, r := range view.Replicas {
-		view.Equal = view.Equal && r.Error == "" && r.Checksum == view.Replicas[0].Checksum
-	}
-	return view, nil
+	return checksumView(c), nil
 }
 
-// checksumAt asks a node and reads its answer into v. Nothing that is asked for can do harm, so all
-// errors refuse.
-func (s *Service) checksumAt(ctx context.Context, node string, step checksumStep, v any) error {
-	request, err := json.Marshal(step)
+func checksumView(c shard.Comparison) ChecksumView {
+	view := ChecksumView{Shard: c.Shard, Index: c.Index, Equal: c.Equal(), Replicas: []ReplicaChecksum{}}
+	o, common := c.Outcome()
+	for _, r := range c.Replicas {
+		v := ReplicaChecksum{Replica: r.Replica, Checksum: r.Checksum, Error: r.Error}
+		if id, err := shard.ParseReplicaID(r.Replica); err == nil {
+			v.Node = id.Node
+		}
+		v.Diverged = r.Stopped != "" || r.Checksum != "" && (o == shard.OutcomeSplit || o == shard.OutcomeMinority && r.Checksum != common)
+		view.Replicas = append(view.Replicas, v)
+	}
+	return view
+}
+
+// split returns the comparison upon which the members of a shard stopped, where no majority agreed.
+func (s *Service) split(ctx context.Context, id shard.ID) (c shard.Comparison, found bool) {
+	members, _ := s.Table().Members(id)
+	for _, m := range members {
+		if r, ok := s.soft.replica(m.Node, id); !ok || !r.diverged {
+			continue
+		}
+		if v := s.diverged(ctx, m.id(id)); v != nil && v.Outcome == shard.OutcomeSplit {
+			return v.Comparison, true
+		}
+	}
+	return c, false
+}
+
+// diverged asks a replica's node why that replica has stopped; nil: it has not, or the node does not
+// tell, or hosts another one.
+func (s *Service) diverged(ctx context.Context, id shard.ReplicaID) *shard.Verdict {
+	ctx, cancel := context.WithTimeout(ctx, readAttempt)
+	defer cancel()
+	var r divergedReplica
+	if err := s.askAbout(ctx, id.Node, methodDiverged, id.Shard, &r); err != nil || r.Replica != id.String() {
+		return nil
+	}
+	return r.Verdict
+}
+
+// askAbout asks a node about its replica of a shard, and reads the answer into v. Nothing that is asked
+// for can do harm, so all errors refuse.
+func (s *Service) askAbout(ctx context.Context, node, method string, id shard.ID, v any) error {
+	request, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
-	answer, err := s.host.Call(ctx, node, methodChecksum, request)
+	answer, err := s.host.Call(ctx, node, method, request)
 	if err != nil {
-		return fmt.Errorf("%w: asking %s for a checksum: %v", shard.ErrUnreachable, node, err)
-	}
-	if v == nil {
-		return nil
+		return fmt.Errorf("%w: asking %s about shard %d: %v", shard.ErrUnreachable, node, id, err)
 	}
 	return json.Unmarshal(answer, v)
 }
 
-func (s *Service) handleChecksum(ctx context.Context, _ string, payload []byte) ([]byte, error) {
-	var step checksumStep
-	if err := json.Unmarshal(payload, &step); err != nil {
-		return nil, fmt.Errorf("request for a checksum: %w", err)
+// handleCompare has the replicas of a shard that this node leads compared.
+func (s *Service) handleCompare(ctx context.Context, _ string, payload []byte) ([]byte, error) {
+	var id shard.ID
+	if err := json.Unmarshal(payload, &id); err != nil {
+		return nil, fmt.Errorf("request for a comparison: %w", err)
 	}
-	switch step.Step {
-	case checksumWatch:
-		return nil, s.host.WatchMarks(step.Shard)
-	case checksumMark:
-		index, err := s.host.Mark(ctx, step.Shard)
-		if err != nil {
-			return nil, err
-		}
-		return json.Marshal(index)
-	case checksumTake:
-		sum, err := s.host.MarkChecksum(ctx, step.Shard, step.Index)
-		if err != nil {
-			return nil, err
-		}
-		return json.Marshal(sum)
+	c, err := s.host.Compare(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("there is no step %q of a checksum", step.Step)
+	return json.Marshal(c)
+}
+
+// handleDiverged tells why this node's replica of a shard has stopped.
+func (s *Service) handleDiverged(_ context.Context, _ string, payload []byte) ([]byte, error) {
+	var id shard.ID
+	if err := json.Unmarshal(payload, &id); err != nil {
+		return nil, fmt.Errorf("question about a replica: %w", err)
+	}
+	replica, v, err := s.host.Diverged(id)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(divergedReplica{replica, v})
 }

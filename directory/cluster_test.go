@@ -37,22 +37,25 @@ type testRig struct {
 	services   map[string]*Service      // that were prepared and not stopped
 	configure  func(*Config)            // changes the configuration of nodes prepared from now on
 
-	mu      sync.Mutex                // guards all below, and the fields of hosts
-	hosts   map[string]*fakeHost      // that can be reached
-	cut     map[[2]string]bool        // pairs of nodes, in either order, without a link
-	leaders map[shard.ID]string       // absent: nobody leads
-	terms   map[shard.ID]uint64       // count the elections
-	opened  map[shard.ID][]shard.Spec // every opening of a data shard's replica
-	caches  map[shard.ID]fsm.Stats    // what all replicas of a data shard hold
-	log     [][]byte                  // of the directory
-	frozen  bool                      // the directory has no quorum
-	confs   map[shard.ID]*shard.Configuration
-	disks   map[string]map[shard.ReplicaID]bool // replicas that nodes noted; false: destroyed
-	lagging map[string]bool                     // nodes whose replicas have not caught up
-	steps   []memberStep                        // all that were asked for
+	mu       sync.Mutex                // guards all below, and the fields of hosts
+	hosts    map[string]*fakeHost      // that can be reached
+	cut      map[[2]string]bool        // pairs of nodes, in either order, without a link
+	leaders  map[shard.ID]string       // absent: nobody leads
+	terms    map[shard.ID]uint64       // count the elections
+	opened   map[shard.ID][]shard.Spec // every opening of a data shard's replica
+	caches   map[shard.ID]fsm.Stats    // what all replicas of a data shard hold
+	log      [][]byte                  // of the directory
+	frozen   bool                      // the directory has no quorum
+	confs    map[shard.ID]*shard.Configuration
+	disks    map[string]map[shard.ReplicaID]bool // replicas that nodes noted; false: destroyed
+	lagging  map[string]bool                     // nodes whose replicas have not caught up
+	diverged map[shard.ReplicaID]*shard.Verdict  // replicas that have stopped
+	steps    []memberStep                        // all that were asked for
 
-	holdSteps bool // no step is made
-	changed   int  // proposals that were accepted, in all groups
+	old       map[string]bool // nodes whose builds know feature level 1 alone
+	holdSteps bool            // no step is made
+	holdStep  stepKind        // no step of this kind is made; "": all are
+	changed   int             // proposals that were accepted, in all groups
 }
 
 // newTestRig returns a rig of n initial nodes a, b, c, ..., none of which runs.
@@ -71,6 +74,8 @@ func newTestRig(t *testing.T, n int) *testRig {
 		confs:      make(map[shard.ID]*shard.Configuration),
 		disks:      make(map[string]map[shard.ReplicaID]bool),
 		lagging:    make(map[string]bool),
+		old:        make(map[string]bool),
+		diverged:   make(map[shard.ReplicaID]*shard.Verdict),
 	}
 	for _, node := range testNodes(n) {
 		r.initial[node.ID] = node.Raft

@@ -7,14 +7,19 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
 // commandVersion is the version of the encoding of commands.
 const commandVersion = 1
 
-// MaxLevel is the highest feature level of the directory's commands that this build knows.
-const MaxLevel = 1
+// MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
+// settings that change, the level of the shards, and operations that rebuild a member.
+const MaxLevel = 2
+
+// settingsLevel is the feature level from which on settings change.
+const settingsLevel = 2
 
 // Kind says what a Command does. The names are part of the log format: add, never rename.
 type Kind string
@@ -31,6 +36,8 @@ const (
 	KindStart        Kind = "start-operation"
 	KindAdvance      Kind = "advance-operation"
 	KindCancel       Kind = "cancel-operation"
+	// KindSetSettings needs level 2.
+	KindSetSettings Kind = "set-settings"
 )
 
 // Command is one change of the table. Each has a precondition (R17), decided in Apply and nowhere
@@ -49,6 +56,7 @@ type Command struct {
 	Start        *StartOperation   `json:"start_operation,omitempty"`
 	Advance      *AdvanceOperation `json:"advance_operation,omitempty"`
 	Cancel       *CancelOperation  `json:"cancel_operation,omitempty"`
+	SetSettings  *SetSettings      `json:"set_settings,omitempty"`
 }
 
 // fields are the changes that a command can hold, by their kinds.
@@ -69,6 +77,7 @@ func (c Command) fields() map[Kind]change {
 	put(KindStart, c.Start != nil, c.Start)
 	put(KindAdvance, c.Advance != nil, c.Advance)
 	put(KindCancel, c.Cancel != nil, c.Cancel)
+	put(KindSetSettings, c.SetSettings != nil, c.SetSettings)
 	return set
 }
 
@@ -81,11 +90,13 @@ type change interface {
 // Init founds the cluster. Precondition: the table is empty. It carries the outcome of the plan
 // whole, so that nodes whose planning differs still agree.
 type Init struct {
-	Cluster  string   `json:"cluster"`
-	Level    uint8    `json:"level"`
-	Settings Settings `json:"settings"`
-	Nodes    []Node   `json:"nodes"`
-	Shards   []Shard  `json:"shards"`
+	Cluster string `json:"cluster"`
+	Level   uint8  `json:"level"`
+	// ShardLevel is as in a Table.
+	ShardLevel uint8    `json:"shard_level,omitempty"`
+	Settings   Settings `json:"settings"`
+	Nodes      []Node   `json:"nodes"`
+	Shards     []Shard  `json:"shards"`
 	// Directory are the members of the directory's own group.
 	Directory []Member `json:"directory"`
 }
@@ -109,10 +120,15 @@ type ShardLimit struct {
 	Limit uint64   `json:"limit"`
 }
 
-// SetLevel raises the feature level. Precondition: Level is not below the present one. A replica
-// whose build does not know Level stops, loudly: it could not follow what comes after.
+// SetLevel raises the feature levels, of the directory's own commands and of the shards'.
+// Precondition: neither is below the present one, and, from level 2 on, the table has version Expect:
+// no node joined since all of them were asked for what their builds know. A replica whose build does
+// not know the levels stops, loudly: it could not follow what comes after.
 type SetLevel struct {
 	Level uint8 `json:"level"`
+	// ShardLevel is as in a Table; from level 2 on.
+	ShardLevel uint8  `json:"shard_level,omitempty"`
+	Expect     uint64 `json:"expect,omitempty"`
 }
 
 // Regrant allots new version bits to a shard whose counter is (nearly) exhausted. Precondition: the
@@ -190,15 +206,15 @@ func (c Command) check() error {
 	if _, own := fields[c.Kind]; !own || len(fields) != 1 {
 		return fmt.Errorf("%w: %q has not exactly the field of its kind", errCommand, c.Kind)
 	}
-	var level uint8
+	var level, shards uint8
 	switch {
 	case c.Init != nil:
-		level = c.Init.Level
+		level, shards = c.Init.Level, c.Init.ShardLevel
 	case c.SetLevel != nil:
-		level = c.SetLevel.Level
+		level, shards = c.SetLevel.Level, c.SetLevel.ShardLevel
 	}
-	if level > MaxLevel {
-		return fmt.Errorf("%w: feature level %d, this build knows %d", errCommand, level, MaxLevel)
+	if level > MaxLevel || shards > fsm.MaxLevel {
+		return fmt.Errorf("%w: feature levels %d and %d, this build knows %d and %d", errCommand, level, shards, MaxLevel, fsm.MaxLevel)
 	}
 	return nil
 }

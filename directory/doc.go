@@ -43,7 +43,8 @@
 //     nobody can find it.
 //   - Members are changed by hand. An operation waits for as long as what it needs is not there (its
 //     detail says what), or until it is cancelled; a step that can't be taken back goes on.
-//   - The feature level stands at 1 since no version was released before operations existed.
+//   - A feature level is raised only while all nodes of the table are up (levels): one that is gone for
+//     good must be removed first.
 //   - Leaders are spread when the cluster is founded. Nothing moves them back after a failure yet.
 //
 // # Why not the obvious alternative

@@ -3,6 +3,7 @@ package directory
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
@@ -32,6 +33,8 @@ type fakeHost struct {
 	machine  shard.StateMachine    // of the directory; nil: no replica here
 	applied  int                   // entries of the directory's log that machine has seen
 	hits     map[shard.ID]uint64   // reads served here
+
+	touchIntervals []time.Duration // all that were set
 }
 
 var (
@@ -145,6 +148,9 @@ func (h *fakeHost) Status() []shard.Status {
 			Conf:    r.confs[spec.Shard].Index,
 			Hits:    h.hits[spec.Shard],
 		}
+		if v := r.diverged[shard.ReplicaID{Shard: spec.Shard, Node: h.id, R: spec.R}]; v != nil {
+			st.Diverged, st.Stopped = v.String(), true
+		}
 		if st.Leader == h.id {
 			st.Role, st.Ready = shard.RoleLeader, true
 		}
@@ -215,11 +221,33 @@ func (h *fakeHost) Call(ctx context.Context, node, method string, payload []byte
 	if err != nil {
 		return nil, err
 	}
+	h.rig.mu.Lock()
+	old := h.rig.old[node]
+	h.rig.mu.Unlock()
 	answer, failed := handle(ctx, h.id, payload)
+	if old && method == methodForm && failed == nil {
+		answer = reportOfOld(answer)
+	}
 	if _, err := h.dial(node, method); err != nil {
 		return nil, fmt.Errorf("%w: no answer of %s: %w", shard.ErrOutcomeUnknown, node, err)
 	}
 	return answer, failed
+}
+
+// reportOfOld leaves out of a FormReport what builds of level 1 do not tell.
+func reportOfOld(report []byte) []byte {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(report, &members); err != nil {
+		panic(err)
+	}
+	for _, name := range []string{"level", "shard_level", "memory"} {
+		delete(members, name)
+	}
+	report, err := json.Marshal(members)
+	if err != nil {
+		panic(err)
+	}
+	return report
 }
 
 // dial returns a node's handler of method; both nodes heard each other then.
@@ -309,6 +337,18 @@ func (h *fakeHost) Grant(_ context.Context, id shard.ID, g fsm.Grant) error {
 // SetLimit implements host.
 func (h *fakeHost) SetLimit(_ context.Context, id shard.ID, bytes, tableVersion uint64) error {
 	return h.changeCache(id, func(st *fsm.Stats) { setLimit(st, bytes, tableVersion) })
+}
+
+// Raise implements host.
+func (h *fakeHost) Raise(_ context.Context, id shard.ID, level uint8) error {
+	return h.changeCache(id, func(st *fsm.Stats) { st.Level = max(st.Level, level) })
+}
+
+// SetTouchInterval implements host.
+func (h *fakeHost) SetTouchInterval(d time.Duration) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.touchIntervals = append(h.touchIntervals, d)
 }
 
 // setLimit sets a byte limit, unless the present one is as new.
@@ -405,14 +445,25 @@ func (h *fakeHost) Configuration(_ context.Context, id shard.ID) (shard.Configur
 	return conf, nil
 }
 
-// WatchMarks implements host.
-func (h *fakeHost) WatchMarks(shard.ID) error { return nil }
+// Compare implements host.
+func (h *fakeHost) Compare(_ context.Context, id shard.ID) (shard.Comparison, error) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	return shard.Comparison{Shard: id, Index: 9}, h.servesLocked(id)
+}
 
-// Mark implements host.
-func (h *fakeHost) Mark(context.Context, shard.ID) (uint64, error) { return 9, nil }
-
-// MarkChecksum implements host.
-func (h *fakeHost) MarkChecksum(context.Context, shard.ID, uint64) (string, error) { return "00", nil }
+// Diverged implements host.
+func (h *fakeHost) Diverged(id shard.ID) (string, *shard.Verdict, error) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	for _, spec := range h.specs {
+		if spec.Shard == id {
+			replica := shard.ReplicaID{Shard: id, Node: h.id, R: spec.R}
+			return replica.String(), h.rig.diverged[replica], nil
+		}
+	}
+	return "", nil, shard.ErrUnknownShard
+}
 
 // Step implements host, as the library does: a change of members upon the configuration prev alone. A
 // rig may hold a step back, and let it be made later.
@@ -421,7 +472,7 @@ func (h *fakeHost) Step(_ context.Context, step memberStep) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.steps = append(r.steps, step)
-	if r.holdSteps {
+	if r.holdSteps || step.Step == r.holdStep {
 		return fmt.Errorf("%w: held back", shard.ErrOutcomeUnknown)
 	}
 	if err := h.servesLocked(step.Shard); err != nil {

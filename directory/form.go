@@ -20,6 +20,11 @@ type FormReport struct {
 	// List is what this node takes for the founders, itself included: the persisted list once it has
 	// formed, until then what it heard last of each.
 	List []shard.Founder `json:"list"`
+	// Level and ShardLevel are the highest feature levels that the node's build knows; 0 is 1.
+	Level      uint8 `json:"level,omitempty"`
+	ShardLevel uint8 `json:"shard_level,omitempty"`
+	// Memory is that of the node's process, bytes; 0 where it is not told.
+	Memory uint64 `json:"memory,omitempty"`
 }
 
 // former is the pure core of forming a cluster (R14): it decides on which list of founders the

@@ -159,7 +159,7 @@ func (s *Service) handleForm(context.Context, string, []byte) ([]byte, error) {
 func (s *Service) found(ctx context.Context) error {
 	cluster, founders, _ := s.cfg.Identity.Formed()
 	var others []string
-	nodes := []Node{s.self}
+	nodes, known := []Node{s.self}, ownLevels
 	for _, f := range founders {
 		if f.Node != s.self.ID {
 			others = append(others, f.Node)
@@ -174,8 +174,9 @@ func (s *Service) found(ctx context.Context) error {
 		case !slices.Contains(founders, shard.Founder{Node: a.node, Incarnation: a.report.Node.Incarnation}):
 			return fmt.Errorf("%s is not the incarnation that the cluster was founded with", a.node)
 		}
-		nodes = append(nodes, a.report.Node)
+		nodes, known = append(nodes, a.report.Node), known.with(a.report)
 	}
+	known = known.recorded()
 	var directory []Member
 	for _, f := range founders { // all with r 0: no table version could have allotted them one
 		directory = append(directory, Member{Node: f.Node, Role: RoleVoter})
@@ -185,12 +186,13 @@ func (s *Service) found(ctx context.Context) error {
 		return err
 	}
 	return s.proposeDuty(ctx, Command{Init: &Init{
-		Cluster:   cluster,
-		Level:     MaxLevel,
-		Settings:  s.cfg.Settings,
-		Nodes:     nodes,
-		Shards:    shards,
-		Directory: directory,
+		Cluster:    cluster,
+		Level:      known.directory,
+		ShardLevel: known.shards,
+		Settings:   s.cfg.Settings,
+		Nodes:      nodes,
+		Shards:     shards,
+		Directory:  directory,
 	}})
 }
 

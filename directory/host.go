@@ -36,10 +36,10 @@ type host interface {
 	Configuration(ctx context.Context, id shard.ID) (shard.Configuration, error)
 	// Step makes one step of a change of members on this node's replica, which leads the shard.
 	Step(ctx context.Context, step memberStep) error
-	// WatchMarks, Mark and MarkChecksum are the steps of a comparison of replicas.
-	WatchMarks(id shard.ID) error
-	Mark(ctx context.Context, id shard.ID) (index uint64, err error)
-	MarkChecksum(ctx context.Context, id shard.ID, index uint64) (string, error)
+	// Compare compares the replicas of a shard that this node leads.
+	Compare(ctx context.Context, id shard.ID) (shard.Comparison, error)
+	// Diverged returns this node's replica of a shard, and why it has stopped for good; nil: it has not.
+	Diverged(id shard.ID) (replica string, v *shard.Verdict, err error)
 	Call(ctx context.Context, node, method string, payload []byte) ([]byte, error)
 	Handle(method string, f func(ctx context.Context, from string, payload []byte) ([]byte, error))
 	Gossip(report func() []byte, receive func(from string, payload []byte))
@@ -49,6 +49,11 @@ type host interface {
 	Grant(ctx context.Context, id shard.ID, g fsm.Grant) error
 	// SetLimit proposes a byte limit on the shard's replica here; tableVersion orders limits.
 	SetLimit(ctx context.Context, id shard.ID, limit, tableVersion uint64) error
+	// Raise proposes a feature level on the shard's replica here.
+	Raise(ctx context.Context, id shard.ID, level uint8) error
+	// SetTouchInterval says how long reads are gathered before their recency is replicated; 0: it never
+	// is.
+	SetTouchInterval(d time.Duration)
 }
 
 // group is what this package needs of the directory's shard.Group.
@@ -79,6 +84,14 @@ func (h realHost) SetLimit(ctx context.Context, id shard.ID, limit, tableVersion
 		return shard.ErrUnknownShard
 	}
 	return c.SetLimit(ctx, limit, tableVersion)
+}
+
+func (h realHost) Raise(ctx context.Context, id shard.ID, level uint8) error {
+	c := h.Cache(id)
+	if c == nil {
+		return shard.ErrUnknownShard
+	}
+	return c.Raise(ctx, level)
 }
 
 func (h realHost) Configuration(ctx context.Context, id shard.ID) (shard.Configuration, error) {

@@ -20,6 +20,9 @@ type joinRequest struct {
 	// Memory is that of the node's process, bytes; its capacity for entries follows from it by the
 	// cluster's settings.
 	Memory uint64 `json:"memory"`
+	// Level and ShardLevel are as in a FormReport.
+	Level      uint8 `json:"level,omitempty"`
+	ShardLevel uint8 `json:"shard_level,omitempty"`
 }
 
 // joinAnswer tells a node what it joined, or why it can't.
@@ -33,7 +36,7 @@ type joinAnswer struct {
 // leaves a node that is known and has not formed: its next start asks again, with the same data folder,
 // and is answered the same. Where that folder is lost in between, the answer is a refusal.
 func (s *Service) join(ctx context.Context) error {
-	request, err := json.Marshal(joinRequest{Node: s.self, Memory: s.cfg.Memory})
+	request, err := json.Marshal(joinRequest{Node: s.self, Memory: s.cfg.Memory, Level: ownLevels.directory, ShardLevel: ownLevels.shards})
 	if err != nil {
 		return err
 	}
@@ -106,10 +109,21 @@ func (s *Service) handleJoin(ctx context.Context, from string, payload []byte) (
 	if err := s.Known(); err != nil {
 		return nil, err
 	}
-	n.Capacity = s.Table().capacity(request.Memory)
-	result, err := s.Propose(ctx, Command{AddNode: &AddNode{Node: n}})
+	t := s.Table()
+	n.Capacity = t.Settings.capacity(request.Memory)
+	add := &AddNode{Node: n}
+	if t.Level >= settingsLevel { // below it, there may be replicas that know no such fields
+		add.Level, add.ShardLevel = request.Level, request.ShardLevel
+	}
+	result, err := s.Propose(ctx, Command{AddNode: add})
 	if err != nil {
 		return nil, err
+	}
+	if result.Outcome == OutcomeRefused && t.Level < settingsLevel {
+		// The levels may have been raised meanwhile, and were not told of the node's.
+		if now, err := s.latest.Newer(ctx, result.Version-1); err != nil || now.Level >= settingsLevel {
+			return nil, fmt.Errorf("%w: the cluster's feature level is being raised", shard.ErrNoLeader)
+		}
 	}
 	if result.Outcome == OutcomeRefused {
 		return refuse("%s", result.Reason)
@@ -117,17 +131,16 @@ func (s *Service) handleJoin(ctx context.Context, from string, payload []byte) (
 	if result.Outcome == OutcomeApplied {
 		s.log.Info("a node joined", "node", n.ID, "raft", n.Raft, "http", n.HTTP)
 	}
-	t, err := s.latest.Newer(ctx, result.Version-1)
-	if err != nil {
+	if t, err = s.latest.Newer(ctx, result.Version-1); err != nil {
 		return nil, err
 	}
 	return json.Marshal(joinAnswer{Table: t})
 }
 
 // capacity is the part of a process's memory that is for entries, by the cluster's settings.
-func (t *Table) capacity(memory uint64) uint64 {
-	m, err := ParseMemory(t.Settings.CacheMemory)
-	if err != nil { // Validate refuses such a table
+func (s Settings) capacity(memory uint64) uint64 {
+	m, err := ParseMemory(s.CacheMemory)
+	if err != nil { // Validate refuses such settings
 		return 0
 	}
 	return m.Of(memory)

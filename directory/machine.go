@@ -61,12 +61,13 @@ func (c *Init) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("the cluster was founded already, as %s", t.Cluster)
 	}
 	next := (&Table{
-		Cluster:   c.Cluster,
-		Version:   t.Version + 1,
-		Level:     c.Level,
-		Settings:  c.Settings,
-		Shards:    c.Shards,
-		Directory: c.Directory,
+		Cluster:    c.Cluster,
+		Version:    t.Version + 1,
+		Level:      c.Level,
+		ShardLevel: c.ShardLevel,
+		Settings:   c.Settings,
+		Shards:     c.Shards,
+		Directory:  c.Directory,
 	}).clone() // c belongs to the caller
 	next.Nodes = make(map[string]Node, len(c.Nodes))
 	for _, n := range c.Nodes {
@@ -139,12 +140,19 @@ func (c *SetLevel) apply(t *Table) (*Table, string) {
 		return nil, "the cluster is not founded yet"
 	case c.Level < t.Level:
 		return nil, fmt.Sprintf("the feature level is %d and is never lowered", t.Level)
-	case c.Level == t.Level:
+	case c.ShardLevel < t.ShardLevel:
+		return nil, fmt.Sprintf("the feature level of shards is %d and is never lowered", t.ShardLevel)
+	case c.Level == t.Level && c.ShardLevel == t.ShardLevel:
 		return nil, ""
+	case c.Level >= settingsLevel && c.Expect != t.Version:
+		return nil, fmt.Sprintf("the table has version %d, not %d", t.Version, c.Expect)
 	}
 	next := t.clone()
 	next.Version++
-	next.Level = c.Level
+	next.Level, next.ShardLevel = c.Level, c.ShardLevel
+	if err := next.validateLevels(); err != nil {
+		return nil, err.Error()
+	}
 	return next, ""
 }
 
@@ -183,6 +191,8 @@ func (c Command) describe() string {
 		return fmt.Sprintf("%s %d", kind, c.Cancel.ID)
 	case c.Regrant != nil:
 		return fmt.Sprintf("%s %d", kind, c.Regrant.Shard)
+	case c.SetLevel != nil:
+		return fmt.Sprintf("%s %d, of shards %d", kind, c.SetLevel.Level, c.SetLevel.ShardLevel)
 	case c.SetLimits != nil:
 		ids := make([]string, len(c.SetLimits.Limits))
 		for i, l := range c.SetLimits.Limits {

@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
@@ -51,14 +52,19 @@ func snapshotBytes(t testing.TB, m *Machine) []byte {
 func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 	id := shard.ID(rapid.Uint64Range(0, 6).Draw(t, "shard"))
 	node := func() string { return rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "node id") }
-	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel}).Draw(t, "kind") {
+	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel, KindSetSettings}).Draw(t, "kind") {
 	case KindAddNode:
-		return Command{AddNode: &AddNode{Node: testNodes(6)[rapid.IntRange(0, 5).Draw(t, "node")]}}
+		return Command{AddNode: &AddNode{Node: testNodes(6)[rapid.IntRange(0, 5).Draw(t, "node")],
+			Level: uint8(rapid.IntRange(0, 3).Draw(t, "level")), ShardLevel: uint8(rapid.IntRange(0, 3).Draw(t, "shard level"))}}
 	case KindRemoveNode:
 		return Command{RemoveNode: &RemoveNode{ID: node()}}
 	case KindStart:
-		return Command{Start: &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember}).Draw(t, "op"),
-			Shard: id, Node: node(), Conf: rapid.Uint64Range(1, 3).Draw(t, "conf")}}
+		c := &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember, RebuildMember}).Draw(t, "op"),
+			Shard: id, Node: node(), Conf: rapid.Uint64Range(1, 3).Draw(t, "conf")}
+		if m, ok := table.member(id, c.Node); ok && c.Kind == RebuildMember {
+			c.R, c.Reason = m.R+rapid.Uint64Range(0, 4).Draw(t, "other r")/4, reasonDiverged
+		}
+		return Command{Start: c}
 	case KindAdvance:
 		// Mostly of an operation that runs, on a way that it may go.
 		c := &AdvanceOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation"), State: OperationRunning}
@@ -74,6 +80,10 @@ func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 		return Command{Cancel: &CancelOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation")}}
 	case KindInit:
 		c := testInit(tb, rapid.IntRange(3, 5).Draw(t, "nodes"), smallSettings)
+		c.Init.Level = uint8(rapid.IntRange(1, MaxLevel).Draw(t, "level"))
+		if c.Init.Level == 1 {
+			c.Init.ShardLevel = 0
+		}
 		if rapid.Bool().Draw(t, "damaged") {
 			c.Init.Shards[1].Start++
 		}
@@ -95,7 +105,15 @@ func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 			Limits: []ShardLimit{{Shard: id, Limit: rapid.Uint64Range(0, 3).Draw(t, "limit")}},
 		}}
 	case KindSetLevel:
-		return Command{SetLevel: &SetLevel{Level: uint8(rapid.IntRange(0, MaxLevel).Draw(t, "level"))}}
+		return Command{SetLevel: &SetLevel{Level: uint8(rapid.IntRange(0, MaxLevel).Draw(t, "level")),
+			ShardLevel: uint8(rapid.IntRange(0, fsm.MaxLevel).Draw(t, "shard level")), Expect: table.Version - rapid.Uint64Range(0, 1).Draw(t, "stale")}}
+	case KindSetSettings:
+		s := table.Settings
+		s.CacheMemory = rapid.SampledFrom([]string{"60%", "1MiB", "much"}).Draw(t, "memory")
+		s.ShardBytes = rapid.Uint64Range(0, 2).Draw(t, "bytes")
+		s.DefaultTTL = rapid.SampledFrom([]string{"", "1h", "soon"}).Draw(t, "ttl")
+		s.TouchInterval = rapid.SampledFrom([]string{"", "0s", "1h"}).Draw(t, "touch")
+		return Command{SetSettings: &SetSettings{Expect: table.Version - rapid.Uint64Range(0, 1).Draw(t, "stale"), Settings: s}}
 	default:
 		return Command{Regrant: &Regrant{Shard: id, Expect: rapid.Uint32Range(1, 8).Draw(t, "expect")}}
 	}
@@ -184,8 +202,8 @@ func TestPreconditions(t *testing.T) {
 	twice := testInit(t, 3, smallSettings)
 	twice.Init.Nodes = append(twice.Init.Nodes, node)
 	want("init with a node twice", twice, OutcomeRefused, 0, "twice")
-	want("init", testInit(t, 3, smallSettings), OutcomeApplied, 1, "")
-	want("init again", testInit(t, 3, smallSettings), OutcomeRefused, 1, "already")
+	want("init", oldInit(t, 3, smallSettings), OutcomeApplied, 1, "")
+	want("init again", oldInit(t, 3, smallSettings), OutcomeRefused, 1, "already")
 	if m.table.NextShard != 5 || m.table.VersionGrant != 4 {
 		t.Errorf("next shard %d, version grant %d", m.table.NextShard, m.table.VersionGrant)
 	}
@@ -210,7 +228,7 @@ func TestPreconditions(t *testing.T) {
 	}
 
 	want("level lowered", Command{SetLevel: &SetLevel{Level: 0}}, OutcomeRefused, 3, "never lowered")
-	want("level as it is", Command{SetLevel: &SetLevel{Level: 1}}, OutcomeUnchanged, 3, "")
+	want("level as it is", Command{SetLevel: &SetLevel{Level: MaxLevel}}, OutcomeUnchanged, 3, "")
 
 	want("regrant of no shard", regrant(9, 1), OutcomeRefused, 3, "unknown")
 	want("regrant", regrant(2, 2), OutcomeApplied, 4, "")
@@ -228,17 +246,22 @@ func TestCommandBytes(t *testing.T) {
 	for want, c := range map[string]Command{
 		`{"v":1,"kind":"register-node","register_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","zone":"z","capacity":5}}}`: {RegisterNode: &RegisterNode{Node{"a", "i", "r", "h", "z", 5}}},
 		`{"v":1,"kind":"set-limits","set_limits":{"expect":3,"limits":[{"shard":1,"limit":2}]}}`:                                             {SetLimits: &SetLimits{3, []ShardLimit{{1, 2}}}},
-		`{"v":1,"kind":"set-level","set_level":{"level":1}}`:                                                                                 {SetLevel: &SetLevel{1}},
+		`{"v":1,"kind":"set-level","set_level":{"level":1}}`:                                                                                 {SetLevel: &SetLevel{Level: 1}},
 		`{"v":1,"kind":"regrant","regrant":{"shard":4,"expect":18446}}`:                                                                      {Regrant: &Regrant{4, 18446}},
 		`{"v":1,"kind":"init","init":{"cluster":"c","level":1,"settings":{"initial-shards":1,"replicas":1,"cache-memory":"60%"},"nodes":null,` +
 			`"shards":[{"id":1,"start":0,"end":2,"epoch":1,"generation":1,"version_bits":1,"limit":9,"limit_version":1,"members":[{"node":"a","r":1,"role":"voter"}],"bootstrap":[{"node":"b","r":1,"role":"voter"}]}],"directory":[{"node":"a","r":0,"role":"voter"}]}}`: {
-			Init: &Init{"c", 1, Settings{InitialShards: 1, Replicas: 1, CacheMemory: "60%"}, nil,
+			Init: &Init{"c", 1, 0, Settings{InitialShards: 1, Replicas: 1, CacheMemory: "60%"}, nil,
 				[]Shard{{1, 0, 2, 1, 1, 1, 9, 1, []Member{{"a", 1, RoleVoter}}, []Member{{"b", 1, RoleVoter}}}}, []Member{{"a", 0, RoleVoter}}}},
-		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5}}}`:                                               {AddNode: &AddNode{Node{"a", "i", "r", "h", "", 5}}},
+		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5}}}`:                                               {AddNode: &AddNode{Node: Node{"a", "i", "r", "h", "", 5}}},
 		`{"v":1,"kind":"remove-node","remove_node":{"id":"a"}}`:                                                                                                       {RemoveNode: &RemoveNode{"a"}},
-		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7}}`:                                                      {Start: &StartOperation{AddMember, 3, "d", 7}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7}}`:                                                      {Start: &StartOperation{Kind: AddMember, Shard: 3, Node: "d", Conf: 7}},
 		`{"v":1,"kind":"advance-operation","advance_operation":{"id":2,"from":"adding","from_conf":7,"state":"running","phase":"catching-up","conf":8,"detail":"x"}}`: {Advance: &AdvanceOperation{2, PhaseAdding, 7, OperationRunning, PhaseCatchingUp, 8, "x", ""}},
-		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                                                                               {Cancel: &CancelOperation{2}},
+		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5},"level":2,"shard_level":3}}`:                     {AddNode: &AddNode{Node{"a", "i", "r", "h", "", 5}, 2, 3}},
+		`{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":2,"expect":7}}`:                                                                               {SetLevel: &SetLevel{2, 2, 7}},
+		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s"}}}`: {
+			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s"}}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                                                        {Cancel: &CancelOperation{2}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged"}},
 	} {
 		got, err := c.Encode()
 		if err != nil || string(got) != want {
@@ -263,7 +286,10 @@ func TestApplyPanics(t *testing.T) {
 		"two fields":        `{"v":1,"kind":"set-level","set_level":{"level":1},"regrant":{"shard":1,"expect":1}}`,
 		"no field":          `{"v":1,"kind":"init"}`,
 		"trailing bytes":    `{"v":1,"kind":"set-level","set_level":{"level":1}} {}`,
-		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":2}}`,
+		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":3}}`,
+		"later shards":      `{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":3}}`,
+		"later init":        `{"v":1,"kind":"init","init":{"level":2,"shard_level":3}}`,
+		"unknown setting":   `{"v":1,"kind":"set-settings","set_settings":{"expect":1,"settings":{"soon":1}}}`,
 	} {
 		func() {
 			defer func() {
@@ -274,8 +300,10 @@ func TestApplyPanics(t *testing.T) {
 			newTestMachine().Apply(42, []byte(entry))
 		}()
 	}
-	if _, err := (Command{SetLevel: &SetLevel{Level: MaxLevel + 1}}).Encode(); err == nil {
-		t.Error("a level that would stop the replicas can be proposed")
+	for _, c := range []SetLevel{{Level: MaxLevel + 1, ShardLevel: 1}, {Level: MaxLevel, ShardLevel: fsm.MaxLevel + 1}} {
+		if _, err := (Command{SetLevel: &c}).Encode(); err == nil {
+			t.Errorf("levels that would stop the replicas can be proposed: %+v", c)
+		}
 	}
 }
 
@@ -348,11 +376,12 @@ func TestLatest(t *testing.T) {
 // TestDescribe ensures that each command has a name for the log, also one that was not encoded yet.
 func TestDescribe(t *testing.T) {
 	for want, c := range map[string]Command{
-		"init":            {Init: &Init{}},
-		"register-node b": {RegisterNode: &RegisterNode{Node: Node{ID: "b"}}},
-		"set-limits 1,2":  {SetLimits: &SetLimits{Limits: []ShardLimit{{Shard: 1}, {Shard: 2}}}},
-		"set-level":       {SetLevel: &SetLevel{}},
-		"regrant 3":       {Regrant: &Regrant{Shard: 3}},
+		"init":                     {Init: &Init{}},
+		"register-node b":          {RegisterNode: &RegisterNode{Node: Node{ID: "b"}}},
+		"set-limits 1,2":           {SetLimits: &SetLimits{Limits: []ShardLimit{{Shard: 1}, {Shard: 2}}}},
+		"set-level 2, of shards 3": {SetLevel: &SetLevel{Level: 2, ShardLevel: 3}},
+		"set-settings":             {SetSettings: &SetSettings{}},
+		"regrant 3":                {Regrant: &Regrant{Shard: 3}},
 	} {
 		if got := c.describe(); got != want {
 			t.Errorf("got %q, want %q", got, want)

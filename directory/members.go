@@ -24,7 +24,7 @@ func (s *Service) Members(ctx context.Context, id shard.ID) (MembersView, error)
 		for _, p := range members {
 			state, _ := s.soft.state(p.Replica.Node)
 			view.Members = append(view.Members, MemberDetail{Node: p.Replica.Node, Replica: p.Replica.String(), Role: role, State: state,
-				Match: p.Match, Last: conf.Last})
+				Match: p.Match, Last: conf.Last, Diverged: p.Stopped})
 		}
 	}
 	add(conf.Voters, RoleVoter)
@@ -194,6 +194,9 @@ func (s *Service) TransferLeader(ctx context.Context, id shard.ID, node string) 
 			continue
 		}
 		voter = true
+		if v.Stopped {
+			return &ConflictError{Reason: fmt.Sprintf("the replica on %s has diverged and must not lead", node)}
+		}
 		if !v.Recent {
 			return &ConflictError{Reason: fmt.Sprintf("the leader, %s, gets no answer of %s", leader, node)}
 		}
@@ -281,12 +284,12 @@ func (s *Service) Newer(ctx context.Context, version uint64) error {
 // shard's leader.
 func (s *Service) operationView(o Operation) OperationView {
 	v := OperationView{ID: o.ID, Kind: string(o.Kind), Shard: o.Shard, Node: o.Node, Replica: o.replica().String(),
-		State: string(o.State), Phase: string(o.Phase), Detail: o.Detail, Error: o.Error}
+		State: string(o.State), Phase: string(o.Phase), Detail: o.Detail, Error: o.Error, Reason: o.Reason}
 	if o.State != OperationRunning {
 		v.Phase = string(o.State)
 		return v
 	}
-	if o.Kind != AddMember {
+	if !o.adds() {
 		return v
 	}
 	leader, _ := s.soft.leader(o.Shard)

@@ -7,9 +7,12 @@ import (
 )
 
 // AddNode makes a node known that joins the cluster. Precondition: its id, its incarnation and its
-// peer address are no other node's.
+// peer address are no other node's, and its build knows the feature levels.
 type AddNode struct {
 	Node Node `json:"node"`
+	// Level and ShardLevel are the highest that the node's build knows; 0, as in a table of level 1, is 1.
+	Level      uint8 `json:"level,omitempty"`
+	ShardLevel uint8 `json:"shard_level,omitempty"`
 }
 
 // RemoveNode forgets a node. Precondition: it hosts no replica.
@@ -26,6 +29,10 @@ func (c *AddNode) apply(t *Table) (*Table, string) {
 			return nil, fmt.Sprintf("node %s is known by another data folder; where that one is lost, remove the node first, or choose another id", known.ID)
 		}
 		return nil, ""
+	}
+	if max(c.Level, 1) < t.Level || max(c.ShardLevel, 1) < t.ShardLevel {
+		return nil, fmt.Sprintf("the build of node %s knows the feature levels %d and %d, the cluster is at %d and %d: a newer build of larder is needed",
+			c.Node.ID, max(c.Level, 1), max(c.ShardLevel, 1), t.Level, t.ShardLevel)
 	}
 	next := t.clone()
 	next.Version++

@@ -19,6 +19,11 @@ import (
 //	              |               \
 //	              |                backing-out -> cancelled (also: failed; done where it was removed already)
 //	              +-> cancelled
+//	rebuild handing-over -> removing -> adding -> catching-up -> promoting -> done
+//
+// A rebuild replaces a replica by a new one on the same node: a removal, then an addition, in one
+// operation, so that nobody forgets the second half. Until the removal is made it ends as a removal does; once
+// it is made the table lists the new replica, and it ends as an addition does.
 //
 // An operation may wait for ever for a node that never comes back; so a step that was recorded can be
 // taken back too, by another change upon the same configuration: of the two only one takes effect.
@@ -36,6 +41,9 @@ type Operation struct {
 	Conf   uint64 `json:"conf"`
 	Detail string `json:"detail,omitempty"` // what it waits for
 	Error  string `json:"error,omitempty"`  // why it failed
+	Reason string `json:"reason,omitempty"` // why it was begun, where the directory began it
+	// Replaces is the r of the replica that a rebuild has removed; 0 before that.
+	Replaces uint64 `json:"replaces,omitempty"`
 }
 
 // OperationKind says what an operation does.
@@ -45,6 +53,8 @@ type OperationKind string
 const (
 	AddMember    OperationKind = "add-member"
 	RemoveMember OperationKind = "remove-member"
+	// RebuildMember needs feature level 2.
+	RebuildMember OperationKind = "rebuild-member"
 )
 
 // OperationState says how far an operation is.
@@ -79,13 +89,17 @@ const (
 )
 
 // StartOperation begins a change of a shard's members. Preconditions: the shard and the node are known,
-// no other operation runs on the shard, the node has no replica of it (add) or has one (remove) that is
-// not the last voter. Add allots the replica: it is a learner in the table from then on.
+// no other operation runs on the shard, the node has no replica of it (add) or has one (remove, rebuild)
+// that is not the last voter, for a rebuild the one that R names. Add allots the replica: it is a learner in
+// the table from then on.
 type StartOperation struct {
 	Kind  OperationKind `json:"kind"`
 	Shard shard.ID      `json:"shard"`
 	Node  string        `json:"node"`
 	Conf  uint64        `json:"conf"`
+	// R and Reason are a rebuild's.
+	R      uint64 `json:"r,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // AdvanceOperation records the next step of an operation, before it is made, or its end. Precondition:
@@ -116,6 +130,20 @@ var transitions = map[Phase][]Phase{
 	PhaseHandingOver: {PhaseHandingOver, PhaseRemoving},
 	PhaseRemoving:    {PhaseRemoving},
 }
+
+// follows reports whether an operation may go to phase.
+func (o Operation) follows(phase Phase) bool {
+	// A removal that was made can't be taken back: a rebuild goes on from it, whatever it was at.
+	return slices.Contains(transitions[o.Phase], phase) || phase == PhaseAdding && o.rebuilds()
+}
+
+// adds reports whether what the operation is about comes.
+func (o Operation) adds() bool {
+	return o.Kind == AddMember || o.Kind == RebuildMember && o.Replaces != 0
+}
+
+// rebuilds reports whether it is a rebuild that has not removed the old replica yet.
+func (o Operation) rebuilds() bool { return o.Kind == RebuildMember && o.Replaces == 0 }
 
 // replica is the server id of the replica that the operation is about.
 func (o Operation) replica() shard.ReplicaID {
@@ -216,6 +244,18 @@ func (c *StartOperation) apply(t *Table) (*Table, string) {
 			return nil, fmt.Sprintf("node %s has the last voter of shard %d", c.Node, c.Shard)
 		}
 		o.R, o.Phase = has.R, PhaseHandingOver
+	case RebuildMember:
+		switch {
+		case t.Level < rebuildLevel:
+			return nil, fmt.Sprintf("the directory has feature level %d, a rebuild needs %d", t.Level, rebuildLevel)
+		case !member || has.R != c.R:
+			return nil, fmt.Sprintf("node %s has no replica %d of shard %d", c.Node, c.R, c.Shard)
+		case has.Role == RoleVoter && voters(members) == 1:
+			return nil, fmt.Sprintf("node %s has the last voter of shard %d", c.Node, c.Shard)
+		case len(c.Reason) > maxDetail:
+			return nil, "a reason is too long"
+		}
+		o.R, o.Phase, o.Reason = has.R, PhaseHandingOver, c.Reason
 	default:
 		return nil, fmt.Sprintf("there is no operation %q", c.Kind)
 	}
@@ -258,7 +298,7 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("there is no state %q", c.State)
 	}
 	if c.State == OperationRunning {
-		if !slices.Contains(transitions[c.From], c.Phase) {
+		if !o.follows(c.Phase) {
 			return nil, fmt.Sprintf("%s does not follow %s", c.Phase, c.From)
 		}
 		if o.Phase == c.Phase && o.Conf == c.Conf && o.Detail == c.Detail {
@@ -267,23 +307,33 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 	} else if c.Phase != "" {
 		return nil, fmt.Sprintf("an operation that is %s has no phase", c.State)
 	}
+	if o.rebuilds() && c.State == OperationDone {
+		return nil, "a rebuild is not done when the old replica is gone"
+	}
+	removed := o.rebuilds() && c.Phase == PhaseAdding
 	o.State, o.Phase, o.Conf, o.Detail, o.Error = c.State, c.Phase, c.Conf, c.Detail, c.Error
 	next := t.clone()
 	next.Version++
-	next.Operations[i] = o
 	members, _ := next.Members(o.Shard)
 	members = slices.Clone(members)
 	at := slices.IndexFunc(members, func(m Member) bool { return m.Node == o.Node && m.R == o.R })
 	switch {
+	case removed && at >= 0:
+		o.Replaces, o.R = o.R, next.Version
+		members[at] = Member{Node: o.Node, R: o.R, Role: RoleLearner}
+		if voters(members) == 0 {
+			return nil, fmt.Sprintf("shard %d would have no voter", o.Shard)
+		}
 	case c.State == OperationRunning || at < 0:
-	case o.Kind == AddMember && c.State == OperationDone:
+	case o.adds() && c.State == OperationDone:
 		members[at].Role = RoleVoter
-	case o.Kind == AddMember && members[at].Role == RoleLearner, o.Kind == RemoveMember && c.State == OperationDone:
+	case o.adds() && members[at].Role == RoleLearner, o.Kind == RemoveMember && c.State == OperationDone:
 		members = slices.Delete(members, at, at+1)
 		if voters(members) == 0 {
 			return nil, fmt.Sprintf("shard %d would have no voter", o.Shard)
 		}
 	}
+	next.Operations[i] = o
 	next.setMembers(o.Shard, members)
 	return next, ""
 }

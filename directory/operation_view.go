@@ -54,6 +54,8 @@ type MemberDetail struct {
 	State   string `json:"state"` // NodeUp or NodeDown
 	Match   uint64 `json:"match"` // highest log index known to be on this replica
 	Last    uint64 `json:"last"`  // the leader's last log index
+	// Diverged: it serves nothing, since its state is not that of the others.
+	Diverged bool `json:"diverged"`
 }
 
 // OperationView is an operation with its progress. Entries are those of the log, items those of the
@@ -68,6 +70,7 @@ type OperationView struct {
 	Phase        string   `json:"phase"`  // equal to State when it is over
 	Detail       string   `json:"detail"` // what it waits for
 	Error        string   `json:"error"`  // why it failed
+	Reason       string   `json:"reason"` // why it was begun, where the directory began it
 	EntriesDone  uint64   `json:"entries_done"`
 	EntriesTotal uint64   `json:"entries_total"`
 	ItemsDone    uint64   `json:"items_done"`

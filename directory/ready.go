@@ -92,6 +92,8 @@ func (s *Service) problem(id shard.ID, sh *Shard) string {
 		return "not running yet"
 	}
 	switch {
+	case st.Diverged != "":
+		return st.Diverged
 	case st.Role == shard.RoleStopped:
 		return "stopped"
 	case st.Role == shard.RoleLeader:

@@ -31,10 +31,11 @@ type replicaReport struct {
 	evictions     uint64
 	snapshotBytes uint64 // of a snapshot that comes in
 	snapshotTotal uint64
+	diverged      bool // it serves nothing: its state differs from that of others, or may
 }
 
 // The encoding: the version byte, then unsigned varints; a string is its length and its bytes, a
-// replica its fields in the order above with both flags in one number.
+// replica its fields in the order above with its flags in one number.
 const (
 	reportVersion = 2
 	// maxReported bounds the replicas in one report; a node with more reports them in turns.
@@ -46,6 +47,8 @@ const (
 
 	flagLeader = 1
 	flagReady  = 2
+	// flagDiverged is unknown to older builds, which ignore it.
+	flagDiverged = 4
 )
 
 var errReport = errors.New("not a report that this build can read")
@@ -72,6 +75,9 @@ func (r *report) encode() []byte {
 		}
 		if p.ready {
 			flags |= flagReady
+		}
+		if p.diverged {
+			flags |= flagDiverged
 		}
 		b = binary.AppendUvarint(b, uint64(p.shard))
 		b = binary.AppendUvarint(b, flags)
@@ -118,7 +124,7 @@ func decodeReport(b []byte) (report, error) {
 		p := &r.replicas[i]
 		p.shard = shard.ID(number())
 		flags := number()
-		p.leader, p.ready = flags&flagLeader != 0, flags&flagReady != 0
+		p.leader, p.ready, p.diverged = flags&flagLeader != 0, flags&flagReady != 0, flags&flagDiverged != 0
 		for _, n := range p.numbers() {
 			*n = number()
 		}
@@ -142,6 +148,8 @@ func reportReplica(s shard.Status) replicaReport {
 		conf:    s.Conf,
 		hits:    s.Hits,
 		misses:  s.Misses,
+
+		diverged: s.Diverged != "",
 
 		snapshotBytes: s.SnapshotBytes,
 		snapshotTotal: s.SnapshotTotal,

@@ -50,7 +50,7 @@ func TestReportRoundTrip(t *testing.T) {
 func TestReportFits(t *testing.T) {
 	full := report{raft: string(make([]byte, maxAddress)), http: string(make([]byte, maxAddress)), tableVersion: 1 << 63}
 	for range maxReported {
-		p := replicaReport{shard: 1 << 63, leader: true, ready: true}
+		p := replicaReport{shard: 1 << 63, leader: true, ready: true, diverged: true}
 		for _, n := range p.numbers() {
 			*n = 1 << 63
 		}
@@ -61,7 +61,7 @@ func TestReportFits(t *testing.T) {
 	} else if _, err := decodeReport(b); err != nil {
 		t.Error(err)
 	}
-	const others = 3 // shard, leader, ready
+	const others = 4 // shard, leader, ready, diverged
 	var p replicaReport
 	if got, want := len(p.numbers()), reflect.TypeFor[replicaReport]().NumField()-others; got != want {
 		t.Errorf("numbers returns %d fields of %d", got, want)

@@ -85,6 +85,9 @@ func (r *Router) Local(ctx context.Context, req shard.Request) (shard.Response, 
 	}
 	req.Shard, req.R = s.ID, own.R
 	resp, err := r.do(ctx, r.self, req)
+	if errors.Is(err, shard.ErrDiverged) && leader != "" && leader != r.self {
+		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
+	}
 	if errors.Is(err, shard.ErrUnknownShard) || req.Op == shard.OpGet && errors.Is(err, shard.ErrUnreachable) {
 		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
 	}
@@ -107,7 +110,9 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 		defer cancel()
 	}
 	slot := fsm.Slot(req.Key)
-	h := hunt{router: r, read: req.Op == shard.OpGet, listed: req.Consistency == shard.Any}
+	// The leader alone knows who would fill a miss: such a read goes to it as a write does.
+	h := hunt{router: r, read: req.Op == shard.OpGet && req.Fill == 0, listed: req.Consistency == shard.Any}
+	fillEnd := time.Now().Add(req.Fill)
 	var last error
 	for {
 		if ctx.Err() != nil {
@@ -134,6 +139,9 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 			m, _ := s.Member(node)
 			req.R = m.R
 		}
+		if req.Fill != 0 { // what is left of it, after an election
+			req.Fill = max(time.Until(fillEnd).Truncate(time.Millisecond), time.Millisecond)
+		}
 		resp, err := r.attempt(ctx, node, req)
 		if err == nil {
 			if node != r.self {
@@ -158,7 +166,7 @@ func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (s
 	if req.Op != shard.OpGet {
 		return r.do(ctx, node, req)
 	}
-	try, cancel := context.WithTimeout(ctx, readAttempt)
+	try, cancel := context.WithTimeout(ctx, readAttempt+req.Fill) // what waits for a fill is no silence
 	defer cancel()
 	resp, err := r.do(try, node, req)
 	if errors.Is(err, shard.ErrOutcomeUnknown) {
@@ -192,6 +200,8 @@ func retryable(err error) (reason string, again bool) {
 		return "no_leader", true
 	case errors.Is(err, shard.ErrUnknownShard):
 		return "unknown_shard", true
+	case errors.Is(err, shard.ErrDiverged):
+		return "diverged", true // of the node asked; others may serve
 	case errors.Is(err, shard.ErrStopped):
 		return "stopped", true
 	case errors.Is(err, shard.ErrUnreachable), errors.Is(err, shard.ErrDataLost), errors.Is(err, shard.ErrWrongCluster):
@@ -201,7 +211,7 @@ func retryable(err error) (reason string, again bool) {
 }
 
 // retryReasons are the reasons that retryable gives.
-var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader", "unknown_shard", "stopped", "unreachable"}
+var retryReasons = []string{"unanswered", "not_leader", "not_owner", "no_leader", "unknown_shard", "diverged", "stopped", "unreachable"}
 
 // hunt is the search of one request for a node that serves it.
 type hunt struct {

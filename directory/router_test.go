@@ -330,3 +330,29 @@ func TestLocate(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
+
+// TestRouterFill ensures that a read which would fill a miss goes to the leader alone, though this node has a replica,
+// that its wait there is not taken for silence, and that after an election it waits for what is left of its time.
+func TestRouterFill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newRouterRig(t)
+		const fill = 4 * time.Second
+		rig.nodes["b"] = func(ctx context.Context) error {
+			select {
+			case <-time.After(3 * time.Second):
+				return &shard.NotLeaderError{Leader: "c"}
+			case <-ctx.Done():
+				return shard.ErrDeadline
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		req := shard.Request{Op: shard.OpGet, Key: []byte("k"), Fill: fill}
+		if resp, err := rig.Do(ctx, req); err != nil || resp.ServedBy != "c" || !slices.Equal(rig.asked, []string{"b", "c"}) {
+			t.Fatalf("%+v, %v, asked %v", resp, err, rig.asked)
+		}
+		if first, second := rig.requests[0].Fill, rig.requests[1].Fill; first != fill || second != time.Second {
+			t.Errorf("the first was asked to wait %v, the second %v, want %v and 1s", first, second, fill)
+		}
+	})
+}

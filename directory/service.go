@@ -96,7 +96,7 @@ func (c Config) validate(node string) error {
 // keeps a copy of it current, opens the replicas that the table puts on this node, and grants the
 // shards that this node leads what the table gives them.
 //
-// One goroutine, the loop, owns book, peersSet and behind, and looks at the world each tick, when the
+// One goroutine, the loop, owns book, peersSet, touchSet and behind, and looks at the world each tick, when the
 // table changes, and when a replica here begins or ceases to lead; what may take time it leaves to duties. Close stops both and waits. All
 // exported methods are safe for concurrent use.
 type Service struct {
@@ -125,7 +125,8 @@ type Service struct {
 
 	book     addressBook
 	peersSet map[string]shard.Peer
-	behind   time.Time // since when a peer is known to have a newer table; zero: not
+	touchSet time.Duration // as the host was told last; below 0: never
+	behind   time.Time     // since when a peer is known to have a newer table; zero: not
 }
 
 // New returns the service of the node that cfg.Host hosts, and registers its handlers there.
@@ -151,6 +152,8 @@ func newService(cfg Config, h host) (*Service, error) {
 		self:   cfg.Self,
 		latest: NewLatest(),
 		opened: make(map[shard.ReplicaID]error),
+
+		touchSet: -1,
 	}
 	s.self.ID, s.self.Incarnation = h.Node(), cfg.Identity.Incarnation()
 	s.soft = newSoft(h.Node(), h.Heard)
@@ -163,6 +166,10 @@ func newService(cfg Config, h host) (*Service, error) {
 		Node:     s.self,
 		Names:    slices.Collect(maps.Keys(cfg.Initial)),
 		Settings: cfg.Settings,
+
+		Level:      ownLevels.directory,
+		ShardLevel: ownLevels.shards,
+		Memory:     cfg.Memory,
 	}, formed)
 	s.missing = s.others()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -188,7 +195,8 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodJoin, s.handleJoin)
 	h.Handle(methodConf, s.handleConf)
 	h.Handle(methodStep, s.handleStep)
-	h.Handle(methodChecksum, s.handleChecksum)
+	h.Handle(methodCompare, s.handleCompare)
+	h.Handle(methodDiverged, s.handleDiverged)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil
 }
@@ -304,6 +312,7 @@ func (s *Service) step(t *Table) {
 	statuses := s.host.Status()
 	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
 	s.setPeers(t)
+	s.setTouchInterval(t)
 	s.follow(t)
 	s.keep(t)
 	s.retire(t)
@@ -312,7 +321,7 @@ func (s *Service) step(t *Table) {
 	}
 	self := s.self
 	if s.cfg.Memory > 0 && t.Founded() {
-		self.Capacity = t.capacity(s.cfg.Memory)
+		self.Capacity = t.Settings.capacity(s.cfg.Memory)
 	}
 	if s.knows(t) && t.Nodes[s.self.ID] != self {
 		s.duties.try("register", func(ctx context.Context) error {
@@ -326,7 +335,7 @@ func (s *Service) step(t *Table) {
 		if st.Shard == shard.Directory {
 			s.lead(t)
 		} else if sh, ok := t.Shard(st.Shard); ok && st.Cache != nil {
-			s.grant(sh, *st.Cache)
+			s.grant(sh, t.ShardLevel, *st.Cache)
 		}
 	}
 }
@@ -338,6 +347,10 @@ func (s *Service) lead(t *Table) {
 		return
 	}
 	s.reconcile(t)
+	if ownLevels.above(t) {
+		s.duties.try("raise the feature levels", func(ctx context.Context) error { return s.raise(ctx, t) })
+	}
+	s.rebuild(t)
 	changes, err := limitChanges(t)
 	if err != nil || len(changes) > 0 {
 		s.duties.try("set limits", func(ctx context.Context) error {
@@ -355,14 +368,27 @@ const (
 	counterReserve = 1 << 32
 )
 
-// grant sees to it that a shard which this node leads has what the table grants it.
-func (s *Service) grant(sh Shard, has fsm.Stats) {
+// grant sees to it that a shard which this node leads has what the table grants it, and the feature
+// level that the table has for shards. The grant comes first: the shard serves with it, and the raise
+// follows at once.
+func (s *Service) grant(sh Shard, level uint8, has fsm.Stats) {
 	g := sh.Grant()
+	raise := func(ctx context.Context) error {
+		if level <= has.Level {
+			return nil
+		}
+		return s.host.Raise(ctx, sh.ID, level)
+	}
 	switch {
 	case newerGrant(g, has):
 		s.duties.try(fmt.Sprintf("grant shard %d", sh.ID), func(ctx context.Context) error {
-			return s.host.Grant(ctx, sh.ID, g)
+			if err := s.host.Grant(ctx, sh.ID, g); err != nil {
+				return err
+			}
+			return raise(ctx)
 		})
+	case level > has.Level:
+		s.duties.try(fmt.Sprintf("raise shard %d", sh.ID), raise)
 	case g.TableVersion > has.TableVersion:
 		s.duties.try(fmt.Sprintf("limit shard %d", sh.ID), func(ctx context.Context) error {
 			return s.host.SetLimit(ctx, sh.ID, g.Limit, g.TableVersion)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
@@ -538,7 +539,7 @@ func TestProposeFromAfar(t *testing.T) {
 		}
 		// b still believes in a, which sends it on to c.
 		r.lead(shard.Directory, "c")
-		result, err := r.services["b"].Propose(t.Context(), Command{SetLevel: &SetLevel{Level: 1}})
+		result, err := r.services["b"].Propose(t.Context(), Command{SetLevel: &SetLevel{Level: MaxLevel, ShardLevel: fsm.MaxLevel}})
 		if err != nil || result.Outcome != OutcomeUnchanged {
 			t.Errorf("%+v, %v", result, err)
 		}

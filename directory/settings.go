@@ -6,12 +6,13 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/larder-cache/larder/fsm"
 )
 
 // Settings are the cluster-wide settings. They live in the table; flags only seed them at the first
-// start, where all initial nodes must agree on them.
+// start, where all initial nodes must agree on them. Options describes them to users.
 type Settings struct {
 	// InitialShards is the number of shards that the slots are first divided among.
 	InitialShards int `json:"initial-shards"`
@@ -22,6 +23,12 @@ type Settings struct {
 	CacheMemory string `json:"cache-memory"`
 	// ShardBytes overrides the byte limit of each shard; 0 derives it from the nodes' capacity (R4).
 	ShardBytes uint64 `json:"shard-bytes,omitempty"`
+	// DefaultTTL is the time to live of values that are stored without one of their own, as a
+	// duration; "" is none. Needs level 2.
+	DefaultTTL string `json:"default-ttl,omitempty"`
+	// TouchInterval is how long reads are gathered before their recency goes into the log, as a
+	// duration: "0s" replicates no recency, "" is DefaultTouchInterval. Needs level 2.
+	TouchInterval string `json:"touch-interval,omitempty"`
 }
 
 // The settings of a cluster that was told nothing.
@@ -29,12 +36,22 @@ const (
 	DefaultInitialShards = 8
 	DefaultReplicas      = 3
 	DefaultCacheMemory   = "60%"
+	DefaultTouchInterval = 100 * time.Millisecond
 )
 
-// maxReplicas bounds Replicas: a majority of more nodes costs more than it protects.
-const maxReplicas = 9
+const (
+	// maxReplicas bounds Replicas: a majority of more nodes costs more than it protects.
+	maxReplicas = 9
+	// MaxTTL bounds a time to live. Longer ones are more likely a mistake in the unit than a wish.
+	MaxTTL = 10 * 365 * 24 * time.Hour
+	// The bounds of a TouchInterval that is not 0: more log entries than one in leastTouchInterval
+	// cost more than they tell, and recency that is older than maxTouchInterval is none.
+	leastTouchInterval = 10 * time.Millisecond
+	maxTouchInterval   = time.Minute
+)
 
-// WithDefaults returns s with the default in place of each zero value.
+// WithDefaults returns s with the default in place of each zero value that no later build may read
+// another way.
 func (s Settings) WithDefaults() Settings {
 	if s.InitialShards == 0 {
 		s.InitialShards = DefaultInitialShards
@@ -59,20 +76,91 @@ func (s Settings) Validate() error {
 	if _, err := ParseMemory(s.CacheMemory); err != nil {
 		return fmt.Errorf("cache-memory: %w", err)
 	}
+	if s.DefaultTTL != "" {
+		if ttl, err := parseTTL(s.DefaultTTL); err != nil || ttl == 0 {
+			return fmt.Errorf("default-ttl: %w", errTTL)
+		}
+	}
+	if s.TouchInterval != "" {
+		if _, err := parseTouchInterval(s.TouchInterval); err != nil {
+			return fmt.Errorf("touch-interval: %w", err)
+		}
+	}
 	return nil
+}
+
+// level is the lowest feature level of a table that can hold s.
+func (s Settings) level() uint8 {
+	if s.DefaultTTL != "" || s.TouchInterval != "" {
+		return settingsLevel
+	}
+	return 1
+}
+
+// TTL is the time to live of values that are stored without one of their own; 0 is none. The settings
+// are valid.
+func (s Settings) TTL() time.Duration {
+	ttl, _ := parseTTL(s.DefaultTTL)
+	return ttl
+}
+
+// Touch is how long reads are gathered before their recency goes into the log; 0: it never does. The
+// settings are valid.
+func (s Settings) Touch() time.Duration {
+	if s.TouchInterval == "" {
+		return DefaultTouchInterval
+	}
+	interval, _ := parseTouchInterval(s.TouchInterval)
+	return interval
+}
+
+var (
+	errTTL           = fmt.Errorf("want a duration such as 1h30m in whole milliseconds, at most %s, or none", formatDuration(MaxTTL))
+	errTouchInterval = fmt.Errorf("want a duration such as 100ms from %s to %s in whole milliseconds, or 0", formatDuration(leastTouchInterval), formatDuration(maxTouchInterval))
+)
+
+// none stands for no time to live.
+const none = "none"
+
+// parseTTL reads a time to live; 0 is none, however that is written.
+func parseTTL(text string) (time.Duration, error) {
+	if text == "" || text == none {
+		return 0, nil
+	}
+	ttl, err := time.ParseDuration(text)
+	if err != nil || ttl < 0 || ttl > MaxTTL || ttl%time.Millisecond != 0 {
+		return 0, errTTL
+	}
+	return ttl, nil
+}
+
+func parseTouchInterval(text string) (time.Duration, error) {
+	interval, err := time.ParseDuration(text)
+	if err != nil || interval != 0 && (interval < leastTouchInterval || interval > maxTouchInterval) || interval%time.Millisecond != 0 {
+		return 0, errTouchInterval
+	}
+	return interval, nil
+}
+
+// formatDuration writes d as time.ParseDuration reads it, without the zeros that Duration.String ends
+// with: 1h, not 1h0m0s.
+func formatDuration(d time.Duration) string {
+	text := d.String()
+	if short, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = short + "m"
+	}
+	if short, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = short + "h"
+	}
+	return text
 }
 
 // difference names the first setting in which s and other differ, with both values; "" when none.
 func (s Settings) difference(other Settings) (name, mine, theirs string) {
-	switch {
-	case s.InitialShards != other.InitialShards:
-		return "initial-shards", strconv.Itoa(s.InitialShards), strconv.Itoa(other.InitialShards)
-	case s.Replicas != other.Replicas:
-		return "replicas", strconv.Itoa(s.Replicas), strconv.Itoa(other.Replicas)
-	case s.CacheMemory != other.CacheMemory:
-		return "cache-memory", s.CacheMemory, other.CacheMemory
-	case s.ShardBytes != other.ShardBytes:
-		return "shard-bytes", strconv.FormatUint(s.ShardBytes, 10), strconv.FormatUint(other.ShardBytes, 10)
+	for _, o := range options {
+		if mine, theirs := o.text(s), o.text(other); mine != theirs {
+			return o.Name, mine, theirs
+		}
 	}
 	return "", "", ""
 }

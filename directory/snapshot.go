@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 
+	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
@@ -95,6 +96,10 @@ func decodeTable(data []byte) (*Table, error) {
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: something follows the table", ErrCorrupt)
+	}
+	if t.Level > MaxLevel || t.ShardLevel > fsm.MaxLevel {
+		return nil, fmt.Errorf("%w: feature levels %d and %d, this build knows %d and %d: a newer build of larder is needed",
+			ErrCorrupt, t.Level, t.ShardLevel, MaxLevel, fsm.MaxLevel)
 	}
 	if err := t.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)

@@ -51,7 +51,7 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 	if conf.Index < o.Conf {
 		return move{}
 	}
-	if o.Kind == RemoveMember {
+	if !o.adds() {
 		return o.nextRemoval(conf, leader)
 	}
 	p, votes, member := conf.Find(o.replica())
@@ -72,6 +72,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 		return o.end(OperationCancelled, conf, "")
 	case o.Phase == PhaseAdding && member:
 		return o.to(PhaseCatchingUp, conf, "")
+	case o.Phase == PhaseAdding && conf.Index > o.Conf && o.Kind == RebuildMember:
+		return o.to(PhaseAdding, conf, "") // what was planned before has no effect any more
 	case o.Phase == PhaseAdding && conf.Index > o.Conf:
 		return o.end(OperationFailed, conf, fmt.Sprintf("the shard's configuration changed from %d to %d before the change began", o.Conf, conf.Index))
 	case o.Phase == PhaseAdding:
@@ -84,6 +86,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 		return o.wait(conf, fmt.Sprintf("the leader, %s, waits for the first answer of %s", leader, o.Node))
 	case !p.Recent:
 		return o.wait(conf, fmt.Sprintf("the leader, %s, gets no answer of %s", leader, o.Node))
+	case p.Stopped:
+		return o.wait(conf, fmt.Sprintf("the replica on %s has diverged", o.Node))
 	case conf.Last > p.Match+promoteLag, p.Match < conf.Index: // a young group's whole log may be short
 		return o.wait(conf, "")
 	}
@@ -99,6 +103,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 	_, votes, member := conf.Find(o.replica())
 	switch {
+	case !member && o.Kind == RebuildMember:
+		return o.to(PhaseAdding, conf, "")
 	case !member:
 		return o.end(OperationDone, conf, "")
 	case o.Phase == PhaseBackingOut && conf.Index > o.Conf:
@@ -128,9 +134,10 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 }
 
 // lives reports whether a voter counts as alive: the leader itself, or one that it reached lately and that
-// has most of what is committed. One that answers heartbeats and takes no entries commits nothing.
+// has most of what is committed. One that answers heartbeats and takes no entries commits nothing; one whose
+// state has diverged serves nothing, and is not to be relied on.
 func lives(v shard.Progress, conf shard.Configuration, leader string) bool {
-	return v.Replica.Node == leader || v.Recent && v.Match+maxLag >= conf.Commit
+	return v.Replica.Node == leader || v.Recent && !v.Stopped && v.Match+maxLag >= conf.Commit
 }
 
 // living counts the voters that are alive, and all voters.
@@ -169,7 +176,7 @@ func costsQuorum(conf shard.Configuration, leader string, without shard.ReplicaI
 func successor(conf shard.Configuration, leader string) string {
 	best, match := "", uint64(0)
 	for _, v := range conf.Voters {
-		if v.Replica.Node != leader && v.Recent && (best == "" || v.Match > match) {
+		if v.Replica.Node != leader && v.Recent && !v.Stopped && (best == "" || v.Match > match) {
 			best, match = v.Replica.Node, v.Match
 		}
 	}

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,12 +35,37 @@ func TestNext(t *testing.T) {
 	remove := func(node string, phase Phase, conf uint64) Operation {
 		return Operation{ID: 5, Kind: RemoveMember, Shard: 1, Node: node, R: 1, State: OperationRunning, Phase: phase, Conf: conf}
 	}
+	rebuild := func(node string, r uint64, phase Phase, conf uint64) Operation {
+		o := Operation{ID: 5, Kind: RebuildMember, Shard: 1, Node: node, R: r, State: OperationRunning, Phase: phase, Conf: conf}
+		if r == 9 { // the new one
+			o.Replaces = 1
+		}
+		return o
+	}
 	for _, tc := range []struct {
 		name string
 		o    Operation
 		conf shard.Configuration
 		want string
 	}{
+		{"rebuild", rebuild("c", 1, PhaseHandingOver, 7), stopped(conf7(7, false, false, 0), "c"), "running removing from 7"},
+		{"rebuild, remove", rebuild("c", 1, PhaseRemoving, 7), stopped(conf7(7, false, false, 0), "c"), "step remove 1/c/1 upon 7"},
+		{"rebuild, another is silent", rebuild("c", 1, PhaseRemoving, 7), stopped(conf7(7, false, false, 0, "b"), "c"), "running removing from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
+		{"rebuild, removed", rebuild("c", 1, PhaseRemoving, 7), without(conf7(8, false, false, 0), "c"), "running adding from 8"},
+		{"rebuild, removed by a step that nobody reported", rebuild("c", 1, PhaseHandingOver, 7), without(conf7(8, false, false, 0), "c"), "running adding from 8"},
+		{"rebuild, changed before the removal", rebuild("c", 1, PhaseRemoving, 7), conf7(8, false, false, 0), "failed"},
+		{"back out of a rebuild", rebuild("c", 1, PhaseBackingOut, 7), conf7(7, false, false, 0), "step fence  upon 7"},
+		{"back out of a rebuild, fenced", rebuild("c", 1, PhaseBackingOut, 7), conf7(8, false, false, 0), "cancelled"},
+		{"back out of a rebuild, removed all the same", rebuild("c", 1, PhaseBackingOut, 7), without(conf7(8, false, false, 0), "c"), "running adding from 8"},
+		{"rebuild, add", rebuild("d", 9, PhaseAdding, 7), conf7(7, false, false, 0), "step add-learner 1/d/9 upon 7"},
+		{"rebuild, changed before the addition", rebuild("d", 9, PhaseAdding, 7), conf7(8, false, false, 0), "running adding from 8"},
+		{"rebuild, added", rebuild("d", 9, PhaseAdding, 7), conf7(8, true, false, 0), "running catching-up from 8"},
+		{"rebuild, caught up", rebuild("d", 9, PhaseCatchingUp, 8), conf7(8, true, false, 990), "running promoting from 8"},
+		{"rebuild, caught up and wrong again", rebuild("d", 9, PhasePromoting, 8), stopped(conf7(8, true, false, 990), "d"), "running promoting from 8: the replica on d has diverged"},
+		{"rebuild, promoted", rebuild("d", 9, PhasePromoting, 8), conf7(9, false, true, 990), "done"},
+		{"back out of a rebuild's second half", rebuild("d", 9, PhaseBackingOut, 8), conf7(8, true, false, 990), "step remove 1/d/9 upon 8"},
+		{"remove the leader, b has diverged", remove("a", PhaseHandingOver, 7), stopped(conf7(7, false, false, 0), "b"), "running handing-over from 7: only 1 of the other 2 voters answer and have the log: without it there would be no quorum"},
+		{"add, one has diverged and one is silent", add(PhaseCatchingUp, 8), stopped(conf7(8, true, false, 990, "b"), "c"), "running catching-up from 8: only 1 of 3 voters answer and have the log: one more would cost the quorum"},
 		{"the past", add(PhaseAdding, 8), conf7(7, false, false, 0), "wait"},
 		{"the past, of a removal", remove("b", PhaseRemoving, 8), conf7(7, false, false, 0), "wait"},
 		{"add", add(PhaseAdding, 7), conf7(7, false, false, 0), "step add-learner 1/d/9 upon 7"},
@@ -93,6 +119,22 @@ func TestNext(t *testing.T) {
 	if got := describeMove(o.next(conf7(8, true, false, 1000, "d"), "a")); got != "wait" {
 		t.Errorf("recorded again: %s", got)
 	}
+}
+
+// stopped makes a member's state known to have diverged.
+func stopped(c shard.Configuration, node string) shard.Configuration {
+	for _, members := range [][]shard.Progress{c.Voters, c.Learners} {
+		for i := range members {
+			members[i].Stopped = members[i].Stopped || members[i].Replica.Node == node
+		}
+	}
+	return c
+}
+
+// without takes a voter out of a configuration.
+func without(c shard.Configuration, node string) shard.Configuration {
+	c.Voters = slices.DeleteFunc(c.Voters, func(p shard.Progress) bool { return p.Replica.Node == node })
+	return c
 }
 
 // behind makes a voter lack what is committed, though it answers.

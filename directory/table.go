@@ -20,9 +20,14 @@ type Table struct {
 	// Version grows by one with each change.
 	Version uint64 `json:"version"`
 	// Level is the feature level of the directory's own commands (R1).
-	Level    uint8           `json:"level"`
-	Settings Settings        `json:"settings"`
-	Nodes    map[string]Node `json:"nodes"`
+	Level uint8 `json:"level"`
+	// ShardLevel is the feature level that the state machines of shards are raised to: all nodes know
+	// it. 0, below level 2, is that which they begin with.
+	ShardLevel uint8    `json:"shard_level,omitempty"`
+	Settings   Settings `json:"settings"`
+	// SettingsVersion is the table version of the last change of Settings; 0 is that of the founding.
+	SettingsVersion uint64          `json:"settings_version,omitempty"`
+	Nodes           map[string]Node `json:"nodes"`
 	// Shards are the data shards, in the order of their ranges.
 	Shards []Shard `json:"shards"`
 	// Directory are the members of the directory's own group, shard 0.
@@ -154,7 +159,9 @@ func (t *Table) clone() *Table {
 // Validate reports the first of these guarantees that t does not give:
 //
 //  1. The empty table (version 0) has no content.
-//  2. Cluster is 32 lower-case hex digits; Level is at least 1; the settings are within their bounds.
+//  2. Cluster is 32 lower-case hex digits; the settings are within their bounds. Level is at least 1; at
+//     1 there is no ShardLevel and no later setting, above it there is a ShardLevel. SettingsVersion is
+//     at most Version.
 //  3. A node stands under its own id, has an incarnation of 32 lower-case hex digits that no other
 //     node has, addresses for peers and clients, and a capacity; no two nodes share a Raft address.
 //  4. The shards, in their order, cover all slots with no gap and no overlap; none is empty.
@@ -173,7 +180,7 @@ func (t *Table) clone() *Table {
 // commands: another set of them needs a higher feature level (R1).
 func (t *Table) Validate() error {
 	if !t.Founded() {
-		if t.Cluster != "" || t.Level != 0 || t.Settings != (Settings{}) || len(t.Nodes) != 0 ||
+		if t.Cluster != "" || t.Level != 0 || t.ShardLevel != 0 || t.Settings != (Settings{}) || t.SettingsVersion != 0 || len(t.Nodes) != 0 ||
 			len(t.Shards) != 0 || len(t.Directory) != 0 || len(t.Operations) != 0 || t.NextOperation != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
 			return errors.New("a table of version 0 has content")
 		}
@@ -182,10 +189,10 @@ func (t *Table) Validate() error {
 	if !isHexID(t.Cluster) {
 		return fmt.Errorf("cluster id %q is not 32 hex digits", t.Cluster)
 	}
-	if t.Level < 1 {
-		return errors.New("the feature level is 0")
+	if err := t.validateLevels(); err != nil {
+		return err
 	}
-	if err := t.Settings.Validate(); err != nil {
+	if err := t.validateSettings(); err != nil {
 		return err
 	}
 	if err := t.validateNodes(); err != nil {
@@ -224,6 +231,28 @@ func (t *Table) Validate() error {
 		return fmt.Errorf("no shard has the slots from %d", end)
 	}
 	return nil
+}
+
+func (t *Table) validateLevels() error {
+	switch {
+	case t.Level < 1:
+		return errors.New("the feature level is 0")
+	case t.Level < settingsLevel && t.ShardLevel != 0:
+		return fmt.Errorf("feature level %d of shards at level %d", t.ShardLevel, t.Level)
+	case t.Level >= settingsLevel && t.ShardLevel < 1:
+		return errors.New("the feature level of shards is 0")
+	}
+	return nil
+}
+
+func (t *Table) validateSettings() error {
+	switch {
+	case t.Settings.level() > t.Level:
+		return fmt.Errorf("settings that feature level %d does not have", t.Level)
+	case t.SettingsVersion > t.Version || t.SettingsVersion > 0 && t.Level < settingsLevel:
+		return fmt.Errorf("settings version %d at table version %d and feature level %d", t.SettingsVersion, t.Version, t.Level)
+	}
+	return t.Settings.Validate()
 }
 
 func (t *Table) validateNodes() error {

@@ -44,7 +44,15 @@ func testInit(t testing.TB, n int, settings Settings) Command {
 	for _, n := range nodes {
 		directory = append(directory, Member{Node: n.ID, Role: RoleVoter})
 	}
-	return Command{Init: &Init{Cluster: testCluster, Level: MaxLevel, Settings: settings, Nodes: nodes, Shards: shards, Directory: directory}}
+	return Command{Init: &Init{Cluster: testCluster, Level: MaxLevel, ShardLevel: fsm.MaxLevel, Settings: settings, Nodes: nodes, Shards: shards, Directory: directory}}
+}
+
+// oldInit is testInit as the builds wrote it that knew level 1 alone.
+func oldInit(t testing.TB, n int, settings Settings) Command {
+	t.Helper()
+	c := testInit(t, n, settings)
+	c.Init.Level, c.Init.ShardLevel = 1, 0
+	return c
 }
 
 // testTable returns the first table of a cluster of n nodes.
@@ -88,6 +96,13 @@ func TestValidate(t *testing.T) {
 		"2 cluster id":                  func(t *Table) { t.Cluster = strings.ToUpper(t.Cluster) },
 		"2 short cluster id":            func(t *Table) { t.Cluster = "abc" },
 		"2 level":                       func(t *Table) { t.Level = 0 },
+		"2 level of shards":             func(t *Table) { t.ShardLevel = 0 },
+		"2 level of shards at level 1":  func(t *Table) { t.Level = 1 },
+		"2 setting above level 1":       func(t *Table) { t.Level, t.ShardLevel, t.Settings.DefaultTTL = 1, 0, "1h" },
+		"2 settings version at level 1": func(t *Table) { t.Level, t.ShardLevel, t.SettingsVersion = 1, 0, 1 },
+		"2 settings of the future":      func(t *Table) { t.SettingsVersion = 2 },
+		"2 default ttl":                 func(t *Table) { t.Settings.DefaultTTL = "none" },
+		"2 touch interval":              func(t *Table) { t.Settings.TouchInterval = "1ms" },
 		"2 settings":                    func(t *Table) { t.Settings.Replicas = 0 },
 		"3 node under another id":       node("a", func(n *Node) { n.ID = "z" }),
 		"3 incarnation":                 node("a", func(n *Node) { n.Incarnation = "x" }),

@@ -37,6 +37,8 @@ type ShardView struct {
 type MemberView struct {
 	Node string `json:"node"`
 	Role Role   `json:"role"`
+	// Diverged: its node reports that it serves nothing, since its state differs from that of others, or may.
+	Diverged bool `json:"diverged,omitempty"`
 }
 
 // ShardDetail is a shard with the numbers of one of its replicas: this node's own, else the
@@ -164,7 +166,8 @@ func (s *Service) shardView(sh Shard) ShardView {
 	v.Leader, _ = s.soft.leader(sh.ID)
 	nodes := make([]string, len(sh.Members))
 	for i, m := range sh.Members {
-		v.Members[i] = MemberView{Node: m.Node, Role: m.Role}
+		r, ok := s.soft.replica(m.Node, sh.ID)
+		v.Members[i] = MemberView{Node: m.Node, Role: m.Role, Diverged: ok && r.diverged}
 		nodes[i] = m.Node
 	}
 	v.Conf = s.conf(sh.ID, sh.Generation, nodes)

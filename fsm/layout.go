@@ -43,21 +43,42 @@ func (s *store) moveToEnd(r ref) {
 	}
 }
 
-// chain puts r into the index, which grows with it.
+// A slot has up to four buckets for three entries, so that most chains are of one record.
+func crowded(entries, buckets uint32) bool  { return 4*entries > 3*buckets && buckets < maxBuckets }
+func deserted(entries, buckets uint32) bool { return buckets > 3*entries }
+
+// chain puts r, which the sums count already, into the index, which grows with it. It goes to the end of
+// its chain, which the search for its key has just been at; so the oldest are in front when they are
+// evicted.
 func (s *store) chain(r ref) {
-	rec := s.records.write(r)
+	rec := s.records.read(r)
 	i := uint32(rec.slot) - s.owned.Start
 	b := &s.index[i]
-	if s.summed[i].entries > b.n && b.n < maxBuckets {
+	if n := s.summed[i].entries; crowded(n, b.n) {
 		before := b.bytes()
-		s.split(b)
+		for crowded(n, b.n) {
+			s.split(b)
+		}
 		s.indexBytes += b.bytes() - before
 	}
 	head := b.head(b.addr(rec.hash))
-	rec.chain, *head = *head, r
+	if *head == 0 {
+		*head = r
+		return
+	}
+	s.records.write(s.chainEnd(*head)).chain = r
 }
 
-// split adds a bucket and moves to it what belongs there.
+// chainEnd returns the last record of the chain from r on.
+func (s *store) chainEnd(r ref) ref {
+	for next := s.records.read(r).chain; next != 0; next = s.records.read(r).chain {
+		r = next
+	}
+	return r
+}
+
+// split adds a bucket and moves to it what belongs there, in order. A record is written, and its page
+// perhaps copied, only where its successor changes.
 func (s *store) split(b *buckets) {
 	added := b.n
 	b.push()
@@ -65,21 +86,31 @@ func (s *store) split(b *buckets) {
 		return
 	}
 	mask := uint32(1)<<bits.Len32(added) - 1
-	var stay, move ref
-	for r := *b.head(buddy(added)); r != 0; {
-		rec := s.records.read(r)
-		next := rec.chain
+	var stay, move struct{ first, last ref }
+	for r := *b.head(buddy(added)); r != 0; r = s.records.read(r).chain {
 		to := &stay
-		if rec.hash&mask == added {
+		if s.records.read(r).hash&mask == added {
 			to = &move
 		}
-		if rec.chain != *to { // a write may copy a page
-			s.records.write(r).chain = *to
+		if to.last == 0 {
+			to.first = r
+		} else {
+			s.setChain(to.last, r)
 		}
-		*to = r
-		r = next
+		to.last = r
 	}
-	*b.head(buddy(added)), *b.head(added) = stay, move
+	for _, last := range [...]ref{stay.last, move.last} {
+		if last != 0 {
+			s.setChain(last, 0)
+		}
+	}
+	*b.head(buddy(added)), *b.head(added) = stay.first, move.first
+}
+
+func (s *store) setChain(r, next ref) {
+	if s.records.read(r).chain != next {
+		s.records.write(r).chain = next
+	}
 }
 
 // unchain takes r, which the sums don't count any more, out of the index, which shrinks with it.
@@ -88,9 +119,9 @@ func (s *store) unchain(r ref) {
 	i := uint32(rec.slot) - s.owned.Start
 	b := &s.index[i]
 	s.pointTo(b, r, rec.chain)
-	if n := s.summed[i].entries; b.n > 2*n {
+	if n := s.summed[i].entries; deserted(n, b.n) {
 		before := b.bytes()
-		for b.n > 2*n {
+		for deserted(n, b.n) {
 			s.merge(b)
 		}
 		s.indexBytes += b.bytes() - before
@@ -118,12 +149,12 @@ func (s *store) pointTo(b *buckets, r, to ref) {
 func (s *store) merge(b *buckets) {
 	last := b.head(b.n - 1)
 	if first := *last; first != 0 {
-		end := first
-		for next := s.records.read(end).chain; next != 0; next = s.records.read(end).chain {
-			end = next
+		*last = 0
+		if head := b.head(buddy(b.n - 1)); *head == 0 {
+			*head = first
+		} else {
+			s.records.write(s.chainEnd(*head)).chain = first
 		}
-		head := b.head(buddy(b.n - 1))
-		s.records.write(end).chain, *head, *last = *head, first, 0
 	}
 	b.pop()
 }

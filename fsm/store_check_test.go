@@ -110,7 +110,7 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 		if s.summed[i] != want {
 			t.Fatalf("sums of slot %d are %+v, want %+v", int(s.owned.Start)+i, s.summed[i], want)
 		}
-		if n := want.entries; b.n < min(n, maxBuckets) || b.n > 2*n {
+		if n := want.entries; 4*n > 3*b.n || b.n > 3*n {
 			t.Fatalf("%d buckets for %d entries", b.n, n)
 		}
 		if len(b.first) != min(int(b.n), bucketChunk) || cap(b.first) > 4*len(b.first)+16 {

@@ -33,6 +33,8 @@ type Admin interface {
 	CancelOperation(ctx context.Context, n uint64) (directory.OperationView, error)
 	// RemoveNode takes a node without replicas out of the table.
 	RemoveNode(ctx context.Context, id string) error
+	// ChangeSettings returns all settings once this node knows the changed ones.
+	ChangeSettings(ctx context.Context, c directory.SettingsChange) (directory.SettingsView, error)
 	// Newer returns nil once the table's version is above version, or the cause for which ctx ended.
 	Newer(ctx context.Context, version uint64) error
 }

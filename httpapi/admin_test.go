@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,9 @@ var operation = directory.OperationView{
 	ID: 5, Kind: "add-member", Shard: 3, Node: "d", Replica: "3/d/17", State: "running", Phase: "catching-up",
 	Detail: "waits for entries", Error: "", EntriesDone: 100, EntriesTotal: 120, ItemsDone: 10, ItemsTotal: 12, BytesDone: 4096, BytesTotal: 8192,
 }
+
+// settings are some with something in each member.
+var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", InitialShards: 8, Replicas: 3}
 
 func (a *fakeAdmin) note(ctx context.Context, format string, args ...any) error {
 	a.mu.Lock()
@@ -86,6 +90,21 @@ func (a *fakeAdmin) RemoveNode(ctx context.Context, id string) error {
 	return a.note(ctx, "remove node %q", id)
 }
 
+func (a *fakeAdmin) ChangeSettings(ctx context.Context, c directory.SettingsChange) (directory.SettingsView, error) {
+	var changed []string
+	for name, value := range c.Values {
+		text := "null"
+		if value != nil {
+			text = strconv.Quote(*value)
+		}
+		changed = append(changed, name+"="+text)
+	}
+	slices.Sort(changed)
+	after := settings
+	after.Version++
+	return after, a.note(ctx, "settings of %d: %s", c.Version, strings.Join(changed, " "))
+}
+
 func (a *fakeAdmin) Newer(ctx context.Context, version uint64) error {
 	if a.newer != nil {
 		return a.newer(ctx, version)
@@ -97,7 +116,7 @@ func (a *fakeAdmin) Newer(ctx context.Context, version uint64) error {
 // adminChanges are well-formed requests that change the cluster, one per handler; see cutRequest.
 var adminChanges = []string{
 	"PUT /v1/shards/3/members/b?force=true", "DELETE /v1/shards/3/members/b?force=true",
-	`PUT /v1/shards/3/leader {"node":"b"}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
+	`PUT /v1/shards/3/leader {"node":"b"}`, `PATCH /v1/settings {"default-ttl":null}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
 }
 
 // cutRequest cuts "METHOD target body"; the body may be missing.
@@ -111,8 +130,8 @@ func cutRequest(line string) (method, target, body string) {
 func TestChecksum(t *testing.T) {
 	f := newFixture(t)
 	w := f.request(t, "GET", "/v1/shards/3/checksum", "")
-	const want = `{"shard":3,"index":9,"equal":false,"replicas":[{"node":"a","replica":"3/a/1","checksum":"00","error":""},` +
-		`{"node":"b","replica":"3/b/1","checksum":"","error":"peer unreachable"}]}`
+	const want = `{"shard":3,"index":9,"equal":false,"replicas":[{"node":"a","replica":"3/a/1","checksum":"00","error":"","diverged":false},` +
+		`{"node":"b","replica":"3/b/1","checksum":"","error":"peer unreachable","diverged":false}]}`
 	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
 		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
 	}
@@ -124,7 +143,7 @@ func TestChecksum(t *testing.T) {
 // The members of a shard are shown with their conf version as ETag, of the directory's own group too.
 func TestMembers(t *testing.T) {
 	f := newFixture(t)
-	want := `{"shard":3,"conf":"1-7","leader":"a","members":[{"node":"a","replica":"3/a/1","role":"voter","state":"up","match":812,"last":812}]}`
+	want := `{"shard":3,"conf":"1-7","leader":"a","members":[{"node":"a","replica":"3/a/1","role":"voter","state":"up","match":812,"last":812,"diverged":false}]}`
 	w := f.request(t, "GET", "/v1/shards/3/members", "")
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != want || w.Header().Get("ETag") != `"1-7"` {
 		t.Errorf("got %d, ETag %s\n%s, want 200, \"1-7\"\n%s", w.Code, w.Header().Get("ETag"), got, want)
@@ -222,7 +241,7 @@ func TestLeader(t *testing.T) {
 // Operations have the documented members, and an ETag that changes with their progress.
 func TestOperations(t *testing.T) {
 	f := newFixture(t)
-	one := `{"id":5,"kind":"add-member","shard":3,"node":"d","replica":"3/d/17","state":"running","phase":"catching-up","detail":"waits for entries","error":"",` +
+	one := `{"id":5,"kind":"add-member","shard":3,"node":"d","replica":"3/d/17","state":"running","phase":"catching-up","detail":"waits for entries","error":"","reason":"",` +
 		`"entries_done":100,"entries_total":120,"items_done":10,"items_total":12,"bytes_done":4096,"bytes_total":8192}`
 	for path, want := range map[string]string{"/v1/operations/5": one, "/v1/operations": `{"operations":[` + one + `]}`} {
 		if got := strings.TrimSpace(f.request(t, "GET", path, "").Body.String()); got != want {

@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -51,9 +52,9 @@ func noBody(w http.ResponseWriter, r *http.Request, deadline time.Time) error {
 	return err
 }
 
-// checkJSONType accepts a body without a Content-Type, and one of JSON. "Content-Type: text/plain" or
-// a form's would be a client that is about to send something else.
-func checkJSONType(h http.Header) error {
+// checkJSONType accepts a body without a Content-Type, one of JSON, and of the other types that are named.
+// "Content-Type: text/plain" or a form's would be a client that is about to send something else.
+func checkJSONType(h http.Header, others ...string) error {
 	if len(h.Values("Content-Encoding")) > 0 {
 		return kindContentEncoding.problem("Content-Encoding is not understood here. Send the JSON plain.")
 	}
@@ -66,40 +67,44 @@ func checkJSONType(h http.Header) error {
 		return kindBadHeader.problem("Content-Type is given %d times.", len(lines))
 	}
 	mediaType, parameters, err := mime.ParseMediaType(lines[0])
-	if err == nil && mediaType == "application/json" {
+	if err == nil && (mediaType == "application/json" || slices.Contains(others, mediaType)) {
 		charset, given := parameters["charset"]
 		if len(parameters) == 0 || len(parameters) == 1 && given && strings.EqualFold(charset, "utf-8") {
 			return nil
 		}
 	}
-	return kindMediaType.problem("The body is JSON: send it with Content-Type: application/json.")
+	types := strings.Join(append(others, "application/json"), " or ")
+	return kindMediaType.problem("The body is JSON: send it with Content-Type: %s.", types)
 }
 
-// parseLeader takes the node's id out of {"node":"b"}. encoding/json by itself would take other
-// members, other spellings of this one, and the last of several.
+// parseLeader takes the node's id out of {"node":"b"}.
 func parseLeader(body []byte) (string, error) {
-	bad := func() (string, error) {
-		return "", kindBadBody.problem(`The body is a JSON object with the one member node, the id of a node: {"node":"b"}.`)
+	token, ok := soleMember(body, "node")
+	if node, isString := token.(string); ok && isString && node != "" {
+		return node, nil
 	}
+	return "", kindBadBody.problem(`The body is a JSON object with the one member node, the id of a node: {"node":"b"}.`)
+}
+
+// soleMember returns the scalar value of the one member of a JSON object. encoding/json by itself would take
+// other members, other spellings of this one, and the last of several.
+func soleMember(body []byte, name string) (value json.Token, ok bool) {
 	if !utf8.Valid(body) || !json.Valid(body) {
-		return bad()
+		return nil, false
 	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
-	for _, want := range []json.Token{json.Delim('{'), "node"} {
+	for _, want := range []json.Token{json.Delim('{'), name} {
 		if token, err := decoder.Token(); err != nil || token != want {
-			return bad()
+			return nil, false
 		}
 	}
-	token, err := decoder.Token()
-	node, ok := token.(string)
-	if err != nil || !ok || node == "" {
-		return bad()
+	value, err := decoder.Token()
+	if _, nested := value.(json.Delim); err != nil || nested {
+		return nil, false
 	}
 	if token, err := decoder.Token(); err != nil || token != json.Delim('}') {
-		return bad()
+		return nil, false
 	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return bad()
-	}
-	return node, nil
+	_, err = decoder.Token()
+	return value, err == io.EOF
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
@@ -52,6 +53,7 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	call.deadline = call.deadline.Add(read.Fill) // the wait for another's fill is no part of Larder-Timeout
 	read.Key = call.key
 	resp, err := call.perform(read)
 	if err != nil {
@@ -69,6 +71,9 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !resp.Found {
 		h.Set("Cache-Status", "larder; detail="+string(cmp.Or(resp.MissReason, shard.MissAbsent)))
+		if resp.FillToken != 0 {
+			h.Set("Larder-Fill", strconv.FormatUint(resp.FillToken, 10))
+		}
 		return kindAbsent.problem("There is no live entry under this key.")
 	}
 	status := "larder; hit"
@@ -83,17 +88,22 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
+	writeValue(w, r, resp)
+	return nil
+}
+
+// writeValue answers with the value that resp has.
+func writeValue(w http.ResponseWriter, r *http.Request, resp shard.Response) {
 	contentType := resp.ContentType
 	if contentType == "" {
 		contentType = defaultContentType
 	}
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(resp.Value)))
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(resp.Value)))
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		w.Write(resp.Value) // the client that doesn't hear it has gone
 	}
-	return nil
 }
 
 // put stores the body.
@@ -102,20 +112,19 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if values.Has("return") {
-		if values.Get("return") != "old" {
-			return kindBadParameter.problem("return is old, or absent.")
-		}
-		return kindNotBuilt.problem("return=old is not built yet.")
+	returnOld := values.Has("return")
+	if returnOld && values.Get("return") != "old" {
+		return kindBadParameter.problem("return is old, or absent.")
 	}
-	if err := refuseUnbuiltHeaders(r.Header); err != nil {
+	key, err := idempotencyKeyOf(r.Header)
+	if err != nil {
 		return err
 	}
 	cond, err := writeCondition(r)
 	if err != nil {
 		return err
 	}
-	ttl, err := ttlOf(values, r.Header)
+	ttl, err := s.ttlOf(values, r.Header)
 	if err != nil {
 		return err
 	}
@@ -132,29 +141,71 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	resp, err := call.perform(shard.Request{
-		Op:          shard.OpPut,
-		Key:         call.key,
-		Value:       value,
-		ContentType: contentType,
-		TTL:         ttl,
-		Cond:        cond,
+		Op:             shard.OpPut,
+		Key:            call.key,
+		Value:          value,
+		ContentType:    contentType,
+		TTL:            ttl,
+		Cond:           cond,
+		ReturnOld:      returnOld,
+		IdempotencyKey: key,
 	})
 	if err != nil {
 		return err
 	}
-	setPlace(w.Header(), resp)
-	w.Header().Set("Cache-Control", "no-cache")
-	if p := statusProblem(resp); p != nil {
+	if resp.Status == fsm.StatusCondition && cond.Kind == fsm.CondFill {
+		setPlace(w.Header(), resp)
+		return fillRefused(resp)
+	}
+	if p := settled(w.Header(), resp); p != nil {
 		return p
 	}
-	w.Header().Set("ETag", formatETag(resp.Version))
-	protect(w.Header())
-	if resp.Existed {
+	if returnOld {
+		w.Header().Set("Larder-Existed", flag(resp.Existed))
+	}
+	switch {
+	case returnOld && resp.HasValue:
+		writeValue(w, r, resp)
+	case resp.Existed:
 		w.WriteHeader(http.StatusNoContent)
-	} else {
+	default:
 		w.WriteHeader(http.StatusCreated)
 	}
 	return nil
+}
+
+// settled writes what the answers to all writes begin with, and returns the problem of one that was refused.
+func settled(h http.Header, resp shard.Response) error {
+	setPlace(h, resp)
+	h.Set("Cache-Control", "no-cache")
+	if p := statusProblem(resp); p != nil {
+		return p
+	}
+	if resp.Version != 0 {
+		h.Set("ETag", formatETag(resp.Version))
+	}
+	if resp.Replayed {
+		h.Set("Idempotency-Replayed", "?1")
+	}
+	protect(h)
+	return nil
+}
+
+// fillRefused is the answer to a fill whose token no longer holds.
+func fillRefused(resp shard.Response) *Problem {
+	p := kindPrecondition.problem("The key was written or removed since Larder-Fill was given. Read it again before you load it.")
+	if resp.Version != 0 {
+		p.ETag = formatETag(resp.Version)
+	}
+	return p
+}
+
+// flag is a boolean of structured fields (RFC 9651).
+func flag(b bool) string {
+	if b {
+		return "?1"
+	}
+	return "?0"
 }
 
 // remove serves DELETE. Removing what is absent succeeds: the key is then absent, which was asked for.
@@ -163,7 +214,8 @@ func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseUnbuiltHeaders(r.Header); err != nil {
+	key, err := idempotencyKeyOf(r.Header)
+	if err != nil {
 		return err
 	}
 	cond, err := writeCondition(r)
@@ -174,21 +226,15 @@ func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	resp, err := call.perform(shard.Request{Op: shard.OpDelete, Key: call.key, Cond: cond})
+	resp, err := call.perform(shard.Request{Op: shard.OpDelete, Key: call.key, Cond: cond, IdempotencyKey: key})
 	if err != nil {
 		return err
 	}
-	setPlace(w.Header(), resp)
-	w.Header().Set("Cache-Control", "no-cache")
-	if p := statusProblem(resp); p != nil {
+	if p := settled(w.Header(), resp); p != nil {
 		return p
 	}
-	existed := "?0"
-	if resp.Existed {
-		existed = "?1"
-	}
-	w.Header().Set("Larder-Existed", existed)
-	protect(w.Header())
+	w.Header().Del("ETag") // the delete's own version is that of no value
+	w.Header().Set("Larder-Existed", flag(resp.Existed))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -208,16 +254,6 @@ func setPlace(h http.Header, resp shard.Response) {
 func protect(h http.Header) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
-}
-
-// refuseUnbuiltHeaders refuses the headers of a write whose meaning is fixed but not built.
-func refuseUnbuiltHeaders(h http.Header) error {
-	for _, name := range []string{"Idempotency-Key", "Larder-Fill"} {
-		if len(h.Values(name)) > 0 {
-			return kindNotBuilt.problem("%s is not built yet. Nothing was written.", name)
-		}
-	}
-	return nil
 }
 
 // describe returns the media type that a PUT gives its value, "" for none, and refuses what would

@@ -154,6 +154,8 @@ func TestWriteConditions(t *testing.T) {
 		{"PUT", [2]string{"If-Match", `"1"`}, fsm.Cond{Kind: fsm.CondVersion, Version: 1}, [2]int{204, 412}},
 		{"PUT", [2]string{"If-Match", `"2"`}, fsm.Cond{Kind: fsm.CondVersion, Version: 2}, [2]int{412, 412}},
 		{"PUT", [2]string{"If-Match", `"18446744073709551615"`}, fsm.Cond{Kind: fsm.CondVersion, Version: 1<<64 - 1}, [2]int{412, 412}},
+		{"PUT", [2]string{"Larder-Fill", "1"}, fsm.Cond{Kind: fsm.CondFill, Version: 1}, [2]int{204, 201}},
+		{"PUT", [2]string{"Larder-Fill", "18446744073709551615"}, fsm.Cond{Kind: fsm.CondFill, Version: 1<<64 - 1}, [2]int{204, 201}},
 		{"DELETE", [2]string{"If-Match", `"1"`}, fsm.Cond{Kind: fsm.CondVersion, Version: 1}, [2]int{204, 412}},
 		{"DELETE", [2]string{"If-Match", `*`}, fsm.Cond{Kind: fsm.CondPresent}, [2]int{204, 412}},
 	}
@@ -193,6 +195,7 @@ func TestTTL(t *testing.T) {
 		{"", "x-max-age=5", 0},
 		{"", "max-age=315360000", 87600 * time.Hour},
 		{"?ttl=60s", "max-age=60", time.Minute},
+		{"?ttl=none", "", 0},
 		{"?ttl=1m", "max-age=60, max-age=60", time.Minute},
 	}
 	for _, tc := range tests {

@@ -34,6 +34,10 @@ type Directory interface {
 	Nodes() []directory.NodeView
 	// Node describes one of them; false for an id that there is not.
 	Node(id string) (directory.NodeView, bool)
+	// Settings are the cluster-wide ones.
+	Settings() directory.SettingsView
+	// DefaultTTL is that of a value stored without a time to live of its own; 0 is none.
+	DefaultTTL() time.Duration
 	// Ready tells what keeps this node from serving, one check per hosted replica.
 	Ready() []directory.Check
 }

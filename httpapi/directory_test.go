@@ -20,6 +20,8 @@ type fakeDirectory struct {
 	seen    time.Time     // when the nodes were
 	state   string        // of the nodes
 	version atomic.Uint64 // of the table, 42 while it is less
+
+	defaultTTL time.Duration
 }
 
 func (d *fakeDirectory) Known() error { return d.unknown }
@@ -59,6 +61,10 @@ func (d *fakeDirectory) Node(id string) (directory.NodeView, bool) {
 	return directory.NodeView{}, false
 }
 
+func (d *fakeDirectory) Settings() directory.SettingsView { return settings }
+
+func (d *fakeDirectory) DefaultTTL() time.Duration { return d.defaultTTL }
+
 func (d *fakeDirectory) Ready() []directory.Check { return d.checks }
 
 // The table, shards, nodes and a key's place have the documented members.
@@ -96,7 +102,7 @@ func TestUnknownCluster(t *testing.T) {
 	f := newFixture(t)
 	f.dir.unknown = fmt.Errorf("%w: the cluster is not formed yet, it waits for b", directory.ErrNoTable)
 	f.data.answer = refuseWith(fmt.Errorf("gave up: %w", f.dir.unknown))
-	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/9", "/v1/nodes", "/v1/nodes/z", "/v1/kv/k", "/v1/operations", "/v1/operations/5"} {
+	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/9", "/v1/nodes", "/v1/nodes/z", "/v1/kv/k", "/v1/operations", "/v1/operations/5", "/v1/settings"} {
 		w := f.request(t, "GET", path, "")
 		p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 503, "unavailable", AppliedNo)
 		checkRetryAfter(t, w.Code, w.Header())
@@ -110,7 +116,7 @@ func TestUnknownCluster(t *testing.T) {
 func TestDirectoryResources(t *testing.T) {
 	f := newFixture(t)
 	for _, path := range []string{"/v1/directory", "/v1/shards", "/v1/shards/0", "/v1/shards/1", "/v1/nodes", "/v1/nodes/a", "/v1/nodes/%61", "/v1/locate/k",
-		"/v1/shards/3/members", "/v1/operations", "/v1/operations/5", "/openapi.json"} {
+		"/v1/shards/3/members", "/v1/operations", "/v1/operations/5", "/v1/settings", "/openapi.json"} {
 		w := f.request(t, "GET", path, "")
 		if w.Code != 200 || w.Header().Get("Content-Type") != "application/json" || !json.Valid(w.Body.Bytes()) {
 			t.Errorf("%s: got %d %s %q", path, w.Code, w.Header().Get("Content-Type"), w.Body)
@@ -169,7 +175,7 @@ func TestNotBuilt(t *testing.T) {
 	for _, line := range []string{
 		"POST /v1/batch", "GET /v1/keys?prefix=a", "DELETE /v1/keys?prefix=a", "GET /v1/events",
 		"GET /v1/shards/1/events",
-		"POST /v1/shards/1/split", "POST /v1/shards/1/merge", "GET /v1/settings", "PATCH /v1/settings",
+		"POST /v1/shards/1/split", "POST /v1/shards/1/merge",
 		"POST /v1/nodes/a/drain", "POST /v1/nodes/a/undrain",
 		"GET /v1/backup", "POST /v1/restore", "GET /ui/", "GET /ui/x",
 	} {

@@ -37,6 +37,10 @@
 // table than the client does has "another version" too and answers at once: a client that goes from
 // node to node keeps the newer table, and pauses before it asks an outdated node again.
 //
+// A replay under an Idempotency-Key is answered from memory, which keeps small values only: a POST or a PUT
+// with return=old whose value was longer is answered with 204 the second time. A touch takes no key, since it does no
+// harm twice.
+//
 // PUT of a leader may find its shard led by that node for another reason than the request: it answers
 // for the state, not for who brought it about.
 //

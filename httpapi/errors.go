@@ -37,7 +37,7 @@ type Problem struct {
 	Status  int     `json:"status"`
 	Detail  string  `json:"detail"`
 	Applied Applied `json:"applied"`
-	// ETag is the current one of the key, or of the shard's members, with a precondition that failed;
+	// ETag is the current one of the key, the shard's members or the settings, with a precondition that failed;
 	// empty when the key is absent.
 	ETag string `json:"etag,omitempty"`
 
@@ -143,16 +143,23 @@ var (
 
 	// What the cluster answered.
 	kindAbsent           = kind{"not-found", "Key not found", 404, AppliedNo, false}
+	kindBadSetting       = kind{"bad-setting", "Setting refused", 422, AppliedNo, false}
 	kindUnknownShard     = kind{"unknown-shard", "No such shard", 404, AppliedNo, false}
 	kindUnknownNode      = kind{"unknown-node", "No such node", 404, AppliedNo, false}
 	kindUnknownOperation = kind{"unknown-operation", "No such operation", 404, AppliedNo, false}
 	kindConflict         = kind{"conflict", "The cluster's state does not allow it", 409, AppliedNo, false}
 	kindPrecondition     = kind{"precondition-failed", "Precondition failed", 412, AppliedNo, false}
 	kindEntryTooBig      = kind{"entry-too-large", "Entry too large for its shard", 413, AppliedNo, false}
+	kindNotInteger       = kind{"not-an-integer", "Not an integer", 422, AppliedNo, false}
+	kindKeyReused        = kind{"idempotency-key-reused", "Idempotency key of another change", 422, AppliedNo, false}
+	kindKeyTooNew        = kind{"idempotency-key-too-new", "Idempotency key from the future", 422, AppliedNo, false}
+	kindKeyTooOld        = kind{"idempotency-key-too-old", "Idempotency key too old", 422, AppliedUnknown, false}
+	kindKeysFull         = kind{"idempotency-keys-full", "Too many idempotency keys", 429, AppliedNo, true}
 	kindMisdirected      = kind{"misdirected", "Another node serves this key", 421, AppliedNo, false}
 	kindOverloaded       = kind{"overloaded", "Overloaded", 429, AppliedNo, true}
 	kindNoLeader         = kind{"no-leader", "The shard has no leader now", 503, AppliedNo, true}
 	kindMoved            = kind{"moved", "The key's range is moving", 503, AppliedNo, true}
+	kindDiverged         = kind{"diverged", "The replicas differ", 503, AppliedNo, true}
 	kindUnavailable      = kind{"unavailable", "Unavailable", 503, AppliedNo, true}
 	kindDeadline         = kind{"deadline", "Not done in time", 503, AppliedNo, true}
 	kindExhausted        = kind{"versions-exhausted", "The shard waits for new versions", 503, AppliedNo, true}
@@ -197,10 +204,13 @@ var errorTable = []errorRow{
 	{is(shard.ErrOutcomeUnknown), kindUnknown, lookAdvice},
 	{as[*directory.ConflictError], kindConflict, "Nothing was changed."},
 	{as[*directory.ConfError], kindPrecondition, "Look at its members again before deciding."},
+	{as[*directory.SettingsVersionError], kindPrecondition, "Look at them again before deciding."},
+	{as[*directory.SettingError], kindBadSetting, "Nothing was changed."},
 	{unknown("shard"), kindUnknownShard, "GET /v1/shards lists them."},
 	{unknown("node"), kindUnknownNode, "GET /v1/nodes lists them."},
 	{unknown("operation"), kindUnknownOperation, "GET /v1/operations lists them."},
 	{is(directory.ErrNoTable), kindUnavailable, "Try again; /readyz tells what this node waits for."},
+	{is(shard.ErrDiverged), kindDiverged, "Try again; where it lasts, \"larder status\" tells which replicas differ."},
 	{is(shard.ErrOverloaded), kindOverloaded, "Send fewer requests at a time, or try again later."},
 	{is(shard.ErrNoLeader), kindNoLeader, "Try again: an election takes a second or two."},
 	{as[*shard.NotLeaderError], kindNoLeader, "Try again: leadership is changing hands."},
@@ -229,6 +239,10 @@ func problemOf(err error, read bool) *Problem {
 	for _, row := range errorTable {
 		if row.is(err) {
 			p := row.kind.problem("%s. %s", sentence(err, read), row.advice)
+			var settings *directory.SettingsVersionError
+			if errors.As(err, &settings) && row.kind == kindPrecondition {
+				p.ETag = formatETag(settings.Version)
+			}
 			var conf *directory.ConfError
 			if row.kind == kindPrecondition && errors.As(err, &conf) {
 				p.ETag = confTag(conf.Conf)
@@ -276,6 +290,18 @@ func statusProblem(resp shard.Response) *Problem {
 		return kindEntryTooBig.problem("The entry would take more than an eighth of its shard's memory.")
 	case fsm.StatusExhausted:
 		return kindExhausted.problem("The directory is about to grant the shard new ones. Try again.")
+	case fsm.StatusNotFound:
+		return kindAbsent.problem("There is no live entry under this key.")
+	case fsm.StatusNotInteger:
+		return kindNotInteger.problem("The value is no decimal integer of 64 bits, or the sum would be none.")
+	case fsm.StatusKeyReused:
+		return kindKeyReused.problem("Another change was made under this Idempotency-Key. Each change takes a key of its own.")
+	case fsm.StatusKeyTooOld:
+		return kindKeyTooOld.problem("Changes under an Idempotency-Key of that age are forgotten: whether this one was made before is not known. It was not made now. %s", lookAdvice)
+	case fsm.StatusKeyTooNew:
+		return kindKeyTooNew.problem("The time in the Idempotency-Key lies too far ahead of the cluster's. Set the clock right, or use a key that does not begin with a time.")
+	case fsm.StatusKeysFull:
+		return kindKeysFull.problem("The shard has no room to remember another Idempotency-Key. Try again later, or begin keys with their time.")
 	case fsm.StatusNotOwner:
 		return problemOf(&shard.NotOwnerError{Epoch: resp.Epoch}, false)
 	default:

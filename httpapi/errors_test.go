@@ -39,6 +39,7 @@ var errorCases = map[string]struct {
 	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
 	"ErrRetired":        {shard.ErrRetired, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrConfChanged":    {shard.ErrConfChanged, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrDiverged":       {shard.ErrDiverged, 503, "diverged", AppliedNo, 503, "diverged", AppliedNo},
 	"ErrNoTable":        {directory.ErrNoTable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
 }
@@ -67,6 +68,23 @@ func TestEveryErrorHasARow(t *testing.T) {
 		_, ok := adminErrorCases[name]
 		return ok || !strings.HasSuffix(name, "Error")
 	})
+	for _, file := range []string{"options.go", "settings_change.go"} {
+		checkErrorsHaveCases(t, "../directory/"+file, 2, func(name string) bool {
+			_, ok := settingsErrorCases[name]
+			return ok || !strings.HasSuffix(name, "Error")
+		})
+	}
+}
+
+// settingsErrorCases are the errors of a change of settings alone.
+var settingsErrorCases = map[string]struct {
+	err    error
+	status int
+	name   string
+	etag   string
+}{
+	"SettingError":         {&directory.SettingError{Name: "default-ttl", Reason: "too long"}, 422, "bad-setting", ""},
+	"SettingsVersionError": {&directory.SettingsVersionError{Version: 18}, 412, "precondition-failed", `"18"`},
 }
 
 // checkErrorsHaveCases fails unless has knows each exported name of a file, of which there are at least
@@ -142,6 +160,20 @@ func TestErrorTable(t *testing.T) {
 			checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), 504, "outcome-unknown", AppliedUnknown)
 		})
 	}
+	for name, tc := range settingsErrorCases {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			for _, err := range []error{tc.err, fmt.Errorf("asking a: %w", tc.err)} {
+				f.admin.err = err
+				use(err)
+				w := f.request(t, http.MethodPatch, "/v1/settings", `{"default-ttl":"1h"}`)
+				p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, AppliedNo)
+				if p.ETag != tc.etag || w.Header().Get("ETag") != tc.etag {
+					t.Errorf("got ETag %q in the body and %q in the header, want %q", p.ETag, w.Header().Get("ETag"), tc.etag)
+				}
+			}
+		})
+	}
 	for name, tc := range errorCases {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -157,8 +189,9 @@ func TestErrorTable(t *testing.T) {
 				}
 				w := f.request(t, http.MethodGet, "/v1/shards/3/members", "")
 				checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.readStatus, tc.readName, tc.readApplied)
-				for _, method := range []string{http.MethodPut, http.MethodDelete} {
-					w := f.request(t, method, "/v1/kv/k", "")
+				for _, line := range []string{"PUT /v1/kv/k", "DELETE /v1/kv/k", "POST /v1/kv/k?op=incr", "POST /v1/kv/k?op=touch", `PATCH /v1/kv/k {"ttl":null}`} {
+					method, path, body := cutRequest(line)
+					w := f.request(t, method, path, body)
 					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, tc.applied)
 					checkRetryAfter(t, w.Code, w.Header())
 				}
@@ -238,6 +271,10 @@ func TestStatusTable(t *testing.T) {
 		{fsm.StatusTooLarge, 0, 413, "entry-too-large", AppliedNo, ""},
 		{fsm.StatusExhausted, 0, 503, "versions-exhausted", AppliedNo, ""},
 		{fsm.StatusNotOwner, 0, 503, "moved", AppliedNo, ""},
+		{fsm.StatusKeyReused, 0, 422, "idempotency-key-reused", AppliedNo, ""},
+		{fsm.StatusKeyTooOld, 0, 422, "idempotency-key-too-old", AppliedUnknown, ""},
+		{fsm.StatusKeyTooNew, 0, 422, "idempotency-key-too-new", AppliedNo, ""},
+		{fsm.StatusKeysFull, 0, 429, "idempotency-keys-full", AppliedNo, ""},
 		{fsm.StatusStale, 0, 500, "internal", AppliedUnknown, ""},
 		{0, 0, 500, "internal", AppliedUnknown, ""},
 	}
@@ -245,8 +282,8 @@ func TestStatusTable(t *testing.T) {
 		f.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
 			return shard.Response{Shard: 3, Epoch: 7, Index: 9, Position: 1, ServedBy: "b", Status: tc.status, Version: tc.version}, nil
 		}
-		for _, method := range []string{http.MethodPut, http.MethodDelete} {
-			w := f.request(t, method, "/v1/kv/k", "")
+		for method, target := range map[string]string{http.MethodPut: "/v1/kv/k", http.MethodDelete: "/v1/kv/k", http.MethodPost: "/v1/kv/k?op=incr"} {
+			w := f.request(t, method, target, "")
 			p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.want, tc.name, tc.applied)
 			checkPlace(t, w.Header(), "3", "7", "9.1", "b")
 			checkRetryAfter(t, w.Code, w.Header())

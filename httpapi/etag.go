@@ -76,7 +76,7 @@ func (l tagList) matchesWeakly(etag string) bool {
 // ask for a 412 that a reader has no use for, and ignoring a condition is not allowed.
 func readTags(h http.Header) (*tagList, error) {
 	if len(h.Values("If-Match")) > 0 {
-		return nil, kindBadHeader.problem("If-Match is for PUT and DELETE; reads take If-None-Match.")
+		return nil, kindBadHeader.problem("If-Match is for writes; reads take If-None-Match.")
 	}
 	lines := h.Values("If-None-Match")
 	if len(lines) == 0 {
@@ -89,15 +89,25 @@ func readTags(h http.Header) (*tagList, error) {
 	return &list, nil
 }
 
-// writeCondition translates the conditional headers of a PUT or DELETE into the condition that the
-// state machine decides. What it can't decide exactly is refused here, never approximated: a list
+// writeCondition translates the conditional headers of a write into the condition that the
+// state machine decides, Larder-Fill being one of them. What it can't decide exactly is refused here, never approximated: a list
 // of tags, and tags that Larder never gave out (a weak one can't match by RFC 9110 13.1.1, and tells
 // that something on the way changed it).
 func writeCondition(r *http.Request) (fsm.Cond, error) {
 	match, noneMatch := r.Header.Values("If-Match"), r.Header.Values("If-None-Match")
+	fill := r.Header.Values("Larder-Fill")
 	switch {
 	case len(match) > 0 && len(noneMatch) > 0:
 		return fsm.Cond{}, kindBadHeader.problem("If-Match and If-None-Match exclude each other.")
+	case len(fill) > 0:
+		if r.Method != http.MethodPut || len(match) > 0 || len(noneMatch) > 0 {
+			return fsm.Cond{}, kindBadHeader.problem("Larder-Fill is for PUT, and is a condition by itself: without If-Match and If-None-Match.")
+		}
+		token, err := strconv.ParseUint(fill[0], 10, 64)
+		if err != nil || token == 0 || strconv.FormatUint(token, 10) != fill[0] || len(fill) > 1 {
+			return fsm.Cond{}, kindBadHeader.problem("Larder-Fill takes the token that a read with fill was answered, a decimal number.")
+		}
+		return fsm.Cond{Kind: fsm.CondFill, Version: token}, nil
 	case len(noneMatch) > 0:
 		list, ok := parseTags(noneMatch)
 		if !ok || !list.any || r.Method != http.MethodPut {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -105,18 +107,55 @@ func (d *fakeData) applyLocked(req shard.Request) shard.Response {
 		holds = found
 	case fsm.CondVersion:
 		holds = found && entry.version == req.Cond.Version
+	case fsm.CondFill:
+		holds = entry.version <= req.Cond.Version
 	}
 	if !holds {
 		resp.Status, resp.Version = fsm.StatusCondition, entry.version
 		return resp
 	}
-	d.version++
-	resp.Version = d.version
-	if req.Op == shard.OpDelete {
-		delete(d.entries, string(req.Key))
+	old := entry
+	switch req.Op {
+	case shard.OpPut:
+		entry = fakeEntry{bytes.Clone(req.Value), req.ContentType, req.TTL, 0}
+		if resp.HasValue = req.ReturnOld && found; resp.HasValue {
+			resp.Value, resp.ContentType = old.value, old.contentType
+		}
+	case shard.OpIncr:
+		n, err := strconv.ParseInt(cmp.Or(string(entry.value), "0"), 10, 64)
+		if err != nil {
+			resp.Status = fsm.StatusNotInteger
+			return resp
+		}
+		entry.value = strconv.AppendInt(nil, n+req.Delta, 10)
+		resp.HasValue, resp.Value, resp.ContentType = true, entry.value, entry.contentType
+	case shard.OpAppend:
+		entry.value = append(bytes.Clone(entry.value), req.Value...)
+		if !found {
+			entry.contentType = req.ContentType
+		}
+		resp.HasValue, resp.Value, resp.ContentType = true, entry.value, entry.contentType
+	case shard.OpExpire, shard.OpTouch:
+		if !found {
+			resp.Status = fsm.StatusNotFound
+			return resp
+		}
+		if req.Op == shard.OpExpire {
+			entry.ttl = req.TTL
+		}
+		d.entries[string(req.Key)] = entry
+		resp.Version = entry.version
 		return resp
 	}
-	d.entries[string(req.Key)] = fakeEntry{bytes.Clone(req.Value), req.ContentType, req.TTL, d.version}
+	if !found && req.Op != shard.OpDelete {
+		entry.ttl = req.TTL
+	}
+	d.version++
+	resp.Version, entry.version = d.version, d.version
+	d.entries[string(req.Key)] = entry
+	if req.Op == shard.OpDelete {
+		delete(d.entries, string(req.Key))
+	}
 	return resp
 }
 

@@ -91,8 +91,7 @@ func (s *server) putLeader(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer cancel()
-	deadline, _ := ctx.Deadline()
-	body, err := readBody(w, r, maxJSONBody, deadline, kindBodyTooLarge.problem("The body may have %d bytes.", maxJSONBody))
+	body, err := s.smallBody(ctx, w, r)
 	if err != nil {
 		return err
 	}

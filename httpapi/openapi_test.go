@@ -238,7 +238,9 @@ func TestOpenAPIDocument(t *testing.T) {
 			} else if op.Responses["default"] == nil || op.Responses["400"] == nil || op.Responses["500"] == nil {
 				t.Errorf("%s: lacks default, 400 or 500", name)
 			}
-			if (op.RequestBody != nil) != (method == http.MethodPut && (path == "/v1/kv/{key}" || path == "/v1/shards/{id}/leader")) {
+			withBody := path == "/v1/kv/{key}" && (method == http.MethodPut || method == http.MethodPatch || method == http.MethodPost) ||
+				path == "/v1/shards/{id}/leader" || name == "PATCH /v1/settings"
+			if (op.RequestBody != nil) != withBody {
 				t.Errorf("%s: has a request body: %t", name, op.RequestBody != nil)
 			}
 		}

@@ -9,11 +9,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/larder-cache/larder/directory"
 	"github.com/larder-cache/larder/shard"
 )
 
 // maxTTL bounds a time to live. Longer ones are more likely a mistake in the unit than a wish.
-const maxTTL = 10 * 365 * 24 * time.Hour
+const maxTTL = directory.MaxTTL
 
 // Mode says what a node does with a key that another node serves.
 type Mode string
@@ -107,7 +108,14 @@ func readOf(values url.Values) (shard.Request, error) {
 		read.MaxStaleness = d
 	}
 	if values.Has("fill") {
-		return shard.Request{}, kindNotBuilt.problem("fill is not built yet: read, and on a 404 load the value and PUT it.")
+		if read.Consistency != shard.Linearizable {
+			return refuse("fill goes with linearizable reads.")
+		}
+		d, err := time.ParseDuration(values.Get("fill"))
+		if err != nil || d <= 0 || d%time.Millisecond != 0 || d > shard.MaxFill {
+			return refuse("fill is a duration such as 5s, in whole milliseconds, at most %s.", shard.MaxFill)
+		}
+		read.Fill = d
 	}
 	return read, nil
 }
@@ -115,30 +123,46 @@ func readOf(values url.Values) (shard.Request, error) {
 // maxStaleness bounds max-staleness: whoever takes more takes any age.
 const maxStaleness = 24 * time.Hour
 
-// ttlOf is the time to live that a PUT asks for with ttl or with Cache-Control: max-age, 0 for none.
-// Other directives of Cache-Control speak to caches on the way and change nothing here.
-func ttlOf(values url.Values, h http.Header) (time.Duration, error) {
+// ttlOf is the time to live that a write asks for with ttl or with Cache-Control: max-age, 0 for none: ttl=none
+// asks for none whatever the default is. Other directives of Cache-Control speak to caches on the way and change
+// nothing here.
+func (s *server) ttlOf(values url.Values, h http.Header) (time.Duration, error) {
 	maxAge, given, err := maxAgeOf(h)
-	if err != nil {
-		return 0, err
-	}
-	if !values.Has("ttl") {
-		return maxAge, nil
-	}
-	ttl, parseErr := time.ParseDuration(values.Get("ttl"))
 	switch {
-	case parseErr != nil:
-		return 0, kindBadParameter.problem("ttl is a duration with its unit, such as 60s, 1500ms or 1h30m.")
-	case ttl <= 0:
-		return 0, kindBadParameter.problem("ttl is more than 0. Leave it out for an entry without end, or DELETE the key.")
-	case ttl > maxTTL:
-		return 0, kindBadParameter.problem("ttl is at most %s. Leave it out for an entry without end.", maxTTL)
-	case ttl%time.Millisecond != 0:
-		return 0, kindBadParameter.problem("ttl is whole milliseconds.")
-	case given && ttl != maxAge:
+	case err != nil:
+		return 0, err
+	case !values.Has("ttl") && given:
+		return maxAge, nil
+	case !values.Has("ttl"):
+		return s.defaultTTL(), nil
+	}
+	ttl := time.Duration(0)
+	if text := values.Get("ttl"); text != "none" {
+		var why string
+		if ttl, why = parseTTL(text); why != "" {
+			return 0, kindBadParameter.problem("%s Leave it out, or take none, for an entry without end.", why)
+		}
+	}
+	if given && ttl != maxAge {
 		return 0, kindBadParameter.problem("ttl and Cache-Control: max-age differ. Give one.")
 	}
 	return ttl, nil
+}
+
+// parseTTL reads a time to live, or says in a sentence why it is none.
+func parseTTL(text string) (ttl time.Duration, why string) {
+	ttl, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		return 0, "ttl is a duration with its unit, such as 60s, 1500ms or 1h30m."
+	case ttl <= 0:
+		return 0, "ttl is more than 0."
+	case ttl > maxTTL:
+		return 0, "ttl is at most " + maxTTL.String() + "."
+	case ttl%time.Millisecond != 0:
+		return 0, "ttl is whole milliseconds."
+	}
+	return ttl, ""
 }
 
 // maxAgeDirective matches what begins with the token max-age (RFC 9110 5.6.2), also where the rest is

@@ -19,8 +19,8 @@ func (s *server) routes() []route {
 			http.MethodGet:    s.admit(s.get),
 			http.MethodPut:    s.admit(s.put),
 			http.MethodDelete: s.admit(s.remove),
-			http.MethodPatch:  unbuilt("PATCH, which changes a time to live,"),
-			http.MethodPost:   unbuilt("POST with op, that is incr, append and touch,"),
+			http.MethodPatch:  s.admit(s.patch),
+			http.MethodPost:   s.admit(s.operate),
 		}},
 		{path: "/v1/batch", methods: map[string]handler{http.MethodPost: unbuilt("A batch")}},
 		{path: "/v1/keys", methods: map[string]handler{
@@ -44,8 +44,8 @@ func (s *server) routes() []route {
 		{path: "/v1/shards/{id}/split", methods: map[string]handler{http.MethodPost: unbuilt("Splitting a shard")}},
 		{path: "/v1/shards/{id}/merge", methods: map[string]handler{http.MethodPost: unbuilt("Merging shards")}},
 		{path: "/v1/settings", methods: map[string]handler{
-			http.MethodGet:   unbuilt("Reading settings"),
-			http.MethodPatch: unbuilt("Changing settings"),
+			http.MethodGet:   s.showSettings,
+			http.MethodPatch: s.patchSettings,
 		}},
 		{path: "/v1/nodes", methods: get(s.showNodes)},
 		{path: "/v1/nodes/{id}", methods: map[string]handler{

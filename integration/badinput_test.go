@@ -47,8 +47,8 @@ var badInputs = []badInput{
 	{name: "wrong method", method: "PUT", target: "/v1/directory", body: "x", status: 405, typ: "method-not-allowed"},
 	{name: "unknown method", method: "BREW", target: "/v1/kv/victim", status: 405, typ: "method-not-allowed"},
 	{name: "oversize headers", method: "PUT", target: "/v1/kv/victim", header: []string{"X-Long: " + strings.Repeat("x", 2<<20)}, body: "x", status: 431, typ: "headers-too-large"},
-	{name: "a part that is not built", method: "GET", target: "/v1/kv/victim?fill=5s", status: 501, typ: "not-built"},
-	{name: "another that is not built", method: "PATCH", target: "/v1/kv/victim", header: []string{"Content-Type: application/merge-patch+json"}, body: `{"ttl":"1s"}`, status: 501, typ: "not-built"},
+	{name: "a part that is not built", method: "GET", target: "/v1/keys?prefix=v", status: 501, typ: "not-built"},
+	{name: "a PATCH of a value", method: "PATCH", target: "/v1/kv/victim", header: []string{"Content-Type: application/merge-patch+json"}, body: `{"value":"x"}`, status: 400, typ: "bad-body"},
 }
 
 // TestBadInput ensures that bad input gets the documented status and a problem body that says

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -20,10 +21,14 @@ type adapter struct {
 	restored   atomic.Uint64                 // index of the last snapshot restored
 	persisting atomic.Int32                  // snapshots being written now
 	failed     atomic.Pointer[error]
-	started    atomic.Bool   // the instance runs, so a Restore comes from the leader
-	onRestore  func()        // called after such a Restore; must not block
-	written    atomic.Uint64 // bytes of commands applied since the last snapshot began
-	entries    atomic.Uint64 // entries likewise
+	// sealed: the replica has stopped for good. The machine stays empty, and no snapshot is taken.
+	sealed bool
+	// last is the last index of the log.
+	last      func() (uint64, error)
+	started   atomic.Bool   // the instance runs, so a Restore comes from the leader
+	onRestore func()        // called after such a Restore; must not block
+	written   atomic.Uint64 // bytes of commands applied since the last snapshot began
+	entries   atomic.Uint64 // entries likewise
 }
 
 var _ raft.BatchingFSM = (*adapter)(nil)
@@ -32,7 +37,10 @@ func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
-			results[i] = a.machine.Apply(l.Index, l.Data)
+			if !a.sealed {
+				results[i] = a.machine.Apply(l.Index, l.Data)
+				a.mark(l)
+			}
 			a.written.Add(uint64(len(l.Data)))
 		}
 		if l.Type == raft.LogConfiguration {
@@ -46,7 +54,21 @@ func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 
 func (a *adapter) Apply(l *raft.Log) any { return a.ApplyBatch([]*raft.Log{l})[0] }
 
+// mark has the machine sum itself up, at a mark that somebody may still ask about.
+func (a *adapter) mark(l *raft.Log) {
+	m, ok := a.machine.(marker)
+	if !ok || !bytes.Equal(l.Extensions, markExtension) {
+		return
+	}
+	if last, err := a.last(); err == nil && last <= l.Index+maxMarkLag {
+		m.Mark(l.Index)
+	}
+}
+
 func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
+	if a.sealed {
+		return nil, errSealed
+	}
 	a.persisting.Add(1)
 	return &adapterSnapshot{adapter: a, state: a.machine.Snapshot(), written: a.written.Swap(0), entries: a.entries.Swap(0)}, nil
 }
@@ -63,7 +85,14 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	if a.started.Load() && index <= a.applied.at() {
 		return fmt.Errorf("shard %d: snapshot at index %d is older than the state", a.shard, index)
 	}
-	if err := a.machine.Restore(r); err != nil {
+	restore := a.machine.Restore
+	if a.sealed {
+		restore = func(r io.Reader) error {
+			_, err := io.Copy(io.Discard, r)
+			return err
+		}
+	}
+	if err := restore(r); err != nil {
 		err = fmt.Errorf("shard %d: snapshot at index %d: %w", a.shard, index, err)
 		a.failed.Store(&err)
 		return err

@@ -15,20 +15,21 @@ import (
 
 // Cache is a Group whose state machine is an fsm.Machine: one data shard's replica on this node.
 type Cache struct {
-	group   *Group
-	batches *batcher
-	touches *touches
-	hits    atomic.Uint64
-	misses  [len(missReasons)]atomic.Uint64
-	sampled atomic.Uint64             // misses as the sample has them
-	gained  [fsm.Extras]atomic.Uint64 // of these, hits with more memory (readCounts)
-	recent  recentReads
-	paths   map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
+	group    *Group
+	batches  *batcher
+	touches  *touches
+	compares *comparer
+	hits     atomic.Uint64
+	misses   [len(missReasons)]atomic.Uint64
+	sampled  atomic.Uint64             // misses as the sample has them
+	gained   [fsm.Extras]atomic.Uint64 // of these, hits with more memory (readCounts)
+	recent   recentReads
+	paths    map[ReadPath]*atomic.Uint64 // reads by how they were confirmed; all paths are there
 }
 
 func newCache(g *Group) *Cache {
 	t := newTouches(g.host.mono, &g.host.touchInterval)
-	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, paths: map[ReadPath]*atomic.Uint64{}}
+	c := &Cache{group: g, batches: newBatcher(g, t), touches: t, compares: newComparer(g.host.cfg.CheckInterval), paths: map[ReadPath]*atomic.Uint64{}}
 	for _, p := range readPaths {
 		c.paths[p] = new(atomic.Uint64)
 	}
@@ -40,6 +41,7 @@ func newCache(g *Group) *Cache {
 type cacheMachine struct {
 	shard ID
 	marks marks
+	fills fills
 	level atomic.Uint32 // m's feature level
 	mu    sync.RWMutex  // guards m and all it holds, and aside
 	m     *fsm.Machine
@@ -65,9 +67,7 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if err != nil {
 		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
 	}
-	if len(b.Commands) == 0 {
-		c.marks.note(index, c.m)
-	}
+	c.fills.settle(b.Commands, results)
 	stats := c.m.Stats()
 	c.level.Store(uint32(stats.Level))
 	c.aside.applied(&b, results, stats)
@@ -97,6 +97,7 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	c.m.Observe(&c.aside)
 	c.aside.restored(m.Stats())
 	c.level.Store(uint32(m.Stats().Level))
+	c.marks.forget()
 	return nil
 }
 
@@ -163,6 +164,12 @@ func (c *Cache) Status() Status {
 	for i, reason := range missReasons {
 		s.Missed[reason] = c.misses[i].Load()
 	}
+	s.Checks = c.compares.checks.Load()
+	if s.Ready {
+		s.Differ = int(c.compares.differ.Load())
+	} else if s.Stopped {
+		s.Differ = 1
+	}
 	s.Reads = map[ReadPath]uint64{}
 	for p, n := range c.paths {
 		s.Reads[p] = n.Load()
@@ -196,18 +203,42 @@ func (c *Cache) SetLimit(ctx context.Context, bytes, tableVersion uint64) error 
 	return err
 }
 
+// Raise proposes a feature level; no effect unless it is higher than the present one. Every replica that
+// the shard has, or may get, must know the level.
+func (c *Cache) Raise(ctx context.Context, level uint8) error {
+	if level > fsm.MaxLevel {
+		return fmt.Errorf("feature level %d, this build knows %d", level, fsm.MaxLevel)
+	}
+	_, err := c.batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: level})
+	return err
+}
+
 // Do performs a request on this replica. For a write it must lead.
 func (c *Cache) Do(ctx context.Context, req Request) (Response, error) {
 	if err := req.check(); err != nil {
 		return Response{}, err
 	}
+	if err := c.group.serves(); err != nil {
+		return Response{}, err
+	}
 	if req.Op == OpGet {
-		if req.Consistency != Linearizable {
-			return c.getOld(ctx, req)
+		r, err := c.read(ctx, req)
+		if stopped := c.group.serves(); err == nil && stopped != nil { // found out meanwhile
+			return Response{}, stopped
 		}
-		return c.get(ctx, req)
+		return r, err
 	}
 	return c.write(ctx, req)
+}
+
+func (c *Cache) read(ctx context.Context, req Request) (Response, error) {
+	switch {
+	case req.Consistency != Linearizable:
+		return c.getOld(ctx, req)
+	case req.Fill != 0:
+		return c.getToFill(ctx, req)
+	}
+	return c.get(ctx, req)
 }
 
 // errBadRequest refuses what no client of ours sends: the layers above check their input.
@@ -218,16 +249,18 @@ const maxValue = maxFrame / 2
 
 // check refuses what has no encoding: one such command would spoil the entry of all others in it.
 func (r Request) check() error {
+	keyed := r.Op == OpPut || r.Op == OpDelete || r.Op == OpIncr || r.Op == OpAppend || r.Op == OpExpire
 	switch {
 	case len(r.Key) == 0 || len(r.Key) > fsm.MaxKey:
 		return fmt.Errorf("%w: key of %d bytes", errBadRequest, len(r.Key))
-	case r.Op != OpGet && r.Op != OpPut && r.Op != OpDelete:
+	case !keyed && r.Op != OpGet && r.Op != OpTouch:
 		return fmt.Errorf("%w: operation %d", errBadRequest, r.Op)
 	case len(r.Value) > maxValue:
 		return fmt.Errorf("%w: value of %d bytes", errBadRequest, len(r.Value))
 	case len(r.ContentType) > fsm.MaxContentType:
 		return fmt.Errorf("%w: content type of %d bytes", errBadRequest, len(r.ContentType))
-	case r.Cond.Kind > fsm.CondVersion || r.Cond.Kind != fsm.CondVersion && r.Cond.Version != 0:
+	case r.Cond.Kind > fsm.CondFill || r.Cond.Kind < fsm.CondVersion && r.Cond.Version != 0 ||
+		r.Cond.Kind == fsm.CondFill && r.Op != OpPut || r.Cond.Kind != fsm.CondAlways && !keyed:
 		return fmt.Errorf("%w: condition %d", errBadRequest, r.Cond.Kind)
 	case r.Consistency > Any || r.Op != OpGet && r.Consistency != Linearizable:
 		return fmt.Errorf("%w: consistency %d", errBadRequest, r.Consistency)
@@ -235,23 +268,51 @@ func (r Request) check() error {
 		return fmt.Errorf("%w: max staleness %v", errBadRequest, r.MaxStaleness)
 	case r.TTL < 0 || r.TTL%time.Millisecond != 0:
 		return fmt.Errorf("%w: ttl %v", errBadRequest, r.TTL)
+	case r.Delta != 0 && r.Op != OpIncr || r.ReturnOld && r.Op != OpPut:
+		return fmt.Errorf("%w: delta %d, return old %t with operation %d", errBadRequest, r.Delta, r.ReturnOld, r.Op)
+	case len(r.IdempotencyKey) > fsm.MaxIdempotencyKey || r.IdempotencyKey != "" && !keyed:
+		return fmt.Errorf("%w: idempotency key of %d bytes", errBadRequest, len(r.IdempotencyKey))
+	case len(r.Caller) > fsm.MaxCaller:
+		return fmt.Errorf("%w: caller's name of %d bytes", errBadRequest, len(r.Caller))
+	case r.Fill < 0 || r.Fill > MaxFill || r.Fill%time.Millisecond != 0 ||
+		r.Fill != 0 && (r.Op != OpGet || r.Consistency != Linearizable):
+		return fmt.Errorf("%w: fill %v", errBadRequest, r.Fill)
 	}
 	return nil
+}
+
+// command is the write that r asks for.
+func (r Request) command() *fsm.Command {
+	c := &fsm.Command{Key: r.Key, Cond: r.Cond, IdempotencyKey: r.IdempotencyKey}
+	if r.IdempotencyKey != "" {
+		c.Caller = r.Caller
+	}
+	ttl := uint64(r.TTL / time.Millisecond)
+	switch r.Op {
+	case OpPut:
+		c.Kind, c.Value, c.ContentType, c.TTL, c.ReturnOld = fsm.KindPut, r.Value, r.ContentType, ttl, r.ReturnOld
+	case OpDelete:
+		c.Kind = fsm.KindDelete
+	case OpIncr:
+		c.Kind, c.Delta, c.TTL = fsm.KindIncr, r.Delta, ttl
+	case OpAppend:
+		c.Kind, c.Value, c.ContentType, c.TTL = fsm.KindAppend, r.Value, r.ContentType, ttl
+	case OpExpire:
+		c.Kind, c.TTL = fsm.KindExpire, ttl
+	case OpTouch:
+		c.Kind = fsm.KindTouch
+	}
+	return c
 }
 
 func (c *Cache) response(epoch, index uint64, position uint32) Response {
 	return Response{Shard: c.group.id.Shard, Epoch: epoch, Index: index, Position: position, ServedBy: c.group.id.Node}
 }
 
-// write proposes a put or delete. Whether this shard owns the key, and whether the condition holds,
-// is decided when the entry is applied.
+// write proposes what changes a key. Whether this shard owns it, whether the condition holds and whether
+// the same was done before is decided when the entry is applied.
 func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
-	cmd := &fsm.Command{Kind: fsm.KindDelete, Key: req.Key, Cond: req.Cond}
-	if req.Op == OpPut {
-		cmd.Kind, cmd.Value, cmd.ContentType = fsm.KindPut, req.Value, req.ContentType
-		cmd.TTL = uint64(req.TTL / time.Millisecond)
-	}
-	o, err := c.batches.submit(ctx, cmd)
+	o, err := c.batches.submit(ctx, req.command())
 	if err != nil {
 		return Response{}, err
 	}
@@ -259,7 +320,8 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 		return Response{}, &NotOwnerError{Epoch: o.epoch}
 	}
 	r := c.response(o.epoch, o.index, o.position)
-	r.Status, r.Version, r.Existed = o.result.Status, o.result.Version, o.result.Existed
+	r.Status, r.Version, r.Existed, r.Replayed = o.result.Status, o.result.Version, o.result.Existed, o.result.Replayed
+	r.HasValue, r.Value, r.ContentType = o.result.HasValue, o.result.Value, o.result.ContentType
 	return r, nil
 }
 
@@ -419,9 +481,10 @@ const (
 )
 
 // housekeep lets old reads fade, and makes an idle shard come down to a lowered limit: each log entry evicts
-// a bounded number of entries, so somebody must write them.
+// a bounded number of entries, so somebody must write them. And it has the replicas compared, where that is due.
 func (c *Cache) housekeep() {
-	t := time.NewTimer(untilNext(housekeepIdle))
+	look := min(housekeepIdle, c.group.host.cfg.CheckInterval)
+	t := time.NewTimer(untilNext(look))
 	defer t.Stop()
 	for {
 		select {
@@ -429,7 +492,7 @@ func (c *Cache) housekeep() {
 		case <-c.group.ctx.Done():
 			return
 		}
-		wait := untilNext(housekeepIdle)
+		wait := untilNext(look)
 		c.recent.reach(c.group.host.mono, c.counts)
 		if i := c.group.instance(); i != nil && i.ready.Load() != 0 {
 			if s := i.fsm.machine.(*cacheMachine).Stats(); s.Bound > s.Limit {
@@ -438,6 +501,7 @@ func (c *Cache) housekeep() {
 				cancel()
 				wait = housekeepBusy
 			}
+			c.lookAfter(i)
 		}
 		t.Reset(wait)
 	}

@@ -1,160 +1,101 @@
 package shard
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"io"
-	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/larder-cache/larder/fsm"
 )
 
-// Checksums of replicas that run, at one and the same place of the log: each replica is told to watch for
-// marks; then the leader logs one, an entry without commands; then each is asked for the checksum of the
-// state that it had right after that entry. Where a replica was not told, or its instance was replaced in
-// between, it has none for the mark, and says so.
+// A mark is a log entry at which each replica of a data shard sums up its state. It has no commands, so
+// the state machine takes it for a tick, and an older build takes it for nothing else; that it is a mark
+// stands in the entry's extensions, since ticks are too many to be summed up.
+//
+// The sum is kept beside the state, and is no part of it: a replica may have none for a mark. It has
+// none where its machine was restored from a later snapshot, or replaced, and for marks that it applied
+// while it was far behind, as after a start.
+var markExtension = []byte("mark")
 
 const (
-	// markTime is how long a replica watches for marks.
-	markTime = 10 * time.Second
-	// maxMarks bounds the states that it keeps meanwhile, the newest: ticks are entries without commands too.
+	// maxMarks is how many marks a replica remembers, the newest.
 	maxMarks = 8
+	// maxMarkLag is how many entries the log may go on behind a mark for the state to be summed up: a
+	// log that is replayed holds many marks, and nobody will ask for them.
+	maxMarkLag = 256
+	// sumFormat names what a sum is made of. Sums of different formats are never compared: a build that
+	// sums up more, or otherwise, needs another number.
+	sumFormat = 1
 )
 
-// marks keeps states for their checksums. A state is a snapshot, which costs little to take and shares its
-// entries with the machine; it is summed up outside of the machine's lock.
+// marked is what a replica's state was at a mark.
+type marked struct {
+	index      uint64
+	generation uint64
+	level      uint8
+	sum        [sha256.Size]byte
+}
+
+func (m marked) hex() string { return hex.EncodeToString(m.sum[:]) }
+
+// marks are the last marks of one machine.
 type marks struct {
-	mu     sync.Mutex // guards following; taken with the machine's lock held, never the other way
-	end    *time.Timer
-	turn   uint64                   // counts the calls of watch
-	states map[uint64]*fsm.Snapshot // by index; nil while nobody watches
+	mu   sync.Mutex // guards kept; a leaf
+	kept []marked   // the newest last
 }
 
-// watch begins to keep states, or goes on to.
-func (m *marks) watch() {
+func (m *marks) add(k marked) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.end != nil {
-		m.end.Stop()
+	if len(m.kept) == maxMarks {
+		m.kept = slices.Delete(m.kept, 0, 1)
 	}
-	if m.states == nil {
-		m.states = map[uint64]*fsm.Snapshot{}
-	}
-	m.turn++
-	turn := m.turn
-	m.end = time.AfterFunc(markTime, func() { m.over(turn) })
+	m.kept = append(m.kept, k)
 }
 
-// over ends a watch, unless somebody went on with it while its end waited for the lock.
-func (m *marks) over(turn uint64) {
+// at returns the mark at index; false: there was none, or it is forgotten.
+func (m *marks) at(index uint64) (marked, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.turn == turn {
-		m.states = nil
+	n := slices.IndexFunc(m.kept, func(k marked) bool { return k.index == index })
+	if n < 0 {
+		return marked{}, false
 	}
+	return m.kept[n], true
 }
 
-// note keeps the state after an entry without commands; the machine's lock is held.
-func (m *marks) note(index uint64, machine *fsm.Machine) {
+// newest returns the index of the last mark, 0 for none.
+func (m *marks) newest() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.states == nil {
-		return
+	if len(m.kept) == 0 {
+		return 0
 	}
-	if len(m.states) == maxMarks {
-		delete(m.states, slices.Min(slices.Collect(maps.Keys(m.states))))
-	}
-	m.states[index] = machine.Snapshot()
+	return m.kept[len(m.kept)-1].index
 }
 
-func (m *marks) take(index uint64) *fsm.Snapshot {
+// forget drops all: the state is another one now, and must not be judged by what the old one was.
+func (m *marks) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.states[index]
-	delete(m.states, index)
-	return s
+	m.kept = nil
 }
 
-// errNoMark refuses: the replica did not watch when it applied the mark.
-var errNoMark = errors.New("the replica did not watch for this mark")
+// marker is a state machine that can be summed up at marks. Mark is called after Apply of the mark's
+// entry, on the same goroutine.
+type marker interface{ Mark(index uint64) }
 
-// WatchMarks makes the replica of a data shard here keep the states at the marks of the next seconds.
-func (h *Host) WatchMarks(id ID) error {
-	i, err := h.cacheInstance(id)
-	if err != nil {
-		return err
-	}
-	i.fsm.machine.(*cacheMachine).marks.watch()
-	return nil
+// Mark sums the state up. Readers go on meanwhile.
+func (c *cacheMachine) Mark(index uint64) {
+	c.mu.RLock()
+	stats := c.m.Stats()
+	k := marked{index: index, generation: stats.Generation, level: stats.Level, sum: c.m.Checksum()}
+	c.mu.RUnlock()
+	c.marks.add(k)
 }
 
-// Mark logs a mark and returns its index. This replica must lead.
-func (h *Host) Mark(ctx context.Context, id ID) (index uint64, err error) {
-	i, err := h.cacheInstance(id)
-	if err != nil {
-		return 0, err
-	}
-	stamps := i.stamps.Load()
-	if i.ready.Load() == 0 || stamps == nil {
-		return 0, i.notLeader()
-	}
-	entry := fsm.Batch{Stamp: stamps.next(), Level: commandLevel}
-	data, err := entry.AppendBinary(nil)
-	if err != nil {
-		return 0, err
-	}
-	index, _, err = i.group.Propose(ctx, data)
-	return index, err
-}
-
-// MarkChecksum returns the checksum of the state at a mark, in hex, once it was applied here: the one that
-// Inspect finds at the same index.
-func (h *Host) MarkChecksum(ctx context.Context, id ID, index uint64) (string, error) {
-	i, err := h.cacheInstance(id)
-	if err != nil {
-		return "", err
-	}
-	if err := i.fsm.applied.wait(ctx, i.trans.ctx.Done(), index); err != nil {
-		return "", err
-	}
-	state := i.fsm.machine.(*cacheMachine).marks.take(index)
-	if state == nil {
-		return "", fmt.Errorf("shard %d: %w", id, errNoMark)
-	}
-	sum := sha256.New()
-	if _, err := state.WriteTo(whileAsked{ctx, sum}); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-// whileAsked writes until ctx ends: a large state takes long, and is not summed up for nobody.
-type whileAsked struct {
-	ctx context.Context
-	w   io.Writer
-}
-
-func (w whileAsked) Write(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return w.w.Write(p)
-}
-
-func (h *Host) cacheInstance(id ID) (*instance, error) {
-	c := h.Cache(id)
-	if c == nil {
-		return nil, ErrUnknownShard
-	}
-	i := c.group.instance()
-	if i == nil {
-		return nil, ErrStopped
-	}
-	return i, nil
+// markEntry is the data of a mark.
+func markEntry(stamp uint64) ([]byte, error) {
+	return (&fsm.Batch{Stamp: stamp, Level: 1}).AppendBinary(nil)
 }

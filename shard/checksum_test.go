@@ -5,19 +5,55 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/larder-cache/larder/fsm"
 )
 
-// TestMarks ensures that all replicas that watch tell the same checksum at a mark, under load, that one
-// whose state differs tells another, and that one that did not watch tells none.
+// compare has the shard's leader compare the replicas, and waits for one that can.
+func (c *cluster) compare() Comparison {
+	c.t.Helper()
+	var found Comparison
+	c.until("a comparison", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		var err error
+		found, err = c.leader().Compare(ctx, testShard)
+		return err == nil
+	})
+	return found
+}
+
+// machineOn is the machine of the shard's replica on a node.
+func machineOn(h *Host) *cacheMachine {
+	return h.Group(testShard).instance().fsm.machine.(*cacheMachine)
+}
+
+// diverge gives the replica on a node another state, at the same index: what a machine that is not
+// deterministic would have come to.
+func (c *cluster) diverge(node, key string) {
+	c.t.Helper()
+	c.wrong = true
+	m := machineOn(c.hosts[node])
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.m.Stats()
+	other := fsm.New()
+	grant := fsm.Grant{Range: s.Range, Epoch: s.Epoch, Generation: s.Generation, VersionBits: s.VersionBits(), Limit: s.Limit, TableVersion: s.TableVersion}
+	_, err1 := other.Apply(1, fsm.Batch{Level: 1, Commands: []fsm.Command{{Kind: fsm.KindLevel, Level: s.Level}, {Kind: fsm.KindGrant, Grant: grant}}})
+	_, err2 := other.Apply(s.Applied, fsm.Batch{Level: 1, Stamp: s.Clock, Commands: []fsm.Command{{Kind: fsm.KindPut, Key: []byte(key), Value: []byte("wrong")}}})
+	if err := errors.Join(err1, err2); err != nil {
+		c.t.Fatal(err)
+	}
+	m.m = other
+}
+
+// TestMarks ensures that all replicas tell the same checksum at a mark, under load, and that it is the
+// one of the machine's state right there; that a follower logs none; and that the state is not the same
+// at the next.
 func TestMarks(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		l := c.followed("a")
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
 		stop, stopped := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(stopped)
@@ -30,92 +66,87 @@ func TestMarks(t *testing.T) {
 				}
 			}
 		}()
-		sums := func() map[string]string {
-			t.Helper()
-			for _, h := range c.hosts {
-				if err := h.WatchMarks(testShard); err != nil {
-					t.Fatal(err)
-				}
-			}
-			index, err := l.Mark(ctx, testShard)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all := map[string]string{}
-			for n, h := range c.hosts {
-				sum, err := h.MarkChecksum(ctx, testShard, index)
-				if err != nil || len(sum) != 64 {
-					t.Fatalf("%s: %q, %v", n, sum, err)
-				}
-				all[n] = sum
-			}
-			return all
-		}
-		first := sums()
+		first := c.compare()
 		time.Sleep(time.Second)
-		second := sums()
-		if first["a"] != first["b"] || first["a"] != first["c"] || second["a"] != second["b"] || second["a"] != second["c"] || first["a"] == second["a"] {
-			t.Errorf("checksums %v, then %v", first, second)
-		}
+		second := c.compare()
 		close(stop)
 		<-stopped
-		c.wantSameState() // nothing that is still to come writes over what is damaged now
-		if _, err := c.hosts["b"].Mark(ctx, testShard); !errors.As(err, new(*NotLeaderError)) {
-			t.Errorf("a mark of a follower: %v", err)
+		for _, found := range []Comparison{first, second} {
+			if !found.Equal() || len(found.Replicas) != 3 || len(found.Replicas[0].Checksum) != 64 {
+				t.Errorf("%+v", found)
+			}
 		}
-		m := c.hosts["c"].Group(testShard).instance().fsm.machine.(*cacheMachine)
-		m.mu.Lock()
-		m.m.Lookup([]byte("k1")).Entry.Value[0] ^= 1 // a bit flips
-		m.mu.Unlock()
-		if third := sums(); third["a"] != third["b"] || third["a"] == third["c"] {
-			t.Errorf("checksums with a damaged replica on c: %v", third)
+		if first.Replicas[0].Checksum == second.Replicas[0].Checksum || second.Index <= first.Index {
+			t.Errorf("%+v, then %+v", first, second)
 		}
-		time.Sleep(markTime + time.Second)
-		index, err := l.Mark(ctx, testShard)
-		if err != nil {
-			t.Fatal(err)
+		third := c.compare()
+		m := machineOn(l)
+		m.mu.RLock()
+		index, _ := m.m.Applied()
+		sum := fmt.Sprintf("%x", m.m.Checksum())
+		m.mu.RUnlock()
+		if index != third.Index || sum != third.Replicas[0].Checksum {
+			t.Errorf("the machine has %s at %d, the comparison says %+v", sum, index, third)
 		}
-		if sum, err := c.hosts["b"].MarkChecksum(ctx, testShard, index); !errors.Is(err, errNoMark) {
-			t.Errorf("without watching: %q, %v", sum, err)
+		if _, err := c.hosts["b"].Compare(context.Background(), testShard); !errors.As(err, new(*NotLeaderError)) {
+			t.Errorf("a comparison by a follower: %v", err)
 		}
 	})
 }
 
-// TestMarksKept ensures that a mark is kept however many entries without commands came before it, that no
-// more than maxMarks states are held, and that a watch which was gone on with does not end with the first.
+// TestMarksKept ensures that the newest marks are kept, however many ticks came between, that a tick is
+// none, and that a restored state knows of none.
 func TestMarksKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var m marks
-		machine := fsm.New()
-		m.note(1, machine)
-		if m.take(1) != nil {
-			t.Error("kept while nobody watched")
+	m := newCacheMachine(testShard)
+	for index := uint64(1); index <= 3*maxMarks; index++ {
+		m.Mark(index)
+	}
+	if n := len(m.marks.kept); n != maxMarks {
+		t.Errorf("%d marks are kept, want %d", n, maxMarks)
+	}
+	if _, ok := m.marks.at(3 * maxMarks); !ok || m.marks.newest() != 3*maxMarks {
+		t.Errorf("the newest mark was not kept: %+v", m.marks.kept)
+	}
+	if _, ok := m.marks.at(2 * maxMarks); ok {
+		t.Error("an old mark was kept")
+	}
+	r := pipeSnapshot(t, m)
+	if err := m.Restore(r); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := m.marks.at(3 * maxMarks); ok {
+		t.Error("a mark of the state before a restore was kept")
+	}
+}
+
+// TestMarksOfAReplay ensures that a replica which starts sums up only what somebody may ask for, and a
+// tick never.
+func TestMarksOfAReplay(t *testing.T) {
+	inBubble(t, 1, neverCheck, func(c *cluster) {
+		l := c.leader()
+		old := c.compare().Index
+		for range maxMarkLag + 1 {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			if _, _, err := l.Group(testShard).Propose(ctx, mustMark(t)); err != nil { // ticks
+				t.Fatal(err)
+			}
+			cancel()
 		}
-		m.watch()
-		for index := uint64(1); index <= 3*maxMarks; index++ {
-			m.note(index, machine)
-		}
-		held := func() int {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return len(m.states)
-		}
-		if n := held(); n != maxMarks {
-			t.Errorf("%d states are held, want %d", n, maxMarks)
-		}
-		if m.take(3*maxMarks) == nil {
-			t.Error("the newest mark was not kept")
-		}
-		first := m.turn
-		m.watch()
-		m.over(first) // it was due, and waited for the lock, as the second watch began
-		m.note(100, machine)
-		if m.take(100) == nil {
-			t.Error("the second watch ended with the first")
-		}
-		time.Sleep(markTime + time.Second)
-		if held() != 0 {
-			t.Error("states are held after the watch")
+		late := c.compare().Index
+		c.crash("a")
+		m := machineOn(c.start("a"))
+		c.until("all is applied again", func() bool { return m.marks.newest() == late })
+		if _, ok := m.marks.at(old); ok || len(m.marks.kept) != 1 {
+			t.Errorf("marks at %d and %d; kept are %+v", old, late, m.marks.kept)
 		}
 	})
+}
+
+func mustMark(t *testing.T) []byte {
+	t.Helper()
+	data, err := markEntry(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

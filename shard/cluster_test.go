@@ -28,6 +28,8 @@ type cluster struct {
 	memory  map[string]*Memory
 	cluster string
 	tune    func(node string, c *Config)
+	wrong   bool // the test made replicas differ
+	low     bool // the shard stays at feature level 1
 
 	// The test's own goroutine alone changes what follows, and may read it without mu.
 	mu     sync.Mutex
@@ -49,6 +51,18 @@ func inBubbleWithSpares(t *testing.T, n, spares int, tune func(string, *Config),
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, n, tune)
 		c.voters = n - spares
+		defer c.close()
+		c.startAll()
+		f(c)
+	})
+}
+
+// inBubbleAtLevel1 is inBubble for a shard that no command has raised.
+func inBubbleAtLevel1(t *testing.T, n int, tune func(string, *Config), f func(c *cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, n, tune)
+		c.low = true
 		defer c.close()
 		c.startAll()
 		f(c)
@@ -110,11 +124,15 @@ func (c *cluster) startAll() {
 	if err != nil {
 		c.t.Fatalf("grant: %v", err)
 	}
+	if !c.low {
+		c.raise()
+	}
 }
 
 func (c *cluster) start(name string) *Host {
 	c.t.Helper()
 	cfg := Config{Node: name, Memory: c.memory[name], Network: c.net.From(name), Addr: addrOf(name),
+		CheckInterval: 500 * time.Millisecond, // in all tests: nothing that they do may pass for a difference of states
 		Fatal: func(err error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -184,6 +202,9 @@ func (c *cluster) crash(name string) {
 
 func (c *cluster) close() {
 	for n, h := range c.hosts {
+		if g := h.Group(testShard); g != nil && !c.wrong && g.serves() != nil {
+			c.t.Errorf("false alarm: the replica on %s: %v", n, g.serves())
+		}
 		if err := h.Close(); err != nil {
 			c.t.Errorf("closing %s: %v", n, err)
 		}
@@ -393,5 +414,19 @@ func TestAllCrash(t *testing.T) {
 			c.wantGet(l, fmt.Sprint("k", i), fmt.Sprint("v", i))
 		}
 		c.wantSameState()
+	})
+}
+
+// raise brings the shard to the highest feature level, on all replicas.
+func (c *cluster) raise() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	o, err := c.leader().Cache(testShard).batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: fsm.MaxLevel})
+	if err != nil || o.result.Status != fsm.StatusOK {
+		c.t.Fatalf("raising the level: %+v, %v", o.result, err)
+	}
+	c.until("all replicas are at the level", func() bool {
+		return !slices.ContainsFunc(c.names[:c.voters], func(n string) bool { return c.hosts[n] != nil && c.stats(c.hosts[n]).Level < fsm.MaxLevel })
 	})
 }

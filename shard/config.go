@@ -47,6 +47,9 @@ type Config struct {
 	// TrailingLogs is how many entries at most stay in the log behind a snapshot, for followers
 	// that are a little behind; default 8,192, fewer where they are large.
 	TrailingLogs uint64
+
+	// CheckInterval is how often the replicas of a data shard that is in use are compared, default 5 s.
+	CheckInterval time.Duration
 }
 
 func (c *Config) validate() error {
@@ -72,6 +75,7 @@ func (c *Config) validate() error {
 	setDefault(&c.ElectionTimeout, time.Second)
 	setDefault(&c.CommitTimeout, 500*time.Millisecond)
 	setDefault(&c.TouchInterval, 100*time.Millisecond)
+	setDefault(&c.CheckInterval, 5*time.Second)
 	setDefault(&c.SnapshotBytes, 64<<20)
 	setDefault(&c.SnapshotEntries, 65536)
 	setDefault(&c.TrailingLogs, 8192)

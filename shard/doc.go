@@ -7,9 +7,9 @@
 //
 // # Writes
 //
-// [Cache.Do] proposes a put or delete; concurrent ones share log entries (batcher). Whether the
-// shard owns the key, and whether a condition holds, is decided when the entry is applied, nowhere
-// else. An error either refuses (nothing was applied, [Refused]) or is [ErrOutcomeUnknown]: what was
+// [Cache.Do] proposes what changes a key; concurrent changes share log entries (batcher). Whether the
+// shard owns the key, whether a condition holds, and whether the same was done before under an idempotency key, is
+// decided when the entry is applied, nowhere else. An error either refuses (nothing was applied, [Refused]) or is [ErrOutcomeUnknown]: what was
 // handed to Raft, or put on a link, and then lost its leader, its link or its time. Only the errors
 // that hashicorp/raft gives before it touches the log refuse; all others are unknown. Nothing is
 // proposed after its own deadline, also where the process was stopped in between: the age of a frame
@@ -34,6 +34,9 @@
 // the log are budgeted; touches beyond it, and those for which there is no leader, no room or no time, are
 // dropped and counted ([TouchStats]). No read and no write waits for one.
 //
+// Of many readers who would load a missing value one gets a token to do so, and the others wait (fill.go). That saves
+// work and promises nothing: what the token promises is kept in the state machine.
+//
 // # Members
 //
 // A group begins with the members that its Spec names, all of which bootstrap the same configuration.
@@ -41,6 +44,12 @@
 // leader adds, promotes and removes one at a time, upon a named committed configuration (membership.go);
 // who plans these changes, and in which order, is the directory's business. A replica that left is
 // destroyed by its r, durably, before another of its shard can be created on the node.
+//
+// # Replicas that differ
+//
+// A leader has the states of all replicas compared at marks in the log. One in the minority stops for good, and goes
+// on as a Raft member without a state; without a majority all stop. See verdict.go for the rules, and for what
+// a death leaves at each step.
 //
 // # The transport
 //
@@ -68,6 +77,8 @@
 //	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
 //	within a change of members                   made or not, alike on all; it can     TestMembersChangeAcrossCrashes
 //	                                             be made again from what is seen
+//	within the stop of a replica that           it is compared again, or starts sealed        TestManifestCrash,
+//	differs                                                                                TestFollowerDiverges
 //	within the destruction of a replica          it is as it was, or the rest of it    TestManifestCrash
 //	                                             is removed
 //

@@ -31,6 +31,8 @@ var (
 	ErrRetired = errors.New("replica was here before and is never created again")
 	// ErrConfChanged: refused; the shard's configuration is not the one that a change was planned from.
 	ErrConfChanged = errors.New("the shard's configuration has changed")
+	// ErrDiverged: refused; the replica's state differs from that of others, or may (verdict.go).
+	ErrDiverged = errors.New("diverged")
 	// ErrWrongCluster: the peer belongs to another cluster, or speaks no protocol of ours.
 	ErrWrongCluster = errors.New("peer belongs to another cluster")
 )

@@ -33,7 +33,7 @@ func (h *Host) Do(ctx context.Context, node string, req Request) (Response, erro
 		return Response{}, err
 	}
 	body := appendDuration(nil, timeLeft(ctx, maxForward))
-	body = appendString(body, "") // the caller's name, once callers have one
+	body = appendString(body, req.Caller)
 	body = appendRequest(body, req)
 	began := h.mono()
 	answer, err := p.call(ctx, frameData, body, false)
@@ -68,7 +68,8 @@ func (h *Host) replicaFor(req Request) (*Cache, error) {
 // serveData performs a request that another node forwarded.
 func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([]byte, error) {
 	r := reader{b: body}
-	timeout, _, req := r.duration(), r.string(), r.request()
+	timeout, caller, req := r.duration(), r.string(), r.request()
+	req.Caller = caller
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -88,9 +89,23 @@ func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([
 	return appendResponse(nil, resp), nil
 }
 
+// extendedOp marks, in the byte of the operation, a request that ends with what the first form of requests has
+// no room for. A node that does not know it refuses the operation, rather than to leave out what it asks for.
+const extendedOp = 0x80
+
+// extended reports whether r has what the first form of requests has no room for. The caller's name travels
+// before the request.
+func (r *Request) extended() bool {
+	return r.Delta != 0 || r.ReturnOld || r.IdempotencyKey != "" || r.Fill != 0 || r.NoTouch
+}
+
 func appendRequest(b []byte, r Request) []byte {
 	b = binary.AppendUvarint(b, uint64(r.Shard))
-	b = append(b, byte(r.Op))
+	op := byte(r.Op)
+	if r.extended() {
+		op |= extendedOp
+	}
+	b = append(b, op)
 	b = appendString(b, r.Key)
 	b = appendString(b, r.Value)
 	b = appendString(b, r.ContentType)
@@ -99,14 +114,26 @@ func appendRequest(b []byte, r Request) []byte {
 	b = binary.AppendUvarint(b, r.Cond.Version)
 	b = append(b, byte(r.Consistency))
 	b = binary.AppendUvarint(b, uint64(r.MaxStaleness))
-	b = appendBool(b, r.NoTouch)
-	return binary.AppendUvarint(b, r.R)
+	b = binary.AppendUvarint(b, r.R)
+	if r.extended() {
+		b = binary.AppendVarint(b, r.Delta)
+		b = appendBool(b, r.ReturnOld)
+		b = appendString(b, r.IdempotencyKey)
+		b = appendDuration(b, r.Fill)
+		b = appendBool(b, r.NoTouch)
+	}
+	return b
 }
 
 func (r *reader) request() Request {
 	req := Request{Shard: ID(r.uint()), Op: Op(r.byte()), Key: r.bytes(), Value: r.bytes(), ContentType: r.string(),
 		TTL: time.Duration(r.uint()) * time.Millisecond, Cond: fsm.Cond{Kind: fsm.CondKind(r.byte()), Version: r.uint()},
-		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), NoTouch: r.bool(), R: r.uint()}
+		Consistency: Consistency(r.byte()), MaxStaleness: r.span(), R: r.uint()}
+	if req.Op&extendedOp != 0 {
+		req.Op &^= extendedOp
+		req.Delta, req.ReturnOld, req.IdempotencyKey, req.Fill = r.int(), r.bool(), r.string(), r.duration()
+		req.NoTouch = r.bool()
+	}
 	if req.Consistency > Any {
 		r.fail()
 	}
@@ -129,10 +156,19 @@ func appendResponse(b []byte, r Response) []byte {
 	b = appendDuration(b, r.TTL)
 	b = appendString(b, r.Read)
 	b = binary.AppendUvarint(b, uint64(max(r.Age, 0)))
-	if r.MissReason != "" { // at the end, where a node that does not know it does not look
+	if r.Replayed || r.HasValue || r.FillToken != 0 || r.MissReason != "" { // at the end, where a node that does not know it does not look
+		b = appendBool(b, r.Replayed)
+		b = appendBool(b, r.HasValue)
+		b = binary.AppendUvarint(b, r.FillToken)
 		b = appendString(b, r.MissReason)
 	}
 	return b
+}
+
+// int is a signed integer, as binary.AppendVarint writes it.
+func (r *reader) int() int64 {
+	zigzag := r.uint()
+	return int64(zigzag>>1) ^ -int64(zigzag&1)
 }
 
 // span is a duration in nanoseconds.
@@ -152,8 +188,9 @@ func decodeResponse(b []byte) (Response, error) {
 		ContentType: r.string(), HasTTL: r.bool(), TTL: time.Duration(r.uint()) * time.Millisecond, Read: ReadPath(r.string()),
 		Age: r.span()}
 	if r.err == nil && len(r.b) > 0 {
+		resp.Replayed, resp.HasValue, resp.FillToken = r.bool(), r.bool(), r.uint()
 		resp.MissReason = MissReason(r.string())
-		if !slices.Contains(missReasons[:], resp.MissReason) {
+		if resp.MissReason != "" && !slices.Contains(missReasons[:], resp.MissReason) {
 			r.fail()
 		}
 	}

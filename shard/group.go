@@ -27,6 +27,11 @@ type Group struct {
 
 	inst atomic.Pointer[instance] // nil while none is running
 
+	stopped atomic.Pointer[Verdict] // nil unless the replica has stopped for good (verdict.go)
+	doubt   atomic.Pointer[Verdict] // nil unless it waits for a comparison to decide
+	halt    chan struct{}           // one token: stopped was set
+	known   known                   // members that have stopped, as this leader knows
+
 	transferTerm   atomic.Uint64 // term in which this replica hands leadership over
 	lastTimeoutNow atomic.Uint64 // term of the last TimeoutNow taken
 
@@ -75,7 +80,7 @@ type clocked interface{ Clock() uint64 }
 func newGroup(h *Host, spec Spec, store replicaStore, snaps raft.SnapshotStore, spoolDir string, newMachine func() StateMachine) *Group {
 	ctx, cancel := context.WithCancel(h.ctx)
 	return &Group{host: h, id: ReplicaID{spec.Shard, h.cfg.Node, spec.R}, spec: spec, store: store, snaps: snaps,
-		newMachine: newMachine, spools: spools{dir: spoolDir}, ctx: ctx, cancel: cancel, done: make(chan struct{})}
+		newMachine: newMachine, spools: spools{dir: spoolDir}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
 }
 
 // start starts the first instance and the goroutine that watches over it.
@@ -94,6 +99,10 @@ func (g *Group) instance() *instance { return g.inst.Load() }
 
 func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	cfg := g.host.cfg
+	if g.stopped.Load() != nil { // others first
+		cfg.HeartbeatTimeout *= sealedPatience
+		cfg.ElectionTimeout *= sealedPatience
+	}
 	return &raft.Config{
 		ProtocolVersion:    raft.ProtocolVersionMax,
 		HeartbeatTimeout:   cfg.HeartbeatTimeout,
@@ -119,7 +128,8 @@ func (g *Group) startInstance() (*instance, error) {
 	i := &instance{group: g, trans: newTransport(g), notify: make(chan bool, 64), installed: make(chan struct{}, 1),
 		quit: make(chan struct{}), transferFailed: map[string]uint64{}}
 	i.reads.inst, i.follows.inst = i, i
-	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), onRestore: func() { notify(i.installed) }}
+	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), sealed: g.stopped.Load() != nil,
+		last: g.store.LastIndex, onRestore: func() { notify(i.installed) }}
 	index, term, err := recoveryPoint(g.store, g.snaps)
 	if err != nil {
 		return nil, err
@@ -155,6 +165,7 @@ func (g *Group) stopInstance(i *instance) {
 	g.inst.CompareAndSwap(i, nil)
 	i.ready.Store(0)
 	i.reads.fail(ErrStopped)
+	i.endFills()
 	i.mu.Lock()
 	i.stopping = true
 	i.mu.Unlock()
@@ -213,6 +224,7 @@ func (g *Group) run(i *instance) {
 func (i *instance) watch(ctx context.Context) string {
 	tick := time.NewTimer(untilNext(time.Second)) // with all others: an idle process then wakes up once
 	defer tick.Stop()
+	led := 0
 	for {
 		select {
 		case leads := <-i.notify:
@@ -225,7 +237,18 @@ func (i *instance) watch(ctx context.Context) string {
 			if why := i.afterInstall(); why != "" {
 				return why
 			}
+		case <-i.group.halt:
+			if i.fsm.sealed { // it began so
+				continue
+			}
+			i.yield()
+			return "its state has diverged"
 		case <-tick.C:
+			if led++; !i.fsm.sealed || i.raft.State() != raft.Leader {
+				led = 0
+			} else if led > maxSealedLead {
+				return "it must not lead, and nobody takes over"
+			}
 			if i.transferStuck() {
 				return "a leadership transfer does not end"
 			}
@@ -241,6 +264,13 @@ func (i *instance) watch(ctx context.Context) string {
 // applied everything that earlier leaders acknowledged.
 func (i *instance) becomeReady() {
 	for i.raft.State() == raft.Leader {
+		if i.group.stopped.Load() != nil {
+			i.yield()
+			if !i.pause() {
+				return
+			}
+			continue
+		}
 		term := i.raft.CurrentTerm()
 		if err := i.raft.Barrier(0).Error(); err != nil {
 			if errors.Is(err, raft.ErrLeadershipTransferInProgress) {
@@ -268,7 +298,7 @@ func (i *instance) becomeReady() {
 		}
 		i.transferSince.Store(0)
 		i.ready.Store(term)
-		if i.raft.State() != raft.Leader || i.raft.CurrentTerm() != term {
+		if i.raft.State() != raft.Leader || i.raft.CurrentTerm() != term || i.group.stopped.Load() != nil {
 			if i.ready.CompareAndSwap(term, 0) { // stepDown may have come before the Store
 				i.reads.fail(i.notLeader())
 			}
@@ -283,6 +313,7 @@ func (i *instance) becomeReady() {
 func (i *instance) stepDown() {
 	i.ready.Store(0)
 	i.reads.fail(i.notLeader())
+	i.endFills()
 	i.group.host.changed()
 }
 
@@ -363,6 +394,9 @@ const snapshotRetry = 5 * time.Second
 // maintain takes a snapshot once enough was applied since the last.
 func (i *instance) maintain() {
 	h := i.group.host
+	if i.group.serves() != nil { // nobody is to get a state that may be wrong
+		return
+	}
 	bytes, entries := i.fsm.written.Load(), i.fsm.entries.Load()
 	if bytes < h.cfg.SnapshotBytes && entries < h.cfg.SnapshotEntries || i.fsm.persisting.Load() > 0 ||
 		int64(h.mono()) < i.snapshotAfter.Load() {
@@ -403,6 +437,11 @@ func (i *instance) hurry() {
 
 // Propose replicates data and returns its index and what the local state machine's Apply returned.
 func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result any, err error) {
+	return g.propose(ctx, raft.Log{Data: data})
+}
+
+// propose replicates an entry: its Data and Extensions count.
+func (g *Group) propose(ctx context.Context, entry raft.Log) (index uint64, result any, err error) {
 	i := g.instance()
 	if i == nil {
 		return 0, nil, ErrStopped
@@ -423,7 +462,7 @@ func (g *Group) Propose(ctx context.Context, data []byte) (index uint64, result 
 		return 0, nil, ErrStopped
 	}
 	i.hurry()
-	f := i.raft.Apply(data, timeout)
+	f := i.raft.ApplyLog(entry, timeout)
 	done := make(chan error, 1)
 	go func() {
 		defer i.wg.Done()
@@ -510,7 +549,10 @@ func (i *instance) readBarrier(ctx context.Context) error {
 
 // Status returns what the replica knows of itself.
 func (g *Group) Status() Status {
-	s := Status{Shard: g.id.Shard, Replica: g.id.String(), Role: RoleStopped}
+	s := Status{Shard: g.id.Shard, Replica: g.id.String(), Role: RoleStopped, Stopped: g.stopped.Load() != nil}
+	if err := g.serves(); err != nil {
+		s.Diverged = err.Error()
+	}
 	i := g.instance()
 	if i == nil {
 		return s

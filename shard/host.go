@@ -58,6 +58,7 @@ type Host struct {
 	listener Listener
 
 	snapshotting chan struct{} // one token per snapshot being written
+	filling      atomic.Int64  // reads that wait for another reader's fill
 	change       chan struct{} // one token: a leadership changed
 	fatalOnce    sync.Once
 
@@ -96,6 +97,7 @@ func NewHost(cfg Config) (*Host, error) {
 		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
+	h.handlers[methodSum], h.handlers[methodJudge] = h.handleSum, h.handleJudge
 	return h, nil
 }
 
@@ -307,6 +309,10 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		return nil, fmt.Errorf("replica %s: %w", id, err)
 	}
 	g.store, g.snaps = store, snaps
+	if v := h.storage.verdict(id); v != nil {
+		g.stopped.Store(v)
+		h.log.Error("replica does not serve: "+v.String(), "shard", spec.Shard, "replica", id.String())
+	}
 	if err := g.start(); err != nil {
 		g.cancel()
 		store.Close()

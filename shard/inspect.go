@@ -36,6 +36,8 @@ type Inspection struct {
 	Bytes   uint64 `json:"bytes"`
 	// Checksum is that of the state at At, in hex; equal on all replicas of the shard at the same At.
 	Checksum string `json:"checksum"`
+	// Diverged says why the replica has stopped for good, "" if it has not.
+	Diverged string `json:"diverged,omitempty"`
 	// Error says what is damaged and where; the fields after Term are empty when no state could be
 	// built in spite of it.
 	Error string `json:"error,omitempty"`
@@ -72,7 +74,7 @@ func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 	var found []Inspection
 	var damage []error
 	for _, note := range notes {
-		if note.Shard == Directory || note.State != replicaCreated {
+		if note.Shard == Directory || note.State != replicaCreated && note.State != replicaDiverged {
 			continue
 		}
 		id := ReplicaID{Shard: note.Shard, Node: identity.Node, R: note.R}
@@ -80,6 +82,9 @@ func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 			id:     id,
 			dir:    replicaFolder(dir, note.Shard, note.R),
 			report: Inspection{Shard: note.Shard, Replica: id.String()},
+		}
+		if note.Verdict != nil {
+			in.report.Diverged = note.Verdict.String()
 		}
 		target, limited := at[note.Shard]
 		if err := guard(func() error { return in.run(target, limited) }); err != nil {

@@ -273,3 +273,16 @@ func TestInspectRefuses(t *testing.T) {
 		t.Errorf("without manifest: got %v, want %v", err, ErrDataLost)
 	}
 }
+
+// TestInspectTellsDiverged ensures that the replica which has stopped is inspected like any other, and
+// that the report says so.
+func TestInspectTellsDiverged(t *testing.T) {
+	in := newInspected(t)
+	m := restart(t, in.dir)
+	must(t, m.diverged(3, 17, &Verdict{Outcome: OutcomeMinority, Comparison: Comparison{Shard: 3, Index: 9}}))
+	found, err := Inspect(in.dir, nil)
+	must(t, err)
+	if len(found) != 1 || found[0].Checksum != in.sums[10] || !strings.Contains(found[0].Diverged, "majority at index 9") {
+		t.Errorf("got %+v", found)
+	}
+}

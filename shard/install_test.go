@@ -19,7 +19,9 @@ import (
 )
 
 // compacting makes replicas take snapshots often and keep little of the log.
-func compacting(_ string, c *Config) { c.SnapshotEntries, c.TrailingLogs = 10, 3 }
+func compacting(_ string, c *Config) {
+	c.SnapshotEntries, c.TrailingLogs, c.CheckInterval = 10, 3, time.Hour
+}
 
 // fill writes n entries of their own and lets time pass for a snapshot.
 func (c *cluster) fill(h *Host, n int, value string) {

@@ -20,6 +20,9 @@ const (
 	replicaCreating replicaState = "creating"
 	// replicaCreated: its store and bootstrap are durable. It may have spoken: its data must be here.
 	replicaCreated replicaState = "created"
+	// replicaDiverged: it was created, and has stopped for good since its state is not that of the others.
+	// It still takes part in its group, and serves nobody.
+	replicaDiverged replicaState = "diverged"
 	// replicaDestroyed: its data is gone or going, and it never comes back.
 	replicaDestroyed replicaState = "destroyed"
 )
@@ -29,6 +32,8 @@ type replicaNote struct {
 	Shard ID           `json:"shard"`
 	R     uint64       `json:"r"`
 	State replicaState `json:"state"`
+	// Verdict says why the replica is diverged.
+	Verdict *Verdict `json:"verdict,omitempty"`
 }
 
 // manifest notes every replica that this node ever created, so that none ever speaks without what it
@@ -42,6 +47,8 @@ type replicaNote struct {
 //	3 open store, mark, bootstrap         creating, part of a store  begin again: starts over
 //	4 created: note "created"             creating, whole store      begin again: starts over; it never spoke
 //	  the replica speaks                  created, folder            check, open, checkMarker, repair
+//	  diverged: note "diverged"           created, folder            as above, until it is found again
+//	                                      diverged, folder           as above, but it serves nothing
 //	5 destroyed: note "destroyed"         created, folder            as above: still a member
 //	6 destroyed: remove the folder        destroyed, some folder     openManifest removes the rest
 //	  done                                destroyed, no folder       check and begin refuse
@@ -113,7 +120,7 @@ func loadNotes(dir string) ([]replicaNote, error) {
 	}
 	for i, note := range record.Replicas {
 		switch note.State {
-		case replicaCreating, replicaCreated, replicaDestroyed:
+		case replicaCreating, replicaCreated, replicaDiverged, replicaDestroyed:
 		default:
 			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has state %q", ErrDataLost, path, note.Shard, note.R, note.State)
 		}
@@ -146,14 +153,19 @@ func (m *manifest) find(shard ID, r uint64) (int, bool) {
 
 // note records state durably; with mu.
 func (m *manifest) note(shard ID, r uint64, state replicaState) error {
+	return m.record(replicaNote{Shard: shard, R: r, State: state})
+}
+
+// record writes a note durably in the place of the replica's last; with mu.
+func (m *manifest) record(note replicaNote) error {
 	notes := slices.Clone(m.notes)
-	if i, noted := m.find(shard, r); noted {
-		notes[i].State = state
+	if i, noted := m.find(note.Shard, note.R); noted {
+		notes[i] = note
 	} else {
-		notes = slices.Insert(notes, i, replicaNote{shard, r, state})
+		notes = slices.Insert(notes, i, note)
 	}
 	if err := saveNotes(m.dir, notes); err != nil {
-		return fmt.Errorf("noting shard %d, replica %d as %s: %w", shard, r, state, err)
+		return fmt.Errorf("noting shard %d, replica %d as %s: %w", note.Shard, note.R, note.State, err)
 	}
 	m.notes = notes
 	m.shown.Store(&notes)
@@ -164,6 +176,7 @@ func (m *manifest) note(shard ID, r uint64, state replicaState) error {
 //
 //	"" or replicaCreating   nothing that ever spoke: begin
 //	replicaCreated          its folder and store are here: open them, then checkMarker
+//	replicaDiverged         likewise; it must not serve
 //	ErrRetired       it, or a later replica of the shard, was here: refuse
 //	ErrDataLost             it has spoken and its folder or store is gone: refuse
 func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
@@ -182,7 +195,7 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	case replicaCreating:
 		return replicaCreating, nil
 	}
-	return replicaCreated, m.intact(shard, r)
+	return m.notes[i].State, m.intact(shard, r)
 }
 
 // alive names the replicas on node that were begun and not destroyed. It waits for no disk.
@@ -265,7 +278,7 @@ func (m *manifest) created(shard ID, r uint64) error {
 		return fmt.Errorf("shard %d, replica %d was not begun", shard, r)
 	case m.notes[i].State == replicaDestroyed:
 		return fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
-	case m.notes[i].State == replicaCreated:
+	case m.notes[i].State == replicaCreated, m.notes[i].State == replicaDiverged:
 		return nil
 	}
 	if err := m.intact(shard, r); err != nil {
@@ -288,6 +301,30 @@ func (m *manifest) destroyed(shard ID, r uint64) error {
 		return fmt.Errorf("removing shard %d, replica %d: %w", shard, r, err)
 	}
 	return nil
+}
+
+// diverged notes that a created replica has stopped for good, and why. Repeating it is allowed.
+func (m *manifest) diverged(shard ID, r uint64, why *Verdict) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i, noted := m.find(shard, r); !noted || m.notes[i].State != replicaCreated {
+		return nil // destroyed meanwhile, or noted already
+	}
+	return m.record(replicaNote{Shard: shard, R: r, State: replicaDiverged, Verdict: why})
+}
+
+// verdict returns why a replica is diverged, nil if it is not.
+func (m *manifest) verdict(shard ID, r uint64) *Verdict {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, noted := m.find(shard, r)
+	if !noted || m.notes[i].State != replicaDiverged {
+		return nil
+	}
+	if v := m.notes[i].Verdict; v != nil {
+		return v
+	}
+	return &Verdict{Outcome: OutcomeSplit} // it is not said why: an operator's business
 }
 
 // removeDir removes a folder, durably when it was there.

@@ -77,6 +77,14 @@ func TestManifestCrash(t *testing.T) {
 			must(t, m.created(3, 17))
 			must(t, m.created(3, 17))
 		}, replicaCreated, nil, false, true},
+		{"diverged", func(t *testing.T, dir string, m *manifest) {
+			must(t, m.diverged(3, 17, &Verdict{Outcome: OutcomeMinority}))
+			must(t, m.diverged(3, 17, &Verdict{Outcome: OutcomeSplit})) // the first holds
+			must(t, m.created(3, 17))
+			if v := restart(t, dir).verdict(3, 17); v == nil || v.Outcome != OutcomeMinority {
+				t.Errorf("the verdict after a restart: %+v", v)
+			}
+		}, replicaDiverged, nil, false, true},
 		{"noted as destroyed", func(t *testing.T, dir string, m *manifest) {
 			must(t, m.note(3, 17, replicaDestroyed))
 		}, "", ErrRetired, false, false},
@@ -225,7 +233,7 @@ func TestManifestOrder(t *testing.T) {
 	if _, err := m.begin(8, 1); !errors.Is(err, ErrRetired) {
 		t.Errorf("begin after destroyed: got %v", err)
 	}
-	want := []replicaNote{{2, 5, replicaCreated}, {3, 17, replicaDestroyed}, {3, 20, replicaCreated}, {4, 90, replicaCreated}, {8, 1, replicaDestroyed}}
+	want := []replicaNote{{2, 5, replicaCreated, nil}, {3, 17, replicaDestroyed, nil}, {3, 20, replicaCreated, nil}, {4, 90, replicaCreated, nil}, {8, 1, replicaDestroyed, nil}}
 	if got := restart(t, dir).notes; !equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -247,9 +255,9 @@ func TestManifestDamage(t *testing.T) {
 		"missing":   func(dir string) error { return os.Remove(filepath.Join(dir, manifestName)) },
 		"no JSON":   func(dir string) error { return os.WriteFile(filepath.Join(dir, manifestName), []byte("{"), 0o600) },
 		"older":     func(dir string) error { return saveNotes(dir, nil) },
-		"odd state": func(dir string) error { return saveNotes(dir, []replicaNote{{3, 17, "gone"}}) },
+		"odd state": func(dir string) error { return saveNotes(dir, []replicaNote{{3, 17, "gone", nil}}) },
 		"out of order": func(dir string) error {
-			return saveNotes(dir, []replicaNote{{3, 17, replicaCreated}, {2, 1, replicaCreated}})
+			return saveNotes(dir, []replicaNote{{3, 17, replicaCreated, nil}, {2, 1, replicaCreated, nil}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

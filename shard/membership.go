@@ -44,6 +44,8 @@ type Progress struct {
 	Match   uint64 // highest index known to be on it as the leader has it
 	// Recent tells that it took something from the leader within the last second.
 	Recent bool
+	// Stopped tells that its state has diverged: it must not lead, and does not serve.
+	Stopped bool
 }
 
 // Find returns the member with that id, and whether it votes.
@@ -188,6 +190,7 @@ func (g *Group) Configuration() (Configuration, error) {
 			if id == g.id {
 				p = Progress{Replica: id, Match: c.Last, Recent: true}
 			}
+			p.Stopped = g.known.has(id.String())
 			all = append(all, p)
 		}
 		return all

@@ -37,9 +37,11 @@ var (
 	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
 	descReads       = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
 	descTouches     = prometheus.NewDesc("larder_touches_total", "Reads that found an entry, by what became of the touch that renews its place in the LRU order.", []string{"shard", "outcome"}, nil)
+	descDivergence  = shardDesc("shard_divergence", "Members whose state differs from the majority's, as the leader found; on others 1 where this replica has stopped. 0 is normal.")
+	descChecks      = shardDesc("shard_checks_total", "Comparisons of the replicas' states that this replica made as leader.")
 	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
 	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads, descTouches,
-		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch,
+		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch, descDivergence, descChecks,
 		descMissed, descSizing, descSamples, descGhosts, descAge}
 )
 
@@ -93,6 +95,8 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 			"skipped": s.Touches.Skipped, "replicated": s.Touches.Replicated, "dropped": s.Touches.Dropped} {
 			ch <- prometheus.MustNewConstMetric(descTouches, prometheus.CounterValue, float64(n), shard, outcome)
 		}
+		put(descDivergence, prometheus.GaugeValue, uint64(s.Differ))
+		put(descChecks, prometheus.CounterValue, s.Checks)
 		put(descEntries, prometheus.GaugeValue, uint64(s.Cache.Entries))
 		put(descBytes, prometheus.GaugeValue, s.Cache.Bytes)
 		put(descLimit, prometheus.GaugeValue, s.Cache.Limit)

@@ -22,9 +22,6 @@ func (c *cluster) cramped(entries int) *Host {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	l := c.leader()
-	if _, err := l.Cache(testShard).batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: 2}); err != nil {
-		c.t.Fatal(err)
-	}
 	c.mustPut(l, "one", strings.Repeat("v", 100))
 	cost := l.Cache(testShard).Status().Cache.Bytes
 	if err := l.Cache(testShard).SetLimit(ctx, uint64(entries)*cost, 2); err != nil {

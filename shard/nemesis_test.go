@@ -43,7 +43,7 @@ func TestNemesis(t *testing.T) {
 		})
 	}
 	t.Logf("%+v", total)
-	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0 ||
+	if seeds >= 8 && !t.Failed() && (total.done < 100*seeds || total.unknown == 0 || total.terms < 4*seeds || total.failedConditions == 0 || total.checks < 20*seeds ||
 		total.touches < 20*seeds || total.reads[ReadFollower] < 20*seeds || total.reads[ReadLocal] < 20*seeds) {
 		t.Errorf("too little happened to prove anything: %+v", total)
 	}
@@ -52,6 +52,7 @@ func TestNemesis(t *testing.T) {
 // nemesisSums says how much a run proves.
 type nemesisSums struct {
 	done, unknown, refused, failedConditions, terms, touches int
+	checks                                                   int // comparisons in the last lives of the nodes
 	reads                                                    map[ReadPath]int
 }
 
@@ -62,6 +63,7 @@ func (s *nemesisSums) add(o nemesisSums) {
 	s.failedConditions += o.failedConditions
 	s.terms += o.terms
 	s.touches += o.touches
+	s.checks += o.checks
 	if s.reads == nil {
 		s.reads = map[ReadPath]int{}
 	}
@@ -108,6 +110,7 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 	tune := func(_ string, c *Config) {
 		c.HeartbeatTimeout, c.ElectionTimeout, c.CommitTimeout = heartbeat, heartbeat, heartbeat/2
 		c.SnapshotEntries, c.TrailingLogs = entries, trailing
+		c.CheckInterval = 100 * time.Millisecond // no fault may pass for a difference of states
 		if os.Getenv("LARDER_TRACE") != "" {
 			c.Log = slog.New(slog.NewTextHandler(trace, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		}
@@ -116,7 +119,6 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 	c.net = NewMemoryNetwork(seed)
 	defer c.close()
 	c.startAll()
-	c.raise(c.leader())
 	n := &nemesis{c: c, rnd: rnd}
 	n.choose()
 	defer func() {
@@ -166,6 +168,10 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 			t.Errorf("node %s ended itself: %v", name, err)
 		}
 	}
+	found := c.compare()
+	if o, _ := found.Outcome(); o != OutcomeEqual || found.Differ() != 0 {
+		t.Errorf("at the end replicas differ: %s, %+v", o, found)
+	}
 	l := c.leader()
 	cl := &client{c: c, t: t, history: history}
 	for g := 1; g <= generation.n; g++ {
@@ -181,6 +187,7 @@ func runNemesis(t *testing.T, seed uint64) nemesisSums {
 	sums := nemesisSums{done: len(history.ops), unknown: history.unknown, refused: len(history.refused), terms: int(l.Group(testShard).Status().Term)}
 	for _, h := range c.hosts { // those of their last lives
 		sums.touches += int(touchStats(h).Replicated)
+		sums.checks += int(h.Cache(testShard).Status().Checks)
 	}
 	sums.reads = map[ReadPath]int{}
 	for _, o := range slices.Concat(history.ops, history.aged) {

@@ -352,6 +352,9 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		}
 		if err != nil {
 			err = i.writeError(err)
+		} else if stopped := b.group.serves(); stopped != nil {
+			// It is in the log, but what came of it was made by a state that may be wrong.
+			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, stopped)
 		} else {
 			i.transferSince.Store(0)
 		}

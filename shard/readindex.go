@@ -279,6 +279,9 @@ func (h *Host) serveReadIndex(ctx context.Context, from string, age time.Duratio
 	if i.ready.Load() == 0 {
 		return nil, i.notLeader()
 	}
+	if err := g.serves(); err != nil {
+		return nil, err
+	}
 	if !i.member(source) {
 		return nil, fmt.Errorf("%w: %s is no member", ErrUnknownShard, source)
 	}

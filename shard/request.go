@@ -22,6 +22,17 @@ const (
 	OpPut Op = 2
 	// OpDelete removes a key.
 	OpDelete Op = 3
+
+	// The operations from here on need feature level 2 (see fsm.Kind for what each does).
+
+	// OpIncr adds Delta to a decimal integer.
+	OpIncr Op = 4
+	// OpAppend appends Value to a value.
+	OpAppend Op = 5
+	// OpExpire sets the time to live of an entry to TTL, 0 for none.
+	OpExpire Op = 6
+	// OpTouch counts as a use of an entry and changes nothing else.
+	OpTouch Op = 7
 )
 
 // Consistency is what a read may show.
@@ -41,10 +52,21 @@ type Request struct {
 	Shard       ID // filled in by the router
 	Op          Op
 	Key         []byte
-	Value       []byte        // put
-	ContentType string        // put
-	TTL         time.Duration // put; 0 = none; whole milliseconds
-	Cond        fsm.Cond      // put, delete
+	Value       []byte        // put, append
+	ContentType string        // put, append
+	TTL         time.Duration // put, incr, append, expire; 0 = none; whole milliseconds
+	Cond        fsm.Cond      // all writes but touch; CondFill for put alone
+
+	Delta     int64 // incr
+	ReturnOld bool  // put: Response.Value is what was replaced
+	// Caller and IdempotencyKey are the scope in which a write is applied once (R7); the key is "" for a
+	// write that isn't idempotent. Not for touch.
+	Caller         string
+	IdempotencyKey string
+
+	// Fill is how long a linearizable read is willing to wait for another reader to fill a miss, and to
+	// fill it itself; 0: it is not (fill.go). Whole milliseconds, at most MaxFill.
+	Fill time.Duration
 
 	Consistency  Consistency   // get
 	MaxStaleness time.Duration // get, bounded; whole milliseconds
@@ -80,18 +102,25 @@ type Response struct {
 	// ForwardedTo is the node that the request was forwarded to, "" when served where it came in.
 	ForwardedTo string
 
-	Status  fsm.Status // StatusOK, StatusCondition, StatusTooLarge or StatusExhausted
+	Status  fsm.Status // of a read StatusOK; of a write any but StatusNotOwner and StatusStale
 	Version uint64     // of the entry read, or of the change; with StatusCondition the current one
-	Existed bool       // put, delete: a live entry stood there before
+	Existed bool       // writes: a live entry stood there before
+
+	// Replayed: the write was made by an earlier request with its idempotency key, and is answered from memory.
+	Replayed bool
+	// HasValue: a write's answer has Value and ContentType (see fsm.Result).
+	HasValue    bool
+	Value       []byte // reads too
+	ContentType string // reads too
 
 	// Reads only.
-	Found       bool
-	MissReason  MissReason // unless Found
-	Value       []byte
-	ContentType string
-	HasTTL      bool
-	TTL         time.Duration // left, when HasTTL
-	Read        ReadPath
+	Found      bool
+	MissReason MissReason // unless Found
+	// FillToken of a miss: the reader may fill it, by a put with fsm.CondFill and this version. 0: no token.
+	FillToken uint64
+	HasTTL    bool
+	TTL       time.Duration // left, when HasTTL
+	Read      ReadPath
 	// Age is how old the state that was read may be; 0 for linearizable reads.
 	Age time.Duration
 }

@@ -33,6 +33,9 @@ const (
 // network.
 func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	step := func(rpc byte, message []byte, timeout time.Duration) ([]byte, error) {
+		if err := t.group.serves(); err != nil { // the snapshot may be of a state that is wrong
+			return nil, err
+		}
 		ctx, cancel := context.WithTimeout(t.ctx, timeout)
 		defer cancel()
 		return t.call(ctx, id, rpc, message, false)

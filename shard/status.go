@@ -35,6 +35,14 @@ type Status struct {
 	// While a snapshot of the leader comes in: bytes that are here, and that there are.
 	SnapshotBytes uint64 `json:"snapshot_bytes,omitempty"`
 	SnapshotTotal uint64 `json:"snapshot_total,omitempty"`
+	// Diverged says why the replica serves nothing: its state differs from that of others, or may. Stopped
+	// tells that it has stopped for good.
+	Diverged string `json:"diverged,omitempty"`
+	Stopped  bool   `json:"stopped,omitempty"`
+	// Checks counts the comparisons of the replicas that were made here. Differ is how many members
+	// differed at the last one, where this replica leads; else 1 where this one has stopped.
+	Checks uint64 `json:"checks,omitempty"`
+	Differ int    `json:"differ,omitempty"`
 	// Cache is the state machine's own account; nil for the directory's group.
 	Cache *fsm.Stats `json:"cache,omitempty"`
 	// Reads of a cache on this replica since it opened: hits and misses.

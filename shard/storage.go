@@ -25,6 +25,10 @@ type storage interface {
 	// destroy notes durably that a replica never speaks again, and removes its data. Its stores are
 	// closed. It is idempotent, and allowed for a replica that was never here.
 	destroy(id ReplicaID) error
+	// diverged notes durably that a replica has stopped for good, and why.
+	diverged(id ReplicaID, v *Verdict) error
+	// verdict returns what diverged noted, nil for nothing.
+	verdict(id ReplicaID) *Verdict
 	// spoolDir is where a snapshot that comes in for the replica is gathered; "" = in memory.
 	spoolDir(id ReplicaID) string
 	Close() error
@@ -53,6 +57,12 @@ func (d *disk) replicas() []ReplicaID { return d.manifest.alive(d.Identity().Nod
 
 func (d *disk) destroy(id ReplicaID) error { return d.manifest.destroyed(id.Shard, id.R) }
 
+func (d *disk) diverged(id ReplicaID, v *Verdict) error {
+	return d.manifest.diverged(id.Shard, id.R, v)
+}
+
+func (d *disk) verdict(id ReplicaID) *Verdict { return d.manifest.verdict(id.Shard, id.R) }
+
 func (d *disk) spoolDir(id ReplicaID) string { return d.manifest.folder(id.Shard, id.R) }
 
 // open follows the table of manifest: the replica speaks only after created returned.
@@ -62,7 +72,7 @@ func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap
 		return nil, nil, err
 	}
 	folder := d.manifest.folder(id.Shard, id.R)
-	if state != replicaCreated {
+	if state != replicaCreated && state != replicaDiverged {
 		if folder, err = d.manifest.begin(id.Shard, id.R); err != nil {
 			return nil, nil, err
 		}
@@ -74,7 +84,7 @@ func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap
 	snaps, err := openSnapshots(folder, log)
 	switch {
 	case err != nil:
-	case state == replicaCreated:
+	case state == replicaCreated, state == replicaDiverged:
 		err = checkMarker(store, id)
 	default:
 		if err = mark(store, id); err == nil {
@@ -98,6 +108,7 @@ type Memory struct {
 	identity Identity
 	stores   map[ReplicaID]memoryReplica
 	gone     map[ReplicaID]bool // destroyed
+	verdicts map[ReplicaID]*Verdict
 	inUse    bool
 }
 
@@ -111,7 +122,7 @@ func NewMemory(node string) *Memory {
 	raw := make([]byte, 16)
 	rand.Read(raw) // never fails (crypto/rand)
 	return &Memory{identity: Identity{Node: node, Incarnation: hex.EncodeToString(raw)},
-		stores: map[ReplicaID]memoryReplica{}, gone: map[ReplicaID]bool{}}
+		stores: map[ReplicaID]memoryReplica{}, gone: map[ReplicaID]bool{}, verdicts: map[ReplicaID]*Verdict{}}
 }
 
 // Crash returns what a restart finds when the process is killed now. The Host that uses m may then
@@ -119,11 +130,24 @@ func NewMemory(node string) *Memory {
 func (m *Memory) Crash() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone)}
+	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), verdicts: maps.Clone(m.verdicts)}
 	for id, r := range m.stores {
 		left.stores[id] = memoryReplica{r.store.crashed(), r.snaps.crashed()}
 	}
 	return left
+}
+
+// Damage flips a bit of the newest value in the log of a shard's replica, as a disk that lies would, and
+// reports whether there was one. No Host may use m meanwhile. For tests.
+func (m *Memory) Damage(id ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for replica, r := range m.stores {
+		if replica.Shard == id {
+			return r.store.memory.damage()
+		}
+	}
+	return false
 }
 
 func (m *Memory) claim(node string) error {
@@ -195,7 +219,23 @@ func (m *Memory) destroy(id ReplicaID) error {
 	defer m.mu.Unlock()
 	m.gone[id] = true
 	delete(m.stores, id)
+	delete(m.verdicts, id)
 	return nil
+}
+
+func (m *Memory) diverged(id ReplicaID, v *Verdict) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.gone[id] {
+		m.verdicts[id] = v
+	}
+	return nil
+}
+
+func (m *Memory) verdict(id ReplicaID) *Verdict {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.verdicts[id]
 }
 
 func (m *Memory) spoolDir(ReplicaID) string { return "" }

@@ -2,9 +2,12 @@ package shard
 
 import (
 	"maps"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/larder-cache/larder/fsm"
 )
 
 // memoryStore is a replicaStore in memory, for clusters in virtual time and for replicas that keep
@@ -71,6 +74,33 @@ func (e *memoryEngine) copy() *memoryEngine {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return &memoryEngine{logs: maps.Clone(e.logs), values: maps.Clone(e.values)}
+}
+
+// damage is Memory.Damage.
+func (e *memoryEngine) damage() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, index := range slices.Backward(slices.Sorted(maps.Keys(e.logs))) {
+		entry := e.logs[index]
+		b, err := fsm.DecodeBatch(entry.Data)
+		if entry.Type != raft.LogCommand || err != nil {
+			continue
+		}
+		for _, c := range b.Commands {
+			if c.Kind != fsm.KindPut || len(c.Value) == 0 {
+				continue
+			}
+			c.Value[0] ^= 1
+			data, err := b.AppendBinary(nil)
+			if err != nil {
+				return false
+			}
+			entry.Data = data
+			e.logs[index] = entry
+			return true
+		}
+	}
+	return false
 }
 
 // bounds walks over the log: they are asked for once, at opening.

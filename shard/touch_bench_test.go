@@ -22,7 +22,6 @@ func BenchmarkReadTouch(b *testing.B) {
 		defer c.close()
 		c.startAll()
 		l := c.leader()
-		c.raise(l)
 		for k := range keys {
 			c.mustPut(l, lruKey(k), string(make([]byte, 128)))
 		}

@@ -25,6 +25,9 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	if !ok || node == g.id.Node {
 		return fmt.Errorf("no other voter of shard %d on node %q", g.id.Shard, node)
 	}
+	if g.known.has(id) {
+		return fmt.Errorf("%w: the replica on node %s must not lead", ErrDiverged, node)
+	}
 	// The library never forgets a transfer to a voter that does not answer (hashicorp/raft #696).
 	if time.Since(g.host.Heard(node)) > 2*pingInterval {
 		return fmt.Errorf("%w: node %s was not heard lately", ErrUnreachable, node)

@@ -287,6 +287,9 @@ func (t *transport) timeoutNow(ctx context.Context, source string, term uint64) 
 	if inst == nil || inst.trans != t {
 		return ErrStopped
 	}
+	if v := g.stopped.Load(); v != nil {
+		return v.err()
+	}
 	if now := g.store.Term(); term != now {
 		return fmt.Errorf("late: sent in term %d, now it is %d", term, now)
 	}

@@ -27,6 +27,7 @@ var wireErrors = []struct {
 	{8, ErrDataLost},
 	{9, ErrWrongCluster},
 	{10, ErrConfChanged},
+	{11, ErrDiverged},
 }
 
 const (

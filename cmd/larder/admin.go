@@ -63,6 +63,7 @@ var advices = map[string]string{
 	"unknown-operation":   `"larder operation list" shows which are remembered`,
 	"conflict":            `"larder status" and "larder operation list" show the state of things`,
 	"precondition-failed": `look at the members again with "larder member list SHARD" before you decide`,
+	"diverged":            `"larder check replicas" shows which replicas differ`,
 	"no-leader":           `try again; if that lasts, "larder status" tells what is wrong`,
 }
 

@@ -294,12 +294,14 @@ func TestStatusOfWaitingAndWeak(t *testing.T) {
 	for _, n := range []string{"a", "b", "c"} {
 		s.Nodes = append(s.Nodes, directory.NodeView{ID: n, State: directory.NodeUp})
 	}
+	s.Shards[0].Members[2].Diverged = true
 	s.judge()
 	var got []string
 	for _, p := range s.Problems {
 		got = append(got, p.What+": "+p.Next)
 	}
 	want := []string{
+		`shard 0: the replica on c serves nothing, its state differs from that of others or may: "larder check replicas" compares them; one that is in the minority is replaced by itself ("larder operation list")`,
 		`shard 1 has 2 voters: it stops while either is down: "larder member add 1 NODE" adds one`,
 		`shard 2 has 1 of the 3 voters that others have: "larder member add 2 NODE" adds one`,
 		`operation 7 (add-member 1 d) waits: the leader, a, gets no answer of d: it goes on by itself when that passes; "larder operation cancel 7" takes it back`,
@@ -338,6 +340,7 @@ func TestCheckReplicas(t *testing.T) {
 	}{
 		{"equal", line("b", "aa", ""), false, exitOK, ""},
 		{"different", line("b", "bb", ""), false, exitViolation, "shard 1 differ at index 9"},
+		{"stopped", directory.ReplicaChecksum{Node: "b", Replica: "1/b/1", Error: "diverged", Diverged: true}, false, exitViolation, "on b has stopped"},
 		{"one down", line("b", "", "peer unreachable"), false, exitFailed, "1 of 2 replicas"},
 		{"no leader", line("b", "", ""), true, exitFailed, "1 of 1 replicas"},
 	} {

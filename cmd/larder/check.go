@@ -31,7 +31,9 @@ It prints the checksum of the state that this gives. All replicas of a shard hav
 the same index: compare them with --at SHARD=INDEX, at an index that all of them have committed.
 
 Not every damaged byte is found: what still makes a valid log shows in that comparison at most.
-The exit code is 8 for damage, and 1 when the data ends before an index of --at.`,
+A replica that has stopped, since its state was not that of the others, is told too.
+
+The exit code is 8 for damage and for such a replica, and 1 when the data ends before an index of --at.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			indexes, err := parseIndexes(at)
@@ -69,6 +71,9 @@ The exit code is 8 for damage, and 1 when the data ends before an index of --at.
 					if i.Error != "" {
 						sum = "error: " + i.Error
 					}
+					if i.Diverged != "" {
+						sum += " (has stopped: " + i.Diverged + ")"
+					}
 					fmt.Fprintf(w, "%d\t%s\t%d\t%d-%d\t%d\t%d\t%d\t%s\n", i.Shard, i.Replica, i.SnapshotIndex, i.FirstIndex, i.LastIndex, i.Applied, i.Entries, i.Bytes, sum)
 				}
 				if err := w.Flush(); err != nil {
@@ -76,8 +81,10 @@ The exit code is 8 for damage, and 1 when the data ends before an index of --at.
 				}
 			}
 			switch {
-			case damage == nil:
+			case damage == nil && !slices.ContainsFunc(found, func(i shard.Inspection) bool { return i.Diverged != "" }):
 				return nil
+			case damage == nil:
+				return violationError{errors.New("a replica has stopped, since its state was not that of the others")}
 			case beyondEnd(args[0], indexes, found):
 				return damage
 			}

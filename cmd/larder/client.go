@@ -26,6 +26,8 @@ const (
 	kvPrefix = "/v1/kv/"
 	// maxTimeout is the longest Larder-Timeout that servers take.
 	maxTimeout = 60 * time.Second
+	// maxFill is the longest fill time that servers take.
+	maxFill = 30 * time.Second
 	// grace is how much longer than the server we wait: it answers at its own deadline.
 	grace = 2 * time.Second
 	// maxValue bounds what is held in memory, bytes, far above the values that servers take.
@@ -66,6 +68,8 @@ type request struct {
 	query  url.Values
 	header http.Header
 	body   []byte // nil sends none
+	// wait is how much longer than its timeout a server may hold the request.
+	wait time.Duration
 	// again lets a read go to the next server also when this one got it, but has no good answer.
 	again bool
 	// learn says how to learn what became of a change whose outcome is unknown.
@@ -116,7 +120,7 @@ func (c *client) do(ctx context.Context, r request) (answer, error) {
 	})
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, c.timeout+grace)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout+r.wait+grace)
 	defer cancel()
 
 	deadline := time.Now().Add(c.timeout)
@@ -173,7 +177,7 @@ func (c *client) rank(server *url.URL) int {
 // ask sends r to one server, which has the given time to answer. sent reports whether any of it may
 // have arrived.
 func (c *client) ask(ctx context.Context, server *url.URL, r request, allowed, dial time.Duration) (a answer, sent bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, allowed+grace)
+	ctx, cancel := context.WithTimeout(ctx, allowed+r.wait+grace)
 	defer cancel()
 	// Both forms of the path: with RawPath set, each byte of the key goes out as PathEscape wrote it.
 	target := *server

@@ -100,20 +100,39 @@ func hit(w http.ResponseWriter, r *http.Request) {
 	case http.MethodDelete:
 		h.Set("Larder-Existed", "?1")
 		w.WriteHeader(http.StatusNoContent)
+	case http.MethodPost:
+		if r.URL.Query().Get("op") == "touch" {
+			w.WriteHeader(http.StatusNoContent)
+		} else {
+			io.WriteString(w, "-7")
+		}
+	default:
+		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
 // hangUp reads a request and closes the connection without an answer.
 func hangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
+// exitCase is an answer, and the exit codes that it leads to.
+type exitCase struct {
+	what          string
+	reply         http.HandlerFunc
+	get, put, del int
+}
+
+// ttl is the code of larder ttl that shows: it needs more than bytes to go by.
+func (c exitCase) ttl() int {
+	if c.what == "no Larder" {
+		return max(c.get, exitFailed)
+	}
+	return c.get
+}
+
 // Each way that an operation can end has its exit code; a failure leaves stdout empty and says something on
 // stderr.
 func TestExitCodes(t *testing.T) {
-	tests := []struct {
-		what          string
-		reply         http.HandlerFunc
-		get, put, del int
-	}{
+	tests := []exitCase{
 		{"success", hit, 0, 0, 0},
 		{"absent", problem(404, "not-found", "no"), 3, 3, 3},
 		{"unknown path", problem(404, "unknown-path", "no"), 1, 1, 1},
@@ -146,8 +165,13 @@ func TestExitCodes(t *testing.T) {
 	}
 	for _, tc := range tests {
 		address, _ := serve(t, tc.reply)
-		for command, want := range map[string]int{"get": tc.get, "put": tc.put, "del": tc.del} {
-			code, stdout, stderr := larder(t, "v", nil, command, "k", "--server", address)
+		for command, want := range map[string]int{"get": tc.get, "put": tc.put, "del": tc.del, "incr": tc.put, "touch": tc.del, "ttl": tc.ttl(), "ttl 5s": tc.put} {
+			name, argument, given := strings.Cut(command, " ")
+			args := []string{name, "k", "--server", address}
+			if given {
+				args = append(args, argument)
+			}
+			code, stdout, stderr := larder(t, "v", nil, args...)
 			if code != want {
 				t.Errorf("%s, %s: got exit code %d, want %d; stderr %q", tc.what, command, code, want, stderr)
 			}
@@ -230,6 +254,10 @@ func TestUsage(t *testing.T) {
 		{"get", "k", "--consistency", "eventual"}, {"get", "k", "--if-match", "1"},
 		{"get", "k", "--timeout", "0s"}, {"get", "k", "--timeout", "61s"}, {"get", "k", "--timeout", "5"},
 		{"get", "k", "-o", "xml"}, {"put", "k", "v", "--ttl", "0s"}, {"put", "k", "v", "--ttl", "60"},
+		{"put", "k", "v", "--ttl", ""}, {"put", "k", "v", "--fill-token", "x"}, {"put", "k", "v", "--fill-token", "7", "--if-match", "7"}, {"put", "k", "v", "--idempotency-key", ""},
+		{"get", "k", "--fill", "0s"}, {"get", "k", "--fill", "31s"}, {"get", "k", "--fill", "1us"}, {"get", "k", "--fill", "5s", "--consistency", "any"}, {"get", "k", "--touch=maybe"},
+		{"incr"}, {"incr", "k", "1.5"}, {"incr", "k", ""}, {"incr", "k", "9223372036854775808"}, {"incr", "k", "1", "2"}, {"incr", "k", "--ttl", "0s"}, {"incr", "k", "--idempotency-key", strings.Repeat("k", 65)},
+		{"ttl"}, {"ttl", "k", "5"}, {"ttl", "k", "0s"}, {"ttl", "k", "null"}, {"ttl", "k", "1us"}, {"ttl", "k", "--if-match", "7"}, {"touch"}, {"touch", "k", ""}, {"del", "k", "--idempotency-key", "\n"},
 		{"put", "k", "v", "--ttl", "1us"}, {"put", "k", "v", "--ttl", "-1s"},
 		{"put", "k", "v", "--if-match", "x"}, {"put", "k", "v", "--if-match", "1", "--if-absent"},
 		{"del", "k", "--if-match", `""`}, {"put", "k", "v", "--if-match", ""}, {"del", "k", "--if-match="},
@@ -317,6 +345,18 @@ func TestRequests(t *testing.T) {
 		{[]string{"put", "k", "v", "--if-match", "12"}, "", "PUT /v1/kv/k", map[string]string{"If-Match": `"12"`}, "v"},
 		{[]string{"put", "k", "v", "--if-match", `"12"`}, "", "PUT /v1/kv/k", map[string]string{"If-Match": `"12"`}, "v"},
 		{[]string{"del", "k", "--if-match", "*"}, "", "DELETE /v1/kv/k", map[string]string{"If-Match": "*"}, ""},
+		{[]string{"put", "k", "v", "--ttl", "none", "--return-old", "--idempotency-key", `a"b`, "--fill-token", "77"}, "", "PUT /v1/kv/k?return=old&ttl=none",
+			map[string]string{"Idempotency-Key": `"a\"b"`, "Larder-Fill": "77"}, "v"},
+		{[]string{"get", "k", "--fill", "1500ms", "--touch=false"}, "", "GET /v1/kv/k?consistency=linearizable&fill=1.5s&touch=false", nil, ""},
+		{[]string{"incr", "k"}, "", "POST /v1/kv/k?op=incr", nil, ""},
+		{[]string{"incr", "k", "5", "--ttl", "60s", "--if-match", "12", "--idempotency-key", "once"}, "", "POST /v1/kv/k?by=5&op=incr&ttl=1m0s",
+			map[string]string{"If-Match": `"12"`, "Idempotency-Key": `"once"`}, ""},
+		{[]string{"incr", "--", "k", "-5"}, "", "POST /v1/kv/k?by=-5&op=incr", nil, ""},
+		{[]string{"ttl", "k"}, "", "GET /v1/kv/k?touch=false", nil, ""},
+		{[]string{"ttl", "k", "90s", "--if-match", "*"}, "", "PATCH /v1/kv/k", map[string]string{"Content-Type": "application/merge-patch+json", "If-Match": "*"}, `{"ttl":"1m30s"}`},
+		{[]string{"ttl", "k", "none", "--idempotency-key", "once"}, "", "PATCH /v1/kv/k", map[string]string{"Idempotency-Key": `"once"`}, `{"ttl":null}`},
+		{[]string{"touch", "k"}, "", "POST /v1/kv/k?op=touch", nil, ""},
+		{[]string{"del", "k", "--idempotency-key", "once"}, "", "DELETE /v1/kv/k", map[string]string{"Idempotency-Key": `"once"`}, ""},
 		{[]string{"del", "--", "-k"}, "", "DELETE /v1/kv/-k", nil, ""},
 	}
 	for _, tc := range tests {
@@ -353,6 +393,13 @@ func TestOutput(t *testing.T) {
 		{[]string{"put", "k", "v"}, "", "created, version 12\n"},
 		{[]string{"put", "k", "v", "-o", "json"}, `{"key":"k","version":"12","shard":"3","epoch":"7","index":"100.2","served_by":"a","created":true}` + "\n", ""},
 		{[]string{"del", "k"}, "", "removed\n"},
+		{[]string{"incr", "k"}, "-7\n", ""},
+		{[]string{"incr", "k", "-o", "json"}, `{"key":"k","version":"12","shard":"3","epoch":"7","index":"100.2","served_by":"a","value":"-7"}` + "\n", ""},
+		{[]string{"ttl", "k"}, "41s\n", ""},
+		{[]string{"ttl", "k", "-o", "json"}, `{"key":"k","version":"12","shard":"3","epoch":"7","index":"100.2","served_by":"a","ttl":"41s"}` + "\n", ""},
+		{[]string{"ttl", "k", "60s"}, "", "changed\n"},
+		{[]string{"touch", "k", "k\n"}, "", "k: touched\n\"k\\n\": touched\n"},
+		{[]string{"touch", "k", "-o", "json"}, `{"key":"k","version":"12","shard":"3","epoch":"7","index":"100.2","served_by":"a","touched":true}` + "\n", ""},
 		{[]string{"del", "k\n", "-o", "table"}, "KEY    VERSION  SHARD  EPOCH  INDEX  SERVED-BY  EXISTED\n\"k\\n\"  12       3      7      100.2  a          true\n", ""},
 	}
 	for _, tc := range tests {

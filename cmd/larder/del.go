@@ -10,6 +10,7 @@ import (
 func newDelCmd() *cobra.Command {
 	var c client
 	var cond condition
+	var once idempotency
 	cmd := &cobra.Command{
 		Use:   "del KEY",
 		Short: "Remove a key",
@@ -21,6 +22,9 @@ func newDelCmd() *cobra.Command {
 			}
 			r := request{method: http.MethodDelete, path: kvPrefix, name: args[0], header: http.Header{}, learn: learnByReading}
 			if err := cond.apply(cmd, r.header); err != nil {
+				return err
+			}
+			if err := once.apply(cmd, r.header); err != nil {
 				return err
 			}
 			a, err := c.do(cmd.Context(), r)
@@ -36,15 +40,17 @@ func newDelCmd() *cobra.Command {
 				if existed {
 					done = "removed"
 				}
-				fmt.Fprintln(cmd.ErrOrStderr(), done)
+				fmt.Fprintln(cmd.ErrOrStderr(), done+again(a))
 				return nil
 			}
 			e := entryOf(args[0], a)
 			e.add("existed", existed)
+			e.addReplayed(a)
 			return e.print(cmd.OutOrStdout(), c.output)
 		},
 	}
 	c.flags(cmd.Flags())
 	cond.flags(cmd)
+	once.flags(cmd)
 	return cmd
 }

@@ -25,7 +25,7 @@ const devPorts = 10
 
 func newDevCmd() *cobra.Command {
 	var cfg nodeConfig
-	var maxMemory, level string
+	var maxMemory, limit, level string
 	var nodes int
 	cmd := &cobra.Command{
 		Use:   "dev",
@@ -54,6 +54,11 @@ temporary folder, which is removed at the end, unless --data-dir is given. ^C en
 			if err != nil {
 				return err
 			}
+			bytes, err := memoryLimit(limit, cfg.maxMemory, nodes)
+			if err != nil {
+				return err
+			}
+			defer limitMemory(bytes)()
 			if cfg.dataDir == "" {
 				dir, err := os.MkdirTemp("", "larder-dev-")
 				if err != nil {
@@ -72,6 +77,7 @@ temporary folder, which is removed at the end, unless --data-dir is given. ^C en
 	f.StringVar(&cfg.http, "http", "127.0.0.1:7070", "address of the first node for clients")
 	f.StringVar(&cfg.dataDir, "data-dir", "", "keep the data here, a folder per node")
 	clusterFlags(f, &cfg, &maxMemory)
+	memoryLimitFlags(f, &limit)
 	f.Lookup("initial-shards").DefValue = "4"
 	cfg.settings.InitialShards = 4
 	f.StringVar(&level, "log-level", "warn", "debug, info, warn or error")

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,11 +75,48 @@ func firstOfFree(t *testing.T) int {
 	return 0
 }
 
+// checkSettings changes the settings of a running cluster, and looks for the effect: on the time to live of
+// later values, on the limits of shards, in the metrics.
+func checkSettings(t *testing.T, server string) {
+	t.Helper()
+	do := func(want int, says string, args ...string) {
+		t.Helper()
+		code, out, errs := larder(t, "", nil, append(args, "--server", server)...)
+		if code != want || !strings.Contains(out+errs, says) {
+			t.Errorf("%q: got exit code %d, %q, %q, want %d and %q", args, code, out, errs, want, says)
+		}
+	}
+	do(exitOK, "60%", "settings")
+	do(exitOK, "1h", "settings", "default-ttl=60m", "cache-memory=30%")
+	do(exitOK, "", "put", "short", "v")
+	do(exitOK, `"ttl":"3`, "get", "short", "-o", "json")
+	do(exitFailed, "more than the 1073741824 bytes of memory", "settings", "cache-memory=2GiB")
+	do(exitFailed, "no such setting", "settings", "colour=red")
+	do(exitPrecondition, "their version is", "settings", "default-ttl=none", "--if-match", "1")
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		if _, out, _ := larder(t, "", nil, "shard", "show", "1", "-o", "json", "--server", server); strings.Contains(out, `"limit":92035013`) { // 30 % of 1 GiB, by two replicas + 1.5
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("the limit does not follow: %s", out)
+		}
+	}
+	do(exitOK, "none", "settings", "default-ttl=default", "cache-memory=60%")
+	resp, err := http.Get("http://" + server + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "go_gc_gomemlimit_bytes 2.8") {
+		t.Errorf("the metrics do not show the memory limit: %v", err)
+	}
+}
+
 // A dev cluster takes writes and reads, ends by ^C with exit code 0 and without a word of complaint, and
 // leaves data folders that check takes for sound. Of a damaged one check says so, with exit code 8; what
 // was asked wrongly of it is no damage.
 func TestDevAndCheck(t *testing.T) {
 	dir := t.TempDir()
+	limit := debug.SetMemoryLimit(-1)
 	first := "127.0.0.1:" + strconv.Itoa(firstOfFree(t))
 	var stdout, stderr output
 	ended := make(chan int, 1)
@@ -99,6 +139,10 @@ func TestDevAndCheck(t *testing.T) {
 	if code, out, errs := larder(t, "", nil, "get", "k", "--server", first); code != exitOK || out != "v" {
 		t.Errorf("get: got exit code %d, %q, %s", code, out, errs)
 	}
+	checkSettings(t, first)
+	if got, want := debug.SetMemoryLimit(-1), int64(3<<30*9/10); got < want-10 || got > want {
+		t.Errorf("got a memory limit of %d for three nodes, want %d", got, want)
+	}
 	// Too large a value is refused by its announced length, every time.
 	for range 20 {
 		if code, _, errs := larder(t, strings.Repeat("v", 4<<20), nil, "put", "k", "--server", first); code != exitFailed {
@@ -118,6 +162,9 @@ func TestDevAndCheck(t *testing.T) {
 		t.Fatal("^C does not end it")
 	}
 
+	if got := debug.SetMemoryLimit(-1); got != limit {
+		t.Errorf("left a memory limit of %d, it was %d", got, limit)
+	}
 	node := filepath.Join(dir, "a")
 	check := func(want int, says string, args ...string) {
 		t.Helper()

@@ -54,13 +54,26 @@ func entryOf(key string, a answer) entry {
 // version is the decimal number in an answer's ETag.
 func version(a answer) string { return strings.Trim(a.header.Get("ETag"), `"`) }
 
-// addTTL adds the time to live that a hit's Cache-Status tells (RFC 9211), if there is one.
+// addTTL adds the time to live that a hit's Cache-Status tells, if there is one.
 func (e *entry) addTTL(cacheStatus string) {
-	for parameter := range strings.SplitSeq(cacheStatus, ";") {
-		if seconds, ok := strings.CutPrefix(strings.TrimSpace(parameter), "ttl="); ok {
-			e.add("ttl", seconds+"s")
-		}
+	if seconds := ttlLeft(cacheStatus); seconds != "" {
+		e.add("ttl", seconds+"s")
 	}
+}
+
+// addReplayed says that the change was made before, under the same idempotency key.
+func (e *entry) addReplayed(a answer) {
+	if again(a) != "" {
+		e.add("replayed", true)
+	}
+}
+
+// again tells a person the same.
+func again(a answer) string {
+	if a.header.Get("Idempotency-Replayed") == "?1" {
+		return ", as before under this idempotency key"
+	}
+	return ""
 }
 
 // print writes e as format says: json, or table.

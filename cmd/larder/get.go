@@ -13,13 +13,15 @@ import (
 func newGetCmd() *cobra.Command {
 	var c client
 	var consistency string
-	var staleness time.Duration
+	var staleness, fill time.Duration
+	var touch bool
 	cmd := &cobra.Command{
 		Use:   "get KEY",
 		Short: "Read a value",
 		Long: `Read a value: its bytes go to standard output, and nothing else. With -o they are left
 to json, and the table tells of the entry alone: also how it was read (probe, log, follower or
-local) and, unless the read is linearizable, its age in seconds.`,
+local) and, unless the read is linearizable, its age in seconds. With --fill, and nothing there, the first client
+to ask is told a token at once; it is to load the value and put it with --fill-token. The others wait for it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.checkKey(args[0]); err != nil {
@@ -41,12 +43,26 @@ local) and, unless the read is linearizable, its age in seconds.`,
 				}
 				r.query.Set("max-staleness", staleness.String())
 			}
+			if cmd.Flags().Changed("fill") {
+				if fill <= 0 || fill%time.Millisecond != 0 || fill > maxFill || consistency != "linearizable" {
+					return usageError{fmt.Errorf("--fill %s: more than 0, at most %s, in whole milliseconds, and with --consistency linearizable", fill, maxFill)}
+				}
+				r.query.Set("fill", fill.String())
+				r.wait = fill
+			}
+			if !touch {
+				r.query.Set("touch", "false")
+			}
 			a, err := c.do(cmd.Context(), r)
 			if err != nil {
 				return err
 			}
 			if a.status != http.StatusOK {
-				return refusal(a, false)
+				err := refusal(a, false)
+				if token := a.header.Get("Larder-Fill"); token != "" {
+					return exitError{exitCode(err), fmt.Errorf("%w Load the value and put it with --fill-token %s", err, token)}
+				}
+				return err
 			}
 			if c.output == "" {
 				_, err = cmd.OutOrStdout().Write(a.body)
@@ -64,6 +80,8 @@ local) and, unless the read is linearizable, its age in seconds.`,
 	}
 	c.flags(cmd.Flags())
 	cmd.Flags().StringVar(&consistency, "consistency", "linearizable", "linearizable, bounded or any")
+	cmd.Flags().DurationVar(&fill, "fill", 0, "wait so long for another client that loads a missing value; one is told a token to load it by")
+	cmd.Flags().BoolVar(&touch, "touch", true, "count as a use of the entry")
 	cmd.Flags().DurationVar(&staleness, "max-staleness", 2*time.Second, "with bounded: how old the answer may be")
 	return cmd
 }

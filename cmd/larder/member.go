@@ -50,7 +50,11 @@ func newMemberListCmd() *cobra.Command {
 				if m.Node == v.Leader {
 					leads = "yes"
 				}
-				t.row(m.Node, m.Replica, m.Role, m.State, leads, m.Match, m.Last, v.Conf)
+				state := m.State
+				if m.Diverged {
+					state += ", diverged"
+				}
+				t.row(m.Node, m.Replica, m.Role, state, leads, m.Match, m.Last, v.Conf)
 			}
 			return t.flush()
 		},

@@ -103,15 +103,17 @@ func (c *nodeConfig) checkSettings() error {
 	}
 	// A node hosts at least this many replicas if they are spread evenly, and gives each its share.
 	replicas := (c.settings.InitialShards*c.settings.Replicas + len(c.initial) - 1) / len(c.initial)
-	if share := float64(c.capacity()) / (float64(replicas) + 1.5); share < leastShard {
-		return usageError{fmt.Errorf("--max-memory and --cache-memory leave each of %d replicas on a node %.0f bytes for entries, %d are the least", replicas, share, leastShard)}
+	if bytes := c.settings.ShardBytes; bytes > 0 {
+		if most := c.capacity() / uint64(replicas); bytes < directory.LeastShard || bytes > most {
+			return usageError{fmt.Errorf("--shard-bytes is %d, want at least %d, and at most the %d that --max-memory and --cache-memory leave each of %d replicas on a node", bytes, directory.LeastShard, most, replicas)}
+		}
+		return nil
+	}
+	if share := float64(c.capacity()) / (float64(replicas) + 1.5); share < directory.LeastShard {
+		return usageError{fmt.Errorf("--max-memory and --cache-memory leave each of %d replicas on a node %.0f bytes for entries, %d are the least", replicas, share, directory.LeastShard)}
 	}
 	return nil
 }
-
-// leastShard is the room that a shard needs to take an entry with the longest key and half a KiB of
-// value, bytes: one entry may have an eighth of it.
-const leastShard = 16 << 10
 
 // capacity is the part of the node's memory that is for entries. The settings are valid.
 func (c *nodeConfig) capacity() uint64 {

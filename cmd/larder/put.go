@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -14,13 +14,15 @@ import (
 func newPutCmd() *cobra.Command {
 	var c client
 	var cond condition
-	var ttl time.Duration
-	var contentType string
+	var once idempotency
+	var ttl, contentType, fillToken string
+	var returnOld bool
 	cmd := &cobra.Command{
 		Use:   "put KEY [VALUE|-]",
 		Short: "Store a value",
 		Long: `Store a value. Without VALUE, or with -, it is read from standard input.
-A time to live that the key had is replaced by --ttl, or cleared.`,
+A time to live that the key had is replaced by --ttl, or cleared. With --return-old the value that
+was replaced goes to standard output.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.checkKey(args[0]); err != nil {
@@ -30,11 +32,20 @@ A time to live that the key had is replaced by --ttl, or cleared.`,
 			if err := cond.apply(cmd, r.header); err != nil {
 				return err
 			}
-			if cmd.Flags().Changed("ttl") {
-				if ttl <= 0 || ttl%time.Millisecond != 0 {
-					return usageError{fmt.Errorf("--ttl %s: more than 0, in whole milliseconds", ttl)}
+			if err := once.apply(cmd, r.header); err != nil {
+				return err
+			}
+			if err := applyTTL(cmd, ttl, r.query); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("fill-token") {
+				if fillToken == "" || strings.Trim(fillToken, "0123456789") != "" {
+					return usageError{fmt.Errorf("--fill-token %q is not the token that get --fill told", fillToken)}
 				}
-				r.query.Set("ttl", ttl.String())
+				r.header.Set("Larder-Fill", fillToken)
+			}
+			if returnOld {
+				r.query.Set("return", "old")
 			}
 			if contentType != "" {
 				r.header.Set("Content-Type", contentType)
@@ -51,7 +62,8 @@ A time to live that the key had is replaced by --ttl, or cleared.`,
 			if err != nil {
 				return err
 			}
-			if a.status != http.StatusCreated && a.status != http.StatusNoContent {
+			replaced := a.status == http.StatusOK && a.header.Get("Larder-Existed") != "" // its value is the body
+			if a.status != http.StatusCreated && a.status != http.StatusNoContent && !replaced {
 				return refusal(a, true)
 			}
 			created := a.status == http.StatusCreated
@@ -60,19 +72,30 @@ A time to live that the key had is replaced by --ttl, or cleared.`,
 				if created {
 					done = "created"
 				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s, version %s\n", done, version(a))
-				return nil
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s, version %s%s\n", done, version(a), again(a))
+				if replaced {
+					_, err = cmd.OutOrStdout().Write(a.body)
+				}
+				return err
 			}
 			e := entryOf(args[0], a)
 			e.add("created", created)
+			e.addReplayed(a)
+			if replaced {
+				e.add("old_content_type", a.header.Get("Content-Type"))
+				e.addBytes("old_value", a.body)
+			}
 			return e.print(cmd.OutOrStdout(), c.output)
 		},
 	}
 	c.flags(cmd.Flags())
 	cond.flags(cmd)
 	cmd.Flags().BoolVar(&cond.absent, "if-absent", false, "only if there is no entry")
-	cmd.MarkFlagsMutuallyExclusive("if-match", "if-absent")
-	cmd.Flags().DurationVar(&ttl, "ttl", 0, "time to live, such as 60s (default: until removed)")
+	cmd.Flags().StringVar(&fillToken, "fill-token", "", "only if the key was not written or removed since get --fill told this token")
+	cmd.MarkFlagsMutuallyExclusive("if-match", "if-absent", "fill-token")
+	once.flags(cmd)
+	cmd.Flags().StringVar(&ttl, "ttl", "", "time to live, such as 60s, or none (default: the cluster's)")
+	cmd.Flags().BoolVar(&returnOld, "return-old", false, "print the value that was replaced")
 	cmd.Flags().StringVar(&contentType, "content-type", "", "media type that readers get with it")
 	return cmd
 }

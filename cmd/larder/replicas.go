@@ -17,7 +17,9 @@ func newCheckReplicasCmd() *cobra.Command {
 		Use:   "replicas",
 		Short: "Compare the contents of all replicas of each data shard",
 		Long: `Compare the contents of all replicas of each data shard, while they serve: the leader logs a mark,
-and each replica tells the checksum of the state that it had right there.
+and each replica tells the checksum of the state that it had right there. The leader does so by itself
+every few seconds, while a shard is in use; a replica that differs from the majority stops to serve,
+and is replaced by a new one. Where no majority agrees all replicas of the shard stop.
 
 The exit code is 0 when the replicas of each shard are equal, 8 when some differ, and 1 when none
 differ but not all could be compared, as where a node is down.`,
@@ -34,7 +36,12 @@ differ but not all could be compared, as where a node is down.`,
 				for _, v := range found {
 					for _, r := range v.Replicas {
 						sum := r.Checksum
-						if r.Error != "" {
+						switch {
+						case r.Diverged && sum != "":
+							sum += " diverged"
+						case r.Diverged:
+							sum = oneLine("stopped: " + r.Error)
+						case r.Error != "":
 							sum = oneLine("not compared: " + r.Error)
 						}
 						t.row(v.Shard, v.Index, r.Node, r.Replica, sum)
@@ -83,6 +90,8 @@ func verdict(found []directory.ChecksumView) error {
 		for _, r := range v.Replicas {
 			all++
 			switch {
+			case r.Diverged && r.Checksum == "":
+				return violationError{fmt.Errorf("the replica of shard %d on %s has stopped, since its state differed: it is replaced where a majority agrees, see \"larder operation list\"", v.Shard, r.Node)}
 			case r.Error != "":
 				missing++
 			case first == "":

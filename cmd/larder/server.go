@@ -19,7 +19,7 @@ import (
 
 func newServerCmd() *cobra.Command {
 	var cfg nodeConfig
-	var initial, maxMemory, level string
+	var initial, maxMemory, limit, level string
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run a node of a cluster",
@@ -60,6 +60,11 @@ stops; a second signal stops it at once.`,
 			if err != nil {
 				return err
 			}
+			bytes, err := memoryLimit(limit, cfg.maxMemory, 1)
+			if err != nil {
+				return err
+			}
+			defer limitMemory(bytes)()
 			return runServer(cfg, log, cmd.ErrOrStderr())
 		},
 	}
@@ -73,6 +78,7 @@ stops; a second signal stops it at once.`,
 	f.StringVar(&initial, "initial-cluster", "", "the nodes that form the cluster: ID=PEER-ADDRESS,...")
 	f.StringVar(&cfg.join, "join", "", "first start of a later node: the HTTP address of any node of the cluster, as http://HOST:PORT")
 	clusterFlags(f, &cfg, &maxMemory)
+	memoryLimitFlags(f, &limit)
 	f.StringVar(&cfg.zone, "zone", "", "failure zone: replicas of a shard are spread over zones")
 	f.BoolVar(&cfg.insecure, "insecure", false, "allow addresses beyond loopback though nothing protects them")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -83,10 +89,19 @@ stops; a second signal stops it at once.`,
 	return cmd
 }
 
-// clusterFlags are those that server and dev share. Those of the cluster seed its first start only.
+// clusterFlags are those that server and dev share. Those of the cluster seed its first start only;
+// afterwards larder settings changes them.
 func clusterFlags(f *pflag.FlagSet, cfg *nodeConfig, maxMemory *string) {
 	f.StringVar(maxMemory, "max-memory", "1GiB", "memory of the process, all included")
-	f.StringVar(&cfg.settings.CacheMemory, "cache-memory", directory.DefaultCacheMemory, "first start: the part of --max-memory for entries, as a percentage or a size; each shard gets it\ndivided by the node's replicas + 1.5, which leaves room for a spare replica and half a staged shard")
+	cfg.settings = directory.Settings{}.WithDefaults()
+	for _, o := range directory.Options() {
+		switch {
+		case o.Name == "cache-memory":
+			f.Var(settingFlag{&cfg.settings, o}, o.Name, "first start: the part of --max-memory for entries, as a percentage or a size; each shard gets it\ndivided by the node's replicas + 1.5, which leaves room for a spare replica and half a staged shard")
+		case !o.Fixed:
+			f.Var(settingFlag{&cfg.settings, o}, o.Name, "first start: "+o.Meaning)
+		}
+	}
 	f.IntVar(&cfg.settings.InitialShards, "initial-shards", directory.DefaultInitialShards, "first start: shards that the keys are divided among")
 	f.IntVar(&cfg.settings.Replicas, "replicas", directory.DefaultReplicas, "first start: members of each shard")
 	f.StringVar(&cfg.route, "route", "forward", "what to do with a key of another node: forward or redirect")

@@ -44,6 +44,12 @@ func TestServerUsage(t *testing.T) {
 		{[]string{"--max-memory", "1GB"}, "--max-memory"},
 		{[]string{"--max-memory", "64KiB"}, "--max-memory and --cache-memory"},
 		{[]string{"--cache-memory", "1B"}, "--max-memory and --cache-memory"},
+		{[]string{"--shard-bytes", "16383"}, "--shard-bytes is 16383"},
+		{[]string{"--shard-bytes", "1GiB"}, "--shard-bytes is 1073741824"},
+		{[]string{"--shard-bytes", "all"}, "--shard-bytes"},
+		{[]string{"--default-ttl", "-1s"}, "--default-ttl"},
+		{[]string{"--touch-interval", "1ms"}, "--touch-interval"},
+		{[]string{"--memory-limit", "most"}, "--memory-limit"},
 		{[]string{"--initial-shards", "16384", "--max-memory", "128MiB"}, "--max-memory and --cache-memory"},
 		{[]string{"--route", "scenic"}, "--route"},
 		{[]string{"--route", "local"}, "--route"},
@@ -74,6 +80,7 @@ func TestServerUsage(t *testing.T) {
 	for _, change := range [][]string{
 		nil,
 		{"--initial-cluster", three},
+		{"--shard-bytes", "1MiB", "--default-ttl", "24h", "--touch-interval", "0", "--memory-limit", "off"},
 		{"--insecure", "--http", "0.0.0.0:17070", "--advertise-http", "cache.example:7070", "--advertise-raft", "10.0.0.1:7071"},
 		{"--route", "redirect", "--max-memory", "512KiB", "--cache-memory", "50%"},
 	} {

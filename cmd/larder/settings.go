@@ -76,6 +76,11 @@ func (s settings) applyVariables(environ []string) error {
 			return err
 		}
 	}
+	for _, variable := range environ { // ours go before the runtime's
+		if value, ok := strings.CutPrefix(variable, goMemoryLimit+"="); ok && value != "" {
+			return s.set(memoryLimitFlag, value, "variable "+goMemoryLimit)
+		}
+	}
 	return nil
 }
 

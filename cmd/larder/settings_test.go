@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -55,7 +56,24 @@ func TestPrintConfig(t *testing.T) {
 			t.Errorf("%s is not listed", tc.name)
 		}
 	}
-	for _, command := range []string{"server", "dev", "put", "del", "status", "check", "version", "shard list", "shard show", "member add", "node remove", "operation cancel", "check replicas", "check data-dir", "completion bash"} {
+	for _, tc := range []struct {
+		environ, args []string
+		value, from   string
+	}{
+		{nil, nil, "90%", "default"},
+		{[]string{"GOMEMLIMIT=2GiB"}, nil, "2GiB", "variable GOMEMLIMIT"},
+		{[]string{"GOMEMLIMIT="}, nil, "90%", "default"},
+		{[]string{"GOMEMLIMIT=2GiB", "LARDER_MEMORY_LIMIT=80%"}, nil, "80%", "variable LARDER_MEMORY_LIMIT"},
+		{[]string{"GOMEMLIMIT=2GiB"}, []string{"--memory-limit", "off"}, "off", "flag"},
+	} {
+		code, stdout, stderr := larder(t, "", tc.environ, append([]string{"server", "--print-config"}, tc.args...)...)
+		if line := "memory-limit"; code != 0 || !slices.ContainsFunc(strings.Split(stdout, "\n"), func(l string) bool {
+			return strings.HasPrefix(l, line) && slices.Equal(strings.Fields(l), append([]string{line, tc.value}, strings.Fields(tc.from)...))
+		}) {
+			t.Errorf("%q %q: got exit code %d, %q\n%s", tc.environ, tc.args, code, stderr, stdout)
+		}
+	}
+	for _, command := range []string{"server", "dev", "settings", "put", "del", "status", "check", "version", "shard list", "shard show", "member add", "node remove", "operation cancel", "check replicas", "check data-dir", "completion bash"} {
 		code, stdout, stderr := larder(t, "", []string{"LARDER_CONFIG=" + path}, append(strings.Fields(command), "--print-config")...)
 		if code != 0 || !strings.HasPrefix(stdout, "SETTING") || !strings.Contains(stdout, "variable LARDER_CONFIG") || stderr != "" {
 			t.Errorf("%s: got exit code %d, %q, %q", command, code, stdout, stderr)

@@ -125,6 +125,10 @@ func (s *clusterStatus) judge() {
 				other = append(other, finding{fmt.Sprintf("shard %d: %s is a %s, and no operation is making it a voter", sh.ID, m.Node, m.Role),
 					fmt.Sprintf("\"larder member remove %d %s\", then add it again", sh.ID, m.Node)})
 			}
+			if m.Diverged {
+				other = append(other, finding{fmt.Sprintf("shard %d: the replica on %s serves nothing, its state differs from that of others or may", sh.ID, m.Node),
+					"\"larder check replicas\" compares them; one that is in the minority is replaced by itself (\"larder operation list\")"})
+			}
 			if m.Role == directory.RoleVoter && up[m.Node] {
 				heard++
 			}

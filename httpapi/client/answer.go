@@ -24,6 +24,9 @@ type answer struct {
 	expires     bool
 	ttl, age    time.Duration
 	existed     bool
+	hasValue    bool // of a write
+	replayed    bool
+	fillToken   string
 }
 
 func (a *answer) entry() Entry {
@@ -31,15 +34,19 @@ func (a *answer) entry() Entry {
 		return Entry{}
 	}
 	return Entry{Value: a.value, ContentType: a.contentType, Version: a.version, Expires: a.expires, TTL: a.ttl,
-		ReadPath: a.path, Age: a.age, Place: a.place}
+		ReadPath: a.path, Age: a.age, Place: a.place, FillToken: a.fillToken}
 }
 
 func (a *answer) result() Result {
 	if a == nil {
 		return Result{}
 	}
-	return Result{Version: a.version, Existed: a.existed, Place: a.place}
+	return Result{Version: a.version, Existed: a.existed, Place: a.place, HasValue: a.hasValue, Replayed: a.replayed}
 }
+
+// made reports whether a write that succeeded changed something, now or at an earlier attempt. All do but the delete of
+// what is not there.
+func (a *answer) made(r *request) bool { return r.method != http.MethodDelete || a.existed }
 
 // settle says what came of r by the answer resp. With the error ErrNotFound or ErrPrecondition comes the
 // answer's place.
@@ -48,16 +55,27 @@ func (r *request) settle(n *node, resp *http.Response, maxValue int64) (*answer,
 		return r.problem(n, resp)
 	}
 	a, err := r.success(resp)
-	if err == nil && r.read() {
-		a.value, err = readBody(resp, maxValue)
-		if errors.Is(err, errTooLong) {
-			return nil, &Error{Op: r.op, Kind: ErrTooLarge, Applied: AppliedNo, Node: n.host, Status: resp.StatusCode, Err: err}
-		}
-	}
 	if err != nil {
 		return nil, r.foreign(n, resp, err)
 	}
-	return a, nil
+	if !r.read() && !a.hasValue {
+		return a, nil
+	}
+	if a.value, err = readBody(resp, maxValue); err == nil {
+		return a, nil
+	}
+	tooLong := errors.Is(err, errTooLong)
+	switch {
+	case r.read() && tooLong:
+		return nil, &Error{Op: r.op, Kind: ErrTooLarge, Applied: AppliedNo, Node: n.host, Status: resp.StatusCode, Err: err}
+	case r.read():
+		return nil, r.foreign(n, resp, err)
+	}
+	// It happened; what it gave is not here.
+	e := r.failed(n, true, err)
+	e.Applied, e.Status, e.Detail = AppliedYes, resp.StatusCode, "the value did not come"
+	e.again = e.again && !tooLong
+	return nil, e
 }
 
 // foreign is the error of an answer that Larder does not give: it says nothing about what happened.
@@ -74,7 +92,9 @@ func (r *request) success(resp *http.Response) (*answer, error) {
 	if a.place, err = placeOf(h); err != nil {
 		return nil, err
 	}
-	switch status := resp.StatusCode; {
+	a.replayed = h.Get("Idempotency-Replayed") == "?1"
+	status := resp.StatusCode
+	switch {
 	case r.read() && status == http.StatusOK:
 		a.contentType = h.Get("Content-Type")
 		if a.path, err = pathOf(h); err != nil {
@@ -94,6 +114,10 @@ func (r *request) success(resp *http.Response) (*answer, error) {
 	case r.method == http.MethodPut && (status == http.StatusCreated || status == http.StatusNoContent):
 		a.existed = status == http.StatusNoContent
 		a.version, err = versionOf(h)
+	case (r.op == "swap" || r.op == "incr" || r.op == "append") && status == http.StatusOK:
+		a.existed = r.op == "swap"
+		a.hasValue, a.contentType = true, h.Get("Content-Type")
+		a.version, err = versionOf(h)
 	case r.method == http.MethodDelete && status == http.StatusNoContent:
 		switch existed := h.Get("Larder-Existed"); existed {
 		case "?1", "?0":
@@ -101,6 +125,14 @@ func (r *request) success(resp *http.Response) (*answer, error) {
 		default:
 			err = fmt.Errorf("Larder-Existed is %q", existed)
 		}
+	case r.op == "touch" && status == http.StatusNoContent:
+		a.existed = true
+		a.version, _ = versionOf(h) // it need not tell
+	case (r.op == "incr" || r.op == "append") && status == http.StatusNoContent && a.replayed:
+		a.version, err = versionOf(h)
+	case r.op == "expire" && status == http.StatusNoContent:
+		a.existed = true
+		a.version, err = versionOf(h)
 	default:
 		err = fmt.Errorf("status %d answers no %s", status, r.op)
 	}
@@ -169,6 +201,12 @@ func ttlOf(h http.Header) (expires bool, ttl time.Duration, err error) {
 	return false, 0, nil
 }
 
+// The problems of an idempotency key whose time is wrong. One that is too old may have been used before.
+const (
+	tooOld = "/problems/idempotency-key-too-old"
+	tooNew = "/problems/idempotency-key-too-new"
+)
+
 // problem reads an answer of 400 or above.
 func (r *request) problem(n *node, resp *http.Response) (*answer, *Error) {
 	var p struct {
@@ -193,8 +231,11 @@ func (r *request) problem(n *node, resp *http.Response) (*answer, *Error) {
 	e := &Error{Op: r.op, Applied: p.Applied, Node: n.host, Status: p.Status, Type: p.Type, Detail: p.Detail}
 	if p.Applied != AppliedNo {
 		e.Kind = ErrOutcomeUnknown
-		if r.read() { // which has none
+		switch {
+		case r.read(): // which has none
 			e.Kind, e.Applied, e.again = ErrUnavailable, AppliedNo, true
+		case p.Type != tooOld:
+			e.again = r.repeatable()
 		}
 		return nil, e
 	}
@@ -207,8 +248,15 @@ func (r *request) problem(n *node, resp *http.Response) (*answer, *Error) {
 		if err != nil {
 			return nil, r.foreign(n, resp, err)
 		}
+		e.Kind, a.fillToken = ErrNotFound, resp.Header.Get(fillHeader)
+		return a, e
+	case (r.op == "expire" || r.op == "touch") && p.Type == "/problems/not-found":
+		a := &answer{}
+		a.place, _ = placeOf(resp.Header) // the refusal counts without it
 		e.Kind = ErrNotFound
 		return a, e
+	case p.Type == "/problems/not-an-integer":
+		e.Kind = ErrNotInteger
 	case p.Status == http.StatusPreconditionFailed:
 		e.Kind = ErrPrecondition
 		e.Version, _ = versionOf(resp.Header)

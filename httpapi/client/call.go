@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 )
@@ -36,26 +38,44 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	if _, ok := ctx.Deadline(); ok {
 		ctx, cancel = context.WithCancel(ctx)
 	} else {
-		ctx, cancel = context.WithTimeout(ctx, c.cfg.Timeout)
+		ctx, cancel = context.WithTimeout(ctx, c.cfg.Timeout+r.fill)
 	}
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
 	c.awaitTable(ctx)
+	r.fillEnd = time.Now().Add(r.fill)
+	if r.once == "" && !r.read() && r.op != "touch" && !c.cfg.NoRetry && !c.cfg.NoIdempotency {
+		r.once = c.newKey()
+	}
 
 	// Nobody says when the transport is done with a body, and the caller's slice is the caller's after the call.
 	r.value = slices.Clone(r.value)
 	p := path{c: c, r: r, slot: slotOf(r.key)}
-	var last *Error
+	// Once an attempt may have been applied, only a change that was made settles the call: what is refused, or finds
+	// nothing to do, is not remembered under the key, and says nothing about the earlier attempt, which may still
+	// be on its way.
+	var last, unknown *Error
+	renewals := 0
 	for {
 		if ctx.Err() != nil {
-			return nil, c.over(ctx, r, last)
+			return nil, c.over(ctx, r, last, unknown)
 		}
 		n, mode := p.next()
 		began := time.Now()
 		a, err := c.attempt(ctx, n, mode, r)
 		if err == nil {
 			p.learn(n, a)
+			if unknown != nil && !a.made(r) {
+				return nil, unsettled(unknown, &Error{Node: n.host, Status: http.StatusNoContent, Detail: "nothing was there to delete", Kind: ErrNotFound})
+			}
 			return a, nil
+		}
+		if !c.cfg.NoRetry && c.renew(r, err, unknown != nil, &renewals) {
+			n.answered()
+			continue
+		}
+		if err.Kind == ErrOutcomeUnknown {
+			unknown = err
 		}
 		if !err.again || c.cfg.NoRetry {
 			switch {
@@ -66,12 +86,15 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 			default:
 				n.answered()
 			}
+			if unknown != nil && err != unknown {
+				return nil, unsettled(unknown, err)
+			}
 			return a, err
 		}
 		last = err
 		pause := p.after(n, mode, err, time.Since(began))
 		if deadline, _ := ctx.Deadline(); pause >= time.Until(deadline) {
-			return nil, c.over(ctx, r, last)
+			return nil, c.over(ctx, r, last, unknown)
 		}
 		if pause > 0 {
 			timer := time.NewTimer(pause)
@@ -84,9 +107,23 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	}
 }
 
-// over is the error of a call that has no more time, and of which nothing was sent that could apply. last is
-// its last refusal, nil if there was none.
-func (c *Client) over(ctx context.Context, r *request, last *Error) *Error {
+// unsettled is the error of a call of which one attempt may have been applied, and a later one was refused.
+func unsettled(unknown, refusal *Error) *Error {
+	e := *unknown
+	e.Node, e.Status, e.Type, e.Detail = refusal.Node, refusal.Status, refusal.Type, refusal.Detail
+	e.Err = fmt.Errorf("an earlier attempt may have been applied, this one was refused: %w", refusal.Kind)
+	return &e
+}
+
+// over is the error of a call that has no more time. last is its last refusal, nil if there was none; unknown the
+// last attempt that could have applied, nil if there was none.
+func (c *Client) over(ctx context.Context, r *request, last, unknown *Error) *Error {
+	if unknown != nil {
+		if unknown.Err == nil {
+			unknown.Err = context.Cause(ctx)
+		}
+		return unknown
+	}
 	e := &Error{Op: r.op, Kind: ErrUnavailable, Applied: AppliedNo, Detail: "nothing was sent"}
 	if last != nil {
 		e = last

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,9 @@ type Config struct {
 	// NoRetry has each call send at most one request, on a connection of its own, and wait for its
 	// answer to the end. It is for tests that need to know what was sent. The routing table is kept nonetheless.
 	NoRetry bool
+	// NoIdempotency has writes carry no idempotency key unless they are given one. Then they are not sent again
+	// once they may have been applied.
+	NoIdempotency bool
 }
 
 const (
@@ -109,6 +113,7 @@ type Client struct {
 
 	table    atomic.Pointer[table] // nil until the first one came
 	turn     atomic.Uint64         // whose turn it is among nodes that serve equally well
+	skew     atomic.Int64          // how far the servers' clocks are ahead of ours at least, ns
 	kick     chan struct{}         // holds one wish for a table at once
 	asked    chan struct{}         // closed once the first question for a table was answered, or not
 	starting sync.Once             // starts refresh
@@ -197,7 +202,7 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, opts ...PutO
 }
 
 // Create stores value under key if there is no entry; else it is refused with ErrPrecondition.
-func (c *Client) Create(ctx context.Context, key string, value []byte, opts ...Attribute) (Result, error) {
+func (c *Client) Create(ctx context.Context, key string, value []byte, opts ...CreateOption) (Result, error) {
 	r := &request{op: "create", method: http.MethodPut, key: key, value: value, condition: condition{"If-None-Match", "*"}}
 	for _, o := range opts {
 		o.apply(r)
@@ -207,11 +212,86 @@ func (c *Client) Create(ctx context.Context, key string, value []byte, opts ...A
 }
 
 // Delete removes key. To remove an absent key succeeds, unless there is a condition.
-func (c *Client) Delete(ctx context.Context, key string, opts ...Condition) (Result, error) {
+func (c *Client) Delete(ctx context.Context, key string, opts ...ChangeOption) (Result, error) {
 	r := &request{op: "delete", method: http.MethodDelete, key: key}
 	for _, o := range opts {
 		o.apply(r)
 	}
+	a, err := c.do(ctx, r)
+	return a.result(), err
+}
+
+// Swap is Put, and returns the value that it replaced: its Value and ContentType where Result.HasValue.
+func (c *Client) Swap(ctx context.Context, key string, value []byte, opts ...PutOption) (Entry, Result, error) {
+	r := &request{op: "swap", method: http.MethodPut, key: key, value: value}
+	r.set("return", "old")
+	for _, o := range opts {
+		o.apply(r)
+	}
+	a, err := c.do(ctx, r)
+	if a == nil || err != nil {
+		return Entry{}, a.result(), err
+	}
+	return Entry{Value: a.value, ContentType: a.contentType}, a.result(), nil
+}
+
+// Incr adds by to the decimal integer under key and returns the sum. An absent key counts as 0, and is created with
+// the TTL among opts; an entry keeps its own. ErrNotInteger where the value is none, or the sum would be.
+func (c *Client) Incr(ctx context.Context, key string, by int64, opts ...PutOption) (int64, Result, error) {
+	r := &request{op: "incr", method: http.MethodPost, key: key}
+	r.set("op", "incr")
+	r.set("by", strconv.FormatInt(by, 10))
+	for _, o := range opts {
+		o.apply(r)
+	}
+	a, err := c.do(ctx, r)
+	if err != nil || !a.hasValue {
+		return 0, a.result(), err
+	}
+	n, parseErr := strconv.ParseInt(string(a.value), 10, 64)
+	if parseErr != nil {
+		return 0, Result{}, &Error{Op: r.op, Kind: ErrOutcomeUnknown, Applied: AppliedYes, Detail: "the answer is no integer", Err: parseErr}
+	}
+	return n, a.result(), nil
+}
+
+// Append adds value at the end of the one under key and returns the whole. An absent key is created with TTL and
+// ContentType among opts; an entry keeps its own.
+func (c *Client) Append(ctx context.Context, key string, value []byte, opts ...PutOption) ([]byte, Result, error) {
+	r := &request{op: "append", method: http.MethodPost, key: key, value: value}
+	r.set("op", "append")
+	for _, o := range opts {
+		o.apply(r)
+	}
+	a, err := c.do(ctx, r)
+	if a == nil || err != nil {
+		return nil, a.result(), err
+	}
+	return a.value, a.result(), nil
+}
+
+// Expire has the entry of key end after ttl: whole milliseconds, 0 for never. Its value and version stay. Without an
+// entry it is ErrNotFound.
+func (c *Client) Expire(ctx context.Context, key string, ttl time.Duration, opts ...ChangeOption) (Result, error) {
+	r := &request{op: "expire", method: http.MethodPatch, key: key, contentType: "application/merge-patch+json"}
+	r.value = []byte(`{"ttl":null}`)
+	if ttl != 0 {
+		r.value = fmt.Appendf(nil, `{"ttl":%q}`, ttl)
+	}
+	if ttl < 0 || ttl%time.Millisecond != 0 {
+		r.refuse("the TTL %s is not a number of milliseconds", ttl)
+	}
+	for _, o := range opts {
+		o.apply(r)
+	}
+	a, err := c.do(ctx, r)
+	return a.result(), err
+}
+
+// Touch counts as a use of key's entry, so that it is evicted later. Without an entry it is ErrNotFound.
+func (c *Client) Touch(ctx context.Context, key string) (Result, error) {
+	r := &request{op: "touch", method: http.MethodPost, key: key}
+	r.set("op", "touch")
 	a, err := c.do(ctx, r)
 	return a.result(), err
 }

@@ -50,15 +50,16 @@ func TestOutcomes(t *testing.T) {
 		{"half a problem", raw("HTTP/1.1 503 x\r\nContent-Type: application/problem+json\r\nContent-Length: 99\r\n\r\n{\"type\""), ErrUnavailable, ErrOutcomeUnknown},
 		{"silence", hang, ErrUnavailable, ErrOutcomeUnknown},
 	} {
-		for _, noRetry := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s/noRetry=%t", tt.name, noRetry), func(t *testing.T) {
+		for mode, cfg := range map[string]Config{"noRetry": {NoRetry: true}, "noIdempotency": {NoIdempotency: true}, "idempotent": {}} {
+			noRetry := cfg.NoRetry
+			t.Run(tt.name+"/"+mode, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newNetwork(t, "a:1", "b:1", "c:1")
 					w.setTable(oneShard(1, "a"))
 					for addr := range w.nodes {
 						w.set(addr, tt.answer)
 					}
-					c := w.client(Config{NoRetry: noRetry})
+					c := w.client(cfg)
 					defer c.Close()
 					sent := func() (n int) {
 						for addr := range w.nodes {
@@ -74,8 +75,12 @@ func TestOutcomes(t *testing.T) {
 					}
 					_, err = c.Put(t.Context(), "k", []byte("v"))
 					check(t, "put", err, tt.write)
-					if n := sent(); (noRetry || errors.Is(err, ErrOutcomeUnknown)) && n != 1 {
+					n := sent()
+					if (noRetry || cfg.NoIdempotency && errors.Is(err, ErrOutcomeUnknown)) && n != 1 {
 						t.Errorf("put: %d requests, want 1", n)
+					}
+					if mode == "idempotent" && errors.Is(err, ErrOutcomeUnknown) && tt.name != "silence" && n < 2 {
+						t.Errorf("put: %d requests, want several", n)
 					}
 					if took := time.Since(begun); took > 2*defaultTimeout {
 						t.Errorf("took %s", took)

@@ -22,8 +22,11 @@
 // wrote that answer, it can't be relied on. An answer whose status and header are whole counts, even if the
 // connection breaks after it, since a write's success is told by them alone.
 //
-// A write is sent again only if nothing of it was sent, or if the answer said that it was
-// certainly not applied and another try can help. Reads change nothing and are sent again
+// A write is sent again if nothing of it was sent, or if the answer said that it was certainly not applied and
+// another try can help. It is also sent again once it may have been applied, under the same idempotency key, which each
+// write gets: the cluster applies it once and answers the second time from memory. From then on only success
+// settles the call. A refusal tells of its own attempt alone, while the earlier one may still be on its way, so the
+// outcome stays unknown. Reads change nothing and are sent again
 // freely; a value that arrives cut short is never handed out. All of it ends at the context's deadline,
 // or after Config.Timeout where it has none.
 //
@@ -59,8 +62,12 @@
 // Get with Any or Bounded may return what linearizable reads have left behind; they promise what
 // their names say, to read faster from a replica nearby.
 //
-// Incr, Batch, Watch and the administration of a cluster are not part of the client yet. There are no
-// idempotency keys yet either: an outcome that is unknown is for the caller to settle, by reading the key or by a write with a condition.
+// Keys begin with the time, so that an attempt that comes too late to be recognised is refused rather than applied
+// again. Where the clock of this machine is wrong the client goes by the Date of the servers' answers. NoRetry and
+// NoIdempotency leave the keys out: an outcome that is unknown is then for the caller to settle, by reading the
+// key or by a write with a condition. Whoever repeats a call itself names it by WithIdempotencyKey.
+//
+// Batch, Watch and the administration of a cluster are not part of the client yet.
 //
 // # Why not the obvious
 //
@@ -69,8 +76,8 @@
 // net/http sends a request again by itself where a connection that it had used before breaks: always if
 // nothing was written, and else if it takes the request for replayable. That is what GET is, and every method once the
 // header has Idempotency-Key or X-Idempotency-Key, if the body is empty or can be had again
-// (Request.GetBody); under HTTP/2 also after some errors that the peer reports. So writes carry no such header and no
-// GetBody, and HTTP/2 is switched off. With NoRetry no connection is used twice.
+// (Request.GetBody); under HTTP/2 also after some errors that the peer reports. So writes have no GetBody, their key's
+// header is written in lower case, where net/http does not see it, and HTTP/2 is switched off. With NoRetry no connection is used twice.
 //
 // httptrace.WroteHeaders says when the header is in a buffer, not when bytes leave, and GotConn comes
 // before either. Whether something was sent is instead counted where it is written, on the

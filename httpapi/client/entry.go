@@ -45,11 +45,18 @@ type Entry struct {
 	ReadPath    ReadPath
 	Age         time.Duration // of a Bounded or Any read: at most how far behind, rounded up to the second
 	Place       Place
+	// FillToken, with ErrNotFound after Fill: this reader is to load the value. "" for none.
+	FillToken string
 }
 
 // Result is what came of a write that was applied.
 type Result struct {
 	Version Version // of the entry now; "" after Delete
-	Existed bool    // there was an entry before
-	Place   Place
+	Existed bool    // Put, Create, Swap, Delete: there was an entry before
+	// HasValue: the value of Incr, Append or Swap is there. It is missing where Replayed by a cluster that
+	// remembers that much no more, and of Swap where nothing Existed.
+	HasValue bool
+	// Replayed: the write was made by an earlier attempt or call under the same idempotency key.
+	Replayed bool
+	Place    Place
 }

@@ -10,11 +10,13 @@ import (
 // What a call can come to, but success. Each error of a call is an *Error that wraps exactly one of these,
 // to be told apart by errors.Is. All but ErrOutcomeUnknown are certain: nothing was changed, nor will be.
 var (
-	// ErrNotFound: Get; the key has no entry.
+	// ErrNotFound: Get, Expire, Touch; the key has no entry.
 	ErrNotFound = errors.New("not found")
-	// ErrPrecondition: Put, Create, Delete; the condition did not hold. Error.Version is the present one.
+	// ErrPrecondition: all writes but Touch; the condition did not hold. Error.Version is the present one.
 	ErrPrecondition = errors.New("precondition failed")
-	// ErrTooLarge: Put, Create; the value is longer than the cluster takes. Get: longer than Config.MaxValueBytes.
+	// ErrNotInteger: Incr; the value is no decimal integer of 64 bits, or the sum would be none.
+	ErrNotInteger = errors.New("not an integer")
+	// ErrTooLarge: Put, Create, Swap, Append; the value is longer than the cluster takes. Get: longer than Config.MaxValueBytes.
 	ErrTooLarge = errors.New("too large")
 	// ErrBadRequest: all; the request is wrong, or the server is too old for it. Nothing but a change of it helps.
 	ErrBadRequest = errors.New("bad request")
@@ -22,7 +24,7 @@ var (
 	ErrUnavailable = errors.New("unavailable")
 	// ErrClosed: all; the client was closed before anything was sent.
 	ErrClosed = errors.New("client is closed")
-	// ErrOutcomeUnknown: Put, Create, Delete; it may have happened, or may still happen. Read the key to
+	// ErrOutcomeUnknown: all writes; it may have happened, or may still happen. Read the key to
 	// learn it, or write again with a condition.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 )
@@ -38,7 +40,7 @@ const (
 
 // Error is every error that a call returns.
 type Error struct {
-	Op      string // get, put, create or delete
+	Op      string // the method, in lower case
 	Kind    error  // one of the errors above
 	Applied Applied
 	Node    string  // address of the node that was asked last; "" if none was

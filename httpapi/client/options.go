@@ -2,6 +2,7 @@ package client
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -9,17 +10,37 @@ import (
 
 // Bounds of the interface.
 const (
-	maxKeyBytes     = 1024
-	maxContentType  = 256
-	maxLarderTime   = 60 * time.Second // the longest Larder-Timeout
-	expectFromBytes = 64 << 10         // values from here on are sent once the server agrees
+	maxKeyBytes       = 1024
+	maxContentType    = 256
+	maxLarderTime     = 60 * time.Second // the longest Larder-Timeout
+	maxFill           = 30 * time.Second // the longest fill time
+	maxIdempotencyKey = 64
+	expectFromBytes   = 64 << 10 // values from here on are sent once the server agrees
 )
 
-// PutOption is what Put takes: an Attribute of the entry, or a Condition.
-type PutOption interface{ apply(*request) }
+// PutOption is what writes of a value take: an Attribute of the entry, a Condition, or an IdempotencyKey.
+type PutOption interface {
+	apply(*request)
+	ofPut()
+}
+
+// CreateOption is what Create takes: an Attribute of the entry, or an IdempotencyKey.
+type CreateOption interface {
+	apply(*request)
+	ofCreate()
+}
+
+// ChangeOption is what Delete and Expire take: a Condition, or an IdempotencyKey.
+type ChangeOption interface {
+	apply(*request)
+	ofChange()
+}
 
 // Attribute describes an entry that is stored: TTL, ContentType.
 type Attribute struct{ set func(*request) }
+
+func (Attribute) ofPut()    {}
+func (Attribute) ofCreate() {}
 
 func (a Attribute) apply(r *request) {
 	if a.set != nil {
@@ -53,6 +74,9 @@ func ContentType(mediaType string) Attribute {
 // the write is applied. A call takes one at most.
 type Condition struct{ condition condition }
 
+func (Condition) ofPut()    {}
+func (Condition) ofChange() {}
+
 // condition is a conditional header; the zero value is none.
 type condition struct{ name, value string }
 
@@ -78,7 +102,41 @@ func IfVersion(v Version) Condition {
 // IfPresent holds while the key has an entry.
 func IfPresent() Condition { return Condition{condition{"If-Match", "*"}} }
 
-// ReadOption loosens what Get promises. Without one a read is linearizable: it sees every
+// Filling holds while the key was neither written nor removed since the read that gave the token
+// (Entry.FillToken). For Put and Swap.
+func Filling(token string) Condition {
+	if strings.Trim(token, "0123456789") != "" || token == "" {
+		return Condition{}
+	}
+	return Condition{condition{fillHeader, token}}
+}
+
+const fillHeader = "Larder-Fill"
+
+// IdempotencyKey names a write that is to happen once, however often it is sent.
+type IdempotencyKey struct{ key string }
+
+func (IdempotencyKey) ofPut()    {}
+func (IdempotencyKey) ofCreate() {}
+func (IdempotencyKey) ofChange() {}
+
+func (o IdempotencyKey) apply(r *request) {
+	switch {
+	case o.key == "" || len(o.key) > maxIdempotencyKey || strings.ContainsFunc(o.key, func(c rune) bool { return c < ' ' || c > '~' }):
+		r.refuse("the idempotency key %q is not 1 to %d printable characters", o.key, maxIdempotencyKey)
+	case r.once != "":
+		r.refuse("more than one IdempotencyKey")
+	}
+	r.once, r.ownKey = o.key, true
+}
+
+// WithIdempotencyKey has the write made once however many calls make it under this key: 1 to 64 printable
+// characters. The cluster remembers a key for 30 seconds; one that begins with Unix milliseconds and a dash until 30
+// seconds after that time, and refuses it from then on with ErrOutcomeUnknown. Without this option each call has a key
+// of its own, of the second kind, for its own attempts.
+func WithIdempotencyKey(key string) IdempotencyKey { return IdempotencyKey{key} }
+
+// ReadOption changes what Get does. Without one a read is linearizable: it sees every
 // write that was acknowledged before it began.
 type ReadOption struct{ set func(*request) }
 
@@ -104,6 +162,21 @@ func Any() ReadOption {
 	return ReadOption{func(r *request) { r.loosen("any") }}
 }
 
+// Fill has a linearizable read wait up to d for another client that is loading the missing value, at most 30 s in
+// whole milliseconds. Of those that miss one gets ErrNotFound at once, with Entry.FillToken: it is to load
+// the value and Put it with Filling. The wait comes on top of Config.Timeout.
+func Fill(d time.Duration) ReadOption {
+	return ReadOption{func(r *request) {
+		if d <= 0 || d > maxFill || d%time.Millisecond != 0 {
+			r.refuse("the fill time %s is not a number of milliseconds up to %s", d, maxFill)
+		}
+		if r.fill != 0 {
+			r.refuse("more than one Fill")
+		}
+		r.fill = d
+	}}
+}
+
 // request is one call, as all its attempts have it.
 type request struct {
 	op          string // for errors
@@ -114,8 +187,15 @@ type request struct {
 	condition   condition
 	query       url.Values // without route
 	anyReplica  bool       // each replica may answer, none is better
-	bad         error      // why it can't be sent
+	once        string     // idempotency key; "" for none
+	ownKey      bool       // the caller chose it
+	fill        time.Duration
+	fillEnd     time.Time // of all attempts
+	bad         error     // why it can't be sent
 }
+
+// repeatable reports whether a write does no harm when it is sent again although it may have been applied.
+func (r *request) repeatable() bool { return r.once != "" || r.op == "touch" }
 
 // read reports whether r changes nothing.
 func (r *request) read() bool { return r.op == "get" }
@@ -149,6 +229,12 @@ func (r *request) check(maxValue int64) *Error {
 		r.refuse("the key is empty")
 	case len(r.key) > maxKeyBytes:
 		r.refuse("the key has %d bytes, %d are allowed", len(r.key), maxKeyBytes)
+	case r.fill != 0 && r.anyReplica:
+		r.refuse("Fill goes with linearizable reads")
+	case r.condition.name == fillHeader && r.method != http.MethodPut:
+		r.refuse("Filling is for Put and Swap")
+	case r.contentType != "" && r.op == "incr":
+		r.refuse("ContentType is not for Incr")
 	}
 	if r.bad != nil {
 		return &Error{Op: r.op, Kind: ErrBadRequest, Applied: AppliedNo, Detail: r.bad.Error()}

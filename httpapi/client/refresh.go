@@ -154,6 +154,7 @@ func (c *Client) ask(n *node, hold bool) (fresh, held, kicked bool, err error) {
 		return false, false, false, err
 	}
 	defer resp.Body.Close()
+	c.learnTime(resp.Header, began)
 	switch resp.StatusCode {
 	case http.StatusNotModified:
 		// A node that doesn't hold its answers is asked now and then.

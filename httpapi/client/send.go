@@ -24,19 +24,28 @@ func (c *Client) attempt(ctx context.Context, n *node, mode string, r *request) 
 	limit := time.Until(deadline)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// Time that the server waits for another's fill is no silence of its.
+	fill := time.Duration(0)
+	if r.fill != 0 {
+		fill = min(time.Until(r.fillEnd), max(limit-c.cfg.AttemptTimeout, limit*3/4))
+		fill = max(fill.Truncate(time.Millisecond), time.Millisecond)
+		limit -= fill
+	}
 	var silence *time.Timer
 	if r.read() && !c.cfg.NoRetry {
 		limit = min(limit, c.cfg.AttemptTimeout)
-		silence = time.AfterFunc(limit, cancel)
+		silence = time.AfterFunc(limit+fill, cancel)
 		defer silence.Stop()
 	}
 	var w wire
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: w.gotConn})
-	resp, err := c.transport.RoundTrip(c.newRequest(traced, n, mode, r, limit))
+	began := time.Now()
+	resp, err := c.transport.RoundTrip(c.newRequest(traced, n, mode, r, limit, fill))
 	if err != nil {
 		return nil, r.failed(n, w.sent(), err)
 	}
 	defer resp.Body.Close()
+	c.learnTime(resp.Header, began)
 	if silence != nil {
 		silence.Stop() // the answer has begun; a long value may take longer
 	}
@@ -44,8 +53,11 @@ func (c *Client) attempt(ctx context.Context, n *node, mode string, r *request) 
 }
 
 // newRequest is r on the wire. For net/http it is no request that may be sent twice: see doc.go.
-func (c *Client) newRequest(ctx context.Context, n *node, mode string, r *request, limit time.Duration) *http.Request {
+func (c *Client) newRequest(ctx context.Context, n *node, mode string, r *request, limit, fill time.Duration) *http.Request {
 	query := "route=" + mode
+	if fill != 0 {
+		query += "&fill=" + fill.String()
+	}
 	if len(r.query) > 0 {
 		query += "&" + r.query.Encode()
 	}
@@ -58,6 +70,9 @@ func (c *Client) newRequest(ctx context.Context, n *node, mode string, r *reques
 	if r.contentType != "" {
 		h["Content-Type"] = []string{r.contentType}
 	}
+	if r.once != "" {
+		h[idempotencyHeader] = []string{`"` + escapeKey.Replace(r.once) + `"`}
+	}
 	req := (&http.Request{
 		Method: r.method,
 		// An opaque URL is sent as it is.
@@ -65,7 +80,7 @@ func (c *Client) newRequest(ctx context.Context, n *node, mode string, r *reques
 		Header: h,
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}).WithContext(ctx)
-	if r.method == http.MethodPut {
+	if r.method == http.MethodPut || r.method == http.MethodPost || r.method == http.MethodPatch {
 		req.Body = http.NoBody
 		if req.ContentLength = int64(len(r.value)); req.ContentLength > 0 {
 			req.Body = io.NopCloser(bytes.NewReader(r.value)) // and no GetBody
@@ -84,7 +99,7 @@ func (r *request) failed(n *node, sent bool, err error) *Error {
 	e := &Error{Op: r.op, Kind: ErrUnavailable, Applied: AppliedNo, Node: n.host, Err: err, again: true, broken: true}
 	switch {
 	case sent && !r.read():
-		e.Kind, e.Applied, e.again = ErrOutcomeUnknown, AppliedUnknown, false
+		e.Kind, e.Applied, e.again = ErrOutcomeUnknown, AppliedUnknown, r.repeatable()
 		e.Detail = "no answer to a write that was sent"
 	case sent:
 		e.Detail = "no answer"

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/larder-cache/larder/fsm"
 )
@@ -81,6 +82,18 @@ func TestRefusedHere(t *testing.T) {
 		{"content type", put("k", nil, ContentType("a\r\nb")), ErrBadRequest},
 		{"staleness", get(Bounded(0)), ErrBadRequest},
 		{"two consistencies", get(Bounded(1), Any()), ErrBadRequest},
+		{"old fill", get(Any(), Fill(time.Second)), ErrBadRequest},
+		{"long fill", get(Fill(31 * time.Second)), ErrBadRequest},
+		{"no fill token", put("k", nil, Filling("")), ErrBadRequest},
+		{"fill token and condition", put("k", nil, Filling("7"), IfPresent()), ErrBadRequest},
+		{"empty idempotency key", put("k", nil, WithIdempotencyKey("")), ErrBadRequest},
+		{"long idempotency key", put("k", nil, WithIdempotencyKey(strings.Repeat("k", 65))), ErrBadRequest},
+		{"odd idempotency key", put("k", nil, WithIdempotencyKey("a\n")), ErrBadRequest},
+		{"two idempotency keys", put("k", nil, WithIdempotencyKey("a"), WithIdempotencyKey("a")), ErrBadRequest},
+		{"delete with a fill token", second(c.Delete(ctx, "k", Filling("7"))), ErrBadRequest},
+		{"negative ttl", second(c.Expire(ctx, "k", -time.Second)), ErrBadRequest},
+		{"fine ttl of an entry", second(c.Expire(ctx, "k", time.Microsecond)), ErrBadRequest},
+		{"content type of a number", third(c.Incr(ctx, "k", 1, ContentType("a/b"))), ErrBadRequest},
 	} {
 		check(t, tt.name, tt.err, tt.want)
 	}
@@ -145,6 +158,8 @@ func (d *deadEnd) serve(conn net.Conn) {
 		switch r.Method {
 		case "GET":
 			io.WriteString(conn, "HTTP/1.1 200 OK\r\n"+placeText+"ETag: \"4\"\r\nContent-Length: 1\r\n\r\nx")
+		case "POST":
+			io.WriteString(conn, "HTTP/1.1 204 x\r\n"+placeText+"ETag: \"4\"\r\nIdempotency-Replayed: ?1\r\n\r\n")
 		default:
 			io.WriteString(conn, "HTTP/1.1 204 x\r\n"+placeText+"ETag: \"4\"\r\nLarder-Existed: ?1\r\n\r\n")
 		}
@@ -210,7 +225,7 @@ func TestNoReplay(t *testing.T) {
 			{"delete", "DELETE DELETE", func(c *Client) error { _, err := c.Delete(ctx, "k"); return err }},
 		} {
 			d := newDeadEnd(t)
-			c, err := New(Config{Addrs: []string{d.Addr().String()}})
+			c, err := New(Config{Addrs: []string{d.Addr().String()}, NoIdempotency: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -219,6 +234,35 @@ func TestNoReplay(t *testing.T) {
 			if got := d.methods(); got != tt.want {
 				t.Errorf("%s: sent %s, want %s", tt.name, got, tt.want)
 			}
+			c.Close()
+		}
+	})
+
+	// A key must not bring net/http in: how often a write was sent is the client's to know.
+	t.Run("nor with a key", func(t *testing.T) {
+		for _, r := range []*request{
+			{op: "put", method: "PUT", key: "k", value: []byte("v"), once: "a"},
+			{op: "put", method: "PUT", key: "k", once: "a"},
+			{op: "delete", method: "DELETE", key: "k", once: "a"},
+			{op: "incr", method: "POST", key: "k", once: "a"},
+			{op: "touch", method: "POST", key: "k"},
+		} {
+			d := newDeadEnd(t)
+			c, err := New(Config{Addrs: []string{d.Addr().String()}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			if _, err := c.attempt(ctx, c.seeds[0], routeForward, r); err != nil {
+				t.Errorf("%s: %v", r.op, err)
+			}
+			if _, err := c.attempt(ctx, c.seeds[0], routeForward, r); err == nil || err.Kind != ErrOutcomeUnknown || !err.again {
+				t.Errorf("%s: %v, want an unknown outcome that may be tried again", r.op, err)
+			}
+			if got := d.methods(); got != r.method+" "+r.method {
+				t.Errorf("%s: sent %s", r.op, got)
+			}
+			cancel()
 			c.Close()
 		}
 	})
@@ -348,3 +392,7 @@ func BenchmarkGet(b *testing.B) {
 		}
 	}
 }
+
+func second[A any](_ A, err error) error { return err }
+
+func third[A, B any](_ A, _ B, err error) error { return err }
