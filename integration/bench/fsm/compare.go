@@ -19,7 +19,7 @@ const (
 
 // series are the results of one operation, per subject one value a round; nanoseconds per operation.
 type series struct {
-	name   string
+	operation
 	values map[string][]float64
 }
 
@@ -42,57 +42,97 @@ func compare(ctx context.Context, cfg config, entries int, r *report.Report, sta
 			return err
 		}
 	}
-	if slices.Contains(cfg.only, "heap") {
-		if err := heaps(ctx, cfg, entries, all, r, status); err != nil {
+	heap, speed := slices.Contains(cfg.only, "heap"), slices.Contains(cfg.only, "speed")
+	var sizes []answer // heap and RSS of each subject, as filling left them
+	if heap {
+		for _, p := range all {
+			a, err := p.do("heap")
+			if err != nil {
+				return err
+			}
+			sizes = append(sizes, a)
+		}
+	}
+	// Each part leaves the subjects as the next one needs them. In the order of insertion, the oldest entry
+	// lies beside the one before; reads and overwriting scatter the order over memory.
+	var results []series
+	if speed {
+		s, err := takeTurns(cfg, status, orderly(cfg, all))
+		if err != nil {
+			return err
+		}
+		results = s
+	}
+	if heap {
+		if err := heaps(ctx, cfg, entries, all, sizes, r, status); err != nil {
 			return err
 		}
 	}
-	if slices.Contains(cfg.only, "speed") {
-		return speeds(cfg, entries, all, r, status)
+	if speed {
+		s, err := takeTurns(cfg, status, scattered(cfg, all))
+		if err != nil {
+			return err
+		}
+		speeds(cfg, entries, append(results, s...), r)
 	}
 	return nil
 }
 
-// speeds lets the subjects take turns at each operation.
-func speeds(cfg config, entries int, all []*process, r *report.Report, status io.Writer) error {
+// operation is what subjects take turns at.
+type operation struct {
+	name     string
+	bar      string // of ours against golang-lru's, "" for none
+	subjects []*process
+	words    []any
+}
+
+// takeTurns measures operations, all subjects in each round.
+func takeTurns(cfg config, status io.Writer, operations []operation) ([]series, error) {
 	var results []series
-	measure := func(name string, subjects []*process, words ...any) error {
-		fmt.Fprintf(status, "%d entries: %s\n", entries, name)
-		s := series{name, map[string][]float64{}}
+	for _, o := range operations {
+		fmt.Fprintln(status, o.name)
+		s := series{operation: o, values: map[string][]float64{}}
 		for round := range cfg.rounds {
-			for i := range subjects {
-				p := subjects[(i+round)%len(subjects)] // another one begins each round
-				a, err := p.do(words...)
+			for i := range o.subjects {
+				p := o.subjects[(i+round)%len(o.subjects)] // another one begins each round
+				a, err := p.do(o.words...)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				s.values[p.name] = append(s.values[p.name], a.NS)
 			}
 		}
 		results = append(results, s)
-		return nil
 	}
-	ours := all[:1]
-	// Reads move entries in the other two, so that their oldest key is no longer known: puts go first.
-	for _, m := range []struct {
-		name     string
-		subjects []*process
-		words    []any
-	}{
-		{"put, a new key that evicts, 1 per entry", all, []any{"put", cfg.ops, 1}},
-		{"put, a new key that evicts, 64 per entry", all, []any{"put", cfg.ops, 64}},
-		{"get, a present key at random", all, []any{"get", cfg.ops}},
-		{"touch, 256 per entry", ours, []any{"touch", cfg.ops, 256}},
-		{"encode a put, 1 per entry", ours, []any{"encode", cfg.ops, 1}},
-		{"encode a put, 64 per entry", ours, []any{"encode", cfg.ops, 64}},
-		{"decode a put, 1 per entry", ours, []any{"decode", cfg.ops, 1}},
-		{"decode a put, 64 per entry", ours, []any{"decode", cfg.ops, 64}},
-	} {
-		if err := measure(m.name, m.subjects, m.words...); err != nil {
-			return err
-		}
-	}
+	return results, nil
+}
 
+// orderly are the operations on subjects as filling leaves them. Reads move entries in two of them, so that
+// their oldest key is no longer known: puts go first.
+func orderly(cfg config, all []*process) []operation {
+	ours := all[:1]
+	return []operation{
+		{"put, a new key that evicts, 1 per entry", "Apply of puts, 1 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 1}},
+		{"put, a new key that evicts, 64 per entry", "Apply of puts, 64 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 64}},
+		{"get, a present key at random", "Get at least as fast as golang-lru's", all, []any{"get", cfg.ops}},
+		{"touch, 256 per entry", "", ours, []any{"touch", cfg.ops, 256}},
+		{"encode a put, 1 per entry", "", ours, []any{"encode", cfg.ops, 1}},
+		{"encode a put, 64 per entry", "", ours, []any{"encode", cfg.ops, 64}},
+		{"decode a put, 1 per entry", "", ours, []any{"decode", cfg.ops, 1}},
+		{"decode a put, 64 per entry", "", ours, []any{"decode", cfg.ops, 64}},
+	}
+}
+
+// scattered are those that come after the order was mixed.
+func scattered(cfg config, all []*process) []operation {
+	return []operation{
+		{"put that evicts from a mixed order, 1 per entry", "Apply of puts in a mixed order, 1 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 1}},
+		{"put that evicts from a mixed order, 64 per entry", "Apply of puts in a mixed order, 64 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 64}},
+	}
+}
+
+// speeds reports what operations took.
+func speeds(cfg config, entries int, results []series, r *report.Report) {
 	r.Section(fmt.Sprintf("Speed at %d entries", entries))
 	r.Textf("Nanoseconds of CPU per operation on the thread that runs it, medians of %d interleaved rounds of %d operations. Ratios are "+
 		"medians of the rounds' ratios: above 1, ours is faster.", cfg.rounds, cfg.ops)
@@ -123,23 +163,21 @@ func speeds(cfg config, entries int, all []*process, r *report.Report, status io
 		rows = append(rows, row)
 	}
 	r.Table(header, rows)
-	for i, what := range []string{"Apply of puts, 1 per entry, at least as fast as golang-lru's Add", "Apply of puts, 64 per entry, at least as fast as golang-lru's Add", "Get at least as fast as golang-lru's"} {
-		x := ratio(results[i], "golang-lru")
-		r.Bar(x >= 1, fmt.Sprintf("%s (%d entries)", what, entries), fmt.Sprintf("%.2fx", x))
+	for _, s := range results {
+		if s.bar != "" {
+			x := ratio(s, "golang-lru")
+			r.Bar(x >= 1, fmt.Sprintf("%s (%d entries)", s.bar, entries), fmt.Sprintf("%.2fx", x))
+		}
 	}
-	return nil
 }
 
-// heaps measures memory and collection of each subject, one after the other, and Redis beside.
-func heaps(ctx context.Context, cfg config, entries int, all []*process, r *report.Report, status io.Writer) error {
+// heaps measures collection in each subject, one after the other, and Redis beside; sizes are what they hold.
+func heaps(ctx context.Context, cfg config, entries int, all []*process, sizes []answer, r *report.Report, status io.Writer) error {
 	perEntry := func(bytes uint64) float64 { return float64(bytes)/float64(entries) - keySize - valueSize }
 	var rows [][]string
-	for _, p := range all {
-		fmt.Fprintf(status, "%s: heap, and %v of reads and writes\n", p.name, cfg.mixed)
-		h, err := p.do("heap")
-		if err != nil {
-			return err
-		}
+	for i, p := range all {
+		fmt.Fprintf(status, "%s: %v of reads and writes\n", p.name, cfg.mixed)
+		h := sizes[i]
 		a, err := p.do("mixed", cfg.mixed.Milliseconds())
 		if err != nil {
 			return err
