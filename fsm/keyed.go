@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -247,13 +248,17 @@ func (m *Machine) used() uint64 {
 
 // touchAll moves the entries that touches name to the recent end, in that order.
 func (m *Machine) touchAll(touches []byte) Result {
-	for ; len(touches) > 0; touches = touches[touchSize:] {
-		r := m.store.findTouch(touchAt(touches))
-		if r == 0 {
-			continue
-		}
-		if _, expireAt, _ := m.store.meta(r); !deadAt(expireAt, m.clock) {
-			m.store.touch(r, m.used())
+	const ahead = 64 // touches
+	for chunk := range slices.Chunk(touches, ahead*touchSize) {
+		m.warmTouches(chunk)
+		for ; len(chunk) > 0; chunk = chunk[touchSize:] {
+			r := m.store.findTouch(touchAt(chunk))
+			if r == 0 {
+				continue
+			}
+			if _, expireAt, _ := m.store.meta(r); !deadAt(expireAt, m.clock) {
+				m.store.touch(r, m.used())
+			}
 		}
 	}
 	return Result{Status: StatusOK}

@@ -47,6 +47,7 @@ type Machine struct {
 	observer Observer
 	recent   recentEnd
 	scratch  []byte
+	warming  warming
 }
 
 // header is the state beside the entries. A snapshot begins with it.
@@ -102,6 +103,7 @@ func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 		m.position = uint32(len(b.Commands) - 1)
 		results = make([]Result, len(b.Commands))
 	}
+	m.warm(b.Commands)
 	for i := range b.Commands {
 		results[i] = m.apply(&b.Commands[i])
 	}
