@@ -91,6 +91,15 @@ func (c *Command) needs() uint8 {
 	return 1
 }
 
+// keyed reports whether c is a command on one key.
+func (c *Command) keyed() bool {
+	switch c.Kind {
+	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
+		return true
+	}
+	return false
+}
+
 // LevelOf returns the feature level that commands need.
 func LevelOf(commands []Command) uint8 {
 	level := uint8(baseLevel)

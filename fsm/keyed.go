@@ -15,8 +15,8 @@ type target struct {
 	live    bool
 }
 
-func (m *Machine) find(key []byte) target {
-	t := target{slot: Slot(key), hash: keyHash(key)}
+func (m *Machine) find(key []byte, name hashed) target {
+	t := target{slot: name.slot, hash: name.hash}
 	if t.ref = m.store.find(t.slot, t.hash, key); t.ref != 0 {
 		version, expireAt, _ := m.store.meta(t.ref)
 		t.version, t.live = version, !deadAt(expireAt, m.clock)
@@ -49,7 +49,9 @@ func (k changeKind) numbered() bool { return k == changeSet || k == changeRemove
 // too large (put), condition, not found, no integer or too large (incr, append), versions used up, memory
 // for idempotency keys full. Only a change is remembered under its idempotency key (R7).
 func (m *Machine) applyKeyed(c *Command) Result {
-	if !m.owned.Contains(Slot(c.Key)) {
+	name := m.warming.names[m.warming.next]
+	m.warming.next++
+	if !m.owned.Contains(name.slot) {
 		return Result{Status: StatusNotOwner}
 	}
 	var id keyID
@@ -62,7 +64,7 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	if c.Kind == KindPut && m.tooLarge(len(c.Key)+len(c.ContentType)+len(c.Value)) {
 		return Result{Status: StatusTooLarge}
 	}
-	t := m.find(c.Key)
+	t := m.find(c.Key, name)
 	result := m.judge(c.Cond, &t)
 	if result.Status != StatusOK {
 		return result

@@ -2,9 +2,11 @@ package fsm
 
 // warming is what a batch is about to look for, and what reading it ahead came to.
 type warming struct {
-	names []hashed
-	refs  []ref
-	sum   uint32 // or the compiler would leave the reads out
+	names   []hashed // of the commands on one key, in order; then of what may have to go
+	next    int      // of names: that of the command on one key that is applied next
+	touches []hashed
+	refs    []ref  // of what is touched
+	sum     uint32 // or the compiler would leave the reads out
 }
 
 // hashed is a key as the index knows it.
@@ -19,9 +21,9 @@ type hashed struct {
 // since none depends on the one before. Nothing follows from what is read.
 func (m *Machine) warm(commands []Command) {
 	w := &m.warming
-	w.names = w.names[:0]
+	w.names, w.next = w.names[:0], 0
 	for i := range commands {
-		if c := &commands[i]; len(c.Key) > 0 && c.Kind != KindDeletePrefix {
+		if c := &commands[i]; c.keyed() {
 			w.names = append(w.names, hashed{Slot(c.Key), keyHash(c.Key)})
 		}
 	}
@@ -42,15 +44,15 @@ func (m *Machine) warm(commands []Command) {
 // warmTouches is warm for touches, which change the records too, and those next to them.
 func (m *Machine) warmTouches(touches []byte) {
 	w := &m.warming
-	w.names = w.names[:0]
+	w.touches = w.touches[:0]
 	for ; len(touches) > 0; touches = touches[touchSize:] {
 		t := touchAt(touches)
-		w.names = append(w.names, hashed{t.slot(), t.hash()})
+		w.touches = append(w.touches, hashed{t.slot(), t.hash()})
 	}
 	s := m.store
-	w.sum = s.warm(w.names)
+	w.sum = s.warm(w.touches)
 	w.refs = w.refs[:0]
-	for _, n := range w.names {
+	for _, n := range w.touches {
 		if t := s.tableOf(n.slot, n.hash); t != nil {
 			if r := t.cells[t.home(n.hash)].ref; r != 0 { // most often the one
 				w.refs = append(w.refs, r)
