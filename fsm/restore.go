@@ -34,6 +34,8 @@ type snapshotReader struct {
 	n       int64       // bytes read
 	crc     hash.Hash32 // of them
 	scratch []byte
+	ahead   []entry
+	names   []hashed
 	anySum  bool // take any checksum of the state: for tests that make up snapshots
 }
 
@@ -157,28 +159,93 @@ func (s *snapshotReader) gone(m *Machine, slots uint32) error {
 	return nil
 }
 
-// entries reads n entries, or records, into a store.
+// entries reads n entries, or records, into a store, some at a time, so that waits for memory overlap.
 func (s *snapshotReader) entries(m *Machine, into *store, n uint64) error {
 	newest := uint64(0)
-	for range n {
-		e, err := s.entry()
+	for n > 0 {
+		batch, held, err := s.batch(n)
 		if err != nil {
 			return err
 		}
-		if err := m.admitStored(into, &e, newest); err != nil {
-			return err
+		n -= uint64(len(batch))
+		names := s.names[:0]
+		for i := range batch {
+			if err := m.admitStored(into, &batch[i], newest); err != nil {
+				return err
+			}
+			newest = batch[i].stamp
+			names = append(names, hashed{m.slotIn(into, batch[i].key), keyHash(batch[i].key)})
 		}
-		newest = e.stamp
-		slot, hash := m.slotIn(into, e.key), keyHash(e.key)
-		if into.find(slot, hash, e.key) != 0 {
-			return fmt.Errorf("%w: a key twice", ErrCorrupt)
+		s.names = names
+		m.warming.sum = into.warm(names)
+		for i := range batch {
+			e, name := &batch[i], names[i]
+			if into.find(name.slot, name.hash, e.key) != 0 {
+				return fmt.Errorf("%w: a key twice", ErrCorrupt)
+			}
+			into.set(0, name.slot, name.hash, e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+			if into == m.store {
+				m.recent.moved(e.stamp, into.len())
+			}
 		}
-		into.set(0, slot, hash, e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
-		if into == m.store {
-			m.recent.moved(e.stamp, into.len())
-		}
+		s.r.Discard(held) // can't fail: as much is buffered
 	}
 	return nil
+}
+
+// restoreBatch is how many entries are read before they are stored.
+const restoreBatch = 64
+
+// batch returns the next entries, n at most: those that are in the buffer whole, or one. They are valid until
+// the next read, which must come after held bytes were discarded.
+func (s *snapshotReader) batch(n uint64) (batch []entry, held int, err error) {
+	s.ahead = s.ahead[:0]
+	s.r.Peek(1) // fills the buffer when it is empty; an error comes again
+	window, _ := s.r.Peek(s.r.Buffered())
+	for uint64(len(s.ahead)) < min(n, restoreBatch) && len(window)-held >= entryHeaderSize {
+		e, l, err := decodeEntry(window[held:])
+		if err != nil {
+			return nil, 0, err
+		}
+		if l.total() > uint64(len(window)-held-entryHeaderSize) {
+			break
+		}
+		held += entryHeaderSize
+		l.cut(&e, window[held:])
+		held += int(l.total())
+		s.ahead = append(s.ahead, e)
+	}
+	if held == 0 {
+		e, err := s.entry()
+		return append(s.ahead, e), 0, err
+	}
+	s.crc.Write(window[:held])
+	s.n += int64(held)
+	return s.ahead, held, nil
+}
+
+// entryLens are the lengths of the parts of an entry.
+type entryLens struct {
+	key, contentType int
+	value            uint64
+}
+
+func (l entryLens) total() uint64 { return uint64(l.key) + uint64(l.contentType) + l.value }
+
+// cut makes the parts of e out of the bytes that begin with them.
+func (l entryLens) cut(e *entry, b []byte) {
+	b = b[:l.total()]
+	e.key, e.contentType, e.value = b[:l.key], b[l.key:l.key+l.contentType], b[l.key+l.contentType:]
+}
+
+// decodeEntry decodes what stands before the parts of an entry.
+func decodeEntry(b []byte) (e entry, l entryLens, err error) {
+	l = entryLens{int(binary.BigEndian.Uint16(b)), int(binary.BigEndian.Uint16(b[2:])), uint64(binary.BigEndian.Uint32(b[4:]))}
+	e.version, e.expireAt, e.stamp = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
+	if l.key == 0 || l.contentType > MaxContentType {
+		return e, l, fmt.Errorf("%w: key of %d bytes, content type of %d", ErrCorrupt, l.key, l.contentType)
+	}
+	return e, l, nil
 }
 
 // admitStored returns why e can't be the next of a store of m, newest being the stamp of the one before.
@@ -231,31 +298,28 @@ func (m *Machine) admitRecord(into *store, e *entry) error {
 }
 
 // entry reads the next entry. Its bytes are valid until the next read.
-func (s *snapshotReader) entry() (e entry, err error) {
+func (s *snapshotReader) entry() (entry, error) {
 	b, err := s.read(entryHeaderSize)
+	if err != nil {
+		return entry{}, err
+	}
+	e, l, err := decodeEntry(b)
 	if err != nil {
 		return e, err
 	}
-	keyLen, typeLen := int(binary.BigEndian.Uint16(b)), int(binary.BigEndian.Uint16(b[2:]))
-	valueLen := binary.BigEndian.Uint32(b[4:])
-	e.version, e.expireAt, e.stamp = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
-	if keyLen == 0 || typeLen > MaxContentType {
-		return e, fmt.Errorf("%w: key of %d bytes, content type of %d", ErrCorrupt, keyLen, typeLen)
-	}
-	return e, s.bytes(&e, keyLen, typeLen, uint64(valueLen))
+	return e, s.bytes(&e, l)
 }
 
-// bytes reads the bytes of an entry.
-func (s *snapshotReader) bytes(e *entry, keyLen, typeLen int, valueLen uint64) (err error) {
-	size := uint64(keyLen) + uint64(typeLen) + valueLen
+// bytes reads the parts of an entry.
+func (s *snapshotReader) bytes(e *entry, l entryLens) (err error) {
 	var b []byte
-	if size <= restoreBuffer {
-		b, err = s.read(int(size))
+	if l.total() <= restoreBuffer {
+		b, err = s.read(int(l.total()))
 	} else {
-		b, err = s.large(size)
+		b, err = s.large(l.total())
 	}
 	if err == nil {
-		e.key, e.contentType, e.value = b[:keyLen], b[keyLen:keyLen+typeLen], b[keyLen+typeLen:]
+		l.cut(e, b)
 	}
 	return err
 }

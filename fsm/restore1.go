@@ -83,5 +83,5 @@ func (s *snapshotReader) entry1() (e entry, last bool, err error) {
 	if typeLen > MaxContentType || valueLen > 1<<32-1 {
 		return e, false, fmt.Errorf("%w: content type of %d bytes, value of %d", ErrCorrupt, typeLen, valueLen)
 	}
-	return e, false, s.bytes(&e, keyLen, typeLen, valueLen)
+	return e, false, s.bytes(&e, entryLens{keyLen, typeLen, valueLen})
 }
