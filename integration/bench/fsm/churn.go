@@ -8,7 +8,10 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/integration/bench/report"
@@ -73,7 +76,7 @@ func runChurn(words []string) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	before := readGC()
+	collected, used := collecting(), cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	var next uint64
 	for turn := 0; c.Written < times*bound; turn++ {
@@ -104,7 +107,7 @@ func runChurn(words []string) (answer, error) {
 		}
 		c.Phases = append(c.Phases, churnPhase{Name: phase.name, Entries: st.Entries, Bytes: st.Bytes, RSS: rss})
 	}
-	_, c.GCShare = gcShare(before, readGC())
+	c.GCShare = (collecting() - collected) / (cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - used).Seconds()
 	c.Peak, err = memoryOf("self", "VmHWM")
 	return answer{Churn: c}, err
 }
@@ -160,8 +163,8 @@ func churned(ctx context.Context, cfg config, r *report.Report, status io.Writer
 		rows = append(rows, []string{ph.Name, fmt.Sprint(ph.Entries), mib(ph.Bytes), mib(ph.RSS), fmt.Sprintf("%.2f", float64(ph.RSS)/float64(bound))})
 	}
 	r.Section("Memory under churn")
-	r.Textf("A state bounded to %s MiB, in a process whose heap is limited to %s MiB as the server's is (%g %% of its memory, of which %g %% are for "+
-		"entries). %s MiB are written in phases of twice the bound each, new keys mostly, with some overwritten and deleted; log entries "+
+	r.Textf("A state bounded to %s MiB, in a process whose heap is limited to %s MiB, as by --memory-limit %g%% where cache-memory is %g %%."+
+		" %s MiB are written in phases of twice the bound each, new keys mostly, with some overwritten and deleted; log entries "+
 		"are encoded and decoded beside. RSS is the process's at the end of a phase. Garbage collection took %.1f %% of the CPU.",
 		mib(bound), mib(uint64(a.Churn.Limit)), 100*cfg.churn.Share, 100*cacheShare, mib(a.Churn.Written), 100*a.Churn.GCShare)
 	r.Table([]string{"phase", "entries", "counted, MiB", "RSS, MiB", "RSS / bound"}, rows)
@@ -169,4 +172,18 @@ func churned(ctx context.Context, cfg config, r *report.Report, status io.Writer
 	r.Bar(beyond <= churnBar, fmt.Sprintf("highest RSS at most %g times the bound and %d MiB", churnBar, churnConstant>>20),
 		fmt.Sprintf("%s MiB, %.2f times the bound, %.2f times beyond the constant", mib(a.Churn.Peak), float64(a.Churn.Peak)/float64(bound), beyond))
 	return nil
+}
+
+// collecting is the CPU time that the collector has taken from the program so far, in seconds, by the runtime's own
+// estimate; what it did while processors were idle is left out.
+func collecting() (sum float64) {
+	samples := []metrics.Sample{
+		{Name: "/cpu/classes/gc/mark/assist:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/dedicated:cpu-seconds"},
+		{Name: "/cpu/classes/gc/pause:cpu-seconds"},
+	}
+	metrics.Read(samples)
+	for _, s := range samples {
+		sum += s.Value.Float64()
+	}
+	return sum
 }

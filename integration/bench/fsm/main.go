@@ -81,7 +81,7 @@ func parse(args []string, status io.Writer) (config, error) {
 	f.IntVar(&cfg.snapshot.Runs, "snapshot-runs", 5, "snapshots")
 	f.Uint64Var(&cfg.churn.Bound, "churn-bound", 512<<20, "bound of the state under churn, bytes")
 	f.Uint64Var(&cfg.churn.Times, "churn-times", 24, "how many times the bound is written")
-	f.Float64Var(&cfg.churn.Share, "churn-heap", 0.9, "part of a server's memory that its heap is limited to")
+	f.Float64Var(&cfg.churn.Share, "churn-heap", 0.75, "part of a server's memory that its heap is limited to")
 	f.StringVar(&cfg.dir, "dir", os.TempDir(), "folder for snapshots and sockets")
 	if err := f.Parse(args); err != nil {
 		return cfg, err
