@@ -228,7 +228,7 @@ func TestPreconditions(t *testing.T) {
 	}
 
 	want("level lowered", Command{SetLevel: &SetLevel{Level: 0}}, OutcomeRefused, 3, "never lowered")
-	want("level as it is", Command{SetLevel: &SetLevel{Level: MaxLevel}}, OutcomeUnchanged, 3, "")
+	want("level as it is", Command{SetLevel: &SetLevel{Level: 1}}, OutcomeUnchanged, 3, "")
 
 	want("regrant of no shard", regrant(9, 1), OutcomeRefused, 3, "unknown")
 	want("regrant", regrant(2, 2), OutcomeApplied, 4, "")

@@ -126,6 +126,8 @@ func TestNoRebuild(t *testing.T) {
 		"another is silent": func(r *testRig) { r.stop("b"); r.diverge("c", 2, shard.OutcomeMinority) },
 		"an operation runs": func(r *testRig) { r.mustRun(); r.diverge("c", 2, shard.OutcomeMinority) },
 		"of an older replica": func(r *testRig) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			r.diverged[shard.ReplicaID{Shard: 2, Node: "c", R: 7}] = &shard.Verdict{Outcome: shard.OutcomeMinority}
 		},
 	} {
