@@ -26,7 +26,7 @@ func TestOverheadPaysForTheHeap(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills the heap for seconds")
 	}
-	const slotTables = Slots * (40 + 56 + 56) // of buckets and sums, the sums once more in the snapshot
+	const slotTables = Slots * (40 + 64 + 64) // of the index and sums, the sums once more in the snapshot
 	for _, n := range []int{40_000, 60_000, 100_000} {
 		for _, size := range []int{0, 100, 1000} {
 			before := liveHeap()
