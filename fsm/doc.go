@@ -45,15 +45,15 @@
 // value, and answered again to whoever repeats the command under the key (R7). A key of the form
 // <unix-ms>-<random> is remembered until its own time and [IdempotencyWindow], by the log clock; after that,
 // and at or below the horizon to which the memory had to forget, it is refused as too old. So such a key never
-// makes a change twice, as long as its slot stays here: records go when their slot goes. Any other key is protected for IdempotencyWindow from the change on, and no longer. The
-// memory takes a sixteenth of the limit at most, and counts in it. Records are kept by slot, as they go where
-// the entries go. A refusal is not remembered, nor is a delete of what is absent: repeated, it is judged anew.
+// makes a change twice, as long as its slot stays here: records go when their slot goes. Any other key is
+// protected for IdempotencyWindow from the change on, and no longer. The memory takes a sixteenth of the limit
+// at most, and counts in it. Records are kept by slot. A refusal is not remembered, nor is a delete of what is absent: repeated, it is judged anew.
 //
 // # Fill tokens
 //
 // A reader that misses takes the shard's version as a token. The slot keeps the highest version of what was
 // removed from it, so [CondFill] can tell whether the key was written or removed since, without a state of
-// its own (R8). A token of a former grant is refused, as the slot may have been elsewhere since. Level 1 keeps
+// its own (R8). A token above the shard's version is none that it gave. A token of a former grant is refused, as the slot may have been elsewhere since. Level 1 keeps
 // no such versions, as its snapshots have none; raising the level outdates all tokens.
 //
 // # Limit and bound

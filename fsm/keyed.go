@@ -116,7 +116,8 @@ func (m *Machine) judge(c Cond, t *target) Result {
 		holds = t.live && current == c.Version
 	case CondFill:
 		// What became of the slot before the present grant may not be known here.
-		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version && m.version&^maxCounter <= c.Version
+		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version &&
+			m.version&^maxCounter <= c.Version && c.Version <= m.version
 	}
 	if !holds {
 		return Result{Status: StatusCondition, Existed: t.live, Version: current}

@@ -178,6 +178,11 @@ func TestFillToken(t *testing.T) {
 			if again := d.at(1004, fill)[0]; again.Status != StatusCondition {
 				t.Errorf("a token used twice: %+v", again)
 			}
+			for _, made := range []uint64{d.version + 1, math.MaxUint64} {
+				if got := d.at(1005, with(putValue("k", "v"), Cond{Kind: CondFill, Version: made}))[0]; got.Status != StatusCondition {
+					t.Errorf("a token of the version %d, which is to come: %+v", made, got)
+				}
+			}
 		})
 	}
 }

@@ -275,8 +275,9 @@ func (m *Machine) shrink() {
 // entries alone.
 func (m *Machine) enough(removed int) bool { return m.level >= 2 && removed >= MaxRemoved }
 
-// makeRoom evicts until the bound is kept. What was just stored stands at the recent end, it costs at most
-// an eighth of what is allowed here and records a sixteenth, so the loop ends before it reaches it.
+// makeRoom evicts until the bound is kept. What was just stored stands at the recent end. It costs at most an
+// eighth of what is allowed here and records a sixteenth, so the loop ends before it reaches it; unless the
+// limit was lowered so far that records which are still protected fill it.
 func (m *Machine) makeRoom() {
 	for m.bytes() > m.bound && m.store.len() > 0 {
 		m.evictOldest()

@@ -254,7 +254,7 @@ func (m *model) cond(t *rapid.T, most CondKind) Cond {
 	}
 	c := Cond{Kind: rapid.SampledFrom([]CondKind{CondAlways, CondAlways, CondAlways, CondAbsent, CondPresent, CondVersion, most}).Draw(t, "cond")}
 	if c.Kind >= CondVersion {
-		c.Version = m.someVersion(t)
+		c.Version = m.someVersion(t) + rapid.SampledFrom([]uint64{0, 0, 0, 1}).Draw(t, "invented")
 	}
 	return c
 }

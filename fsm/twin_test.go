@@ -302,7 +302,7 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 	}
 	holds := map[CondKind]bool{
 		CondAlways: true, CondAbsent: !live, CondPresent: live, CondVersion: live && old.version == c.Cond.Version,
-		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version && tw.bits<<44 <= c.Cond.Version,
+		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version && tw.bits<<44 <= c.Cond.Version && c.Cond.Version <= tw.version(),
 	}
 	if !holds[c.Cond.Kind] {
 		return failed, false
