@@ -27,9 +27,24 @@ func appendBlock(b, key, contentType, v1, v2 []byte) []byte {
 	return append(b, v2...)
 }
 
+// address is where a block lies: the number of its segment over its offset there.
+type address uint64
+
+const (
+	addressBits = 40
+	offsetBits  = 20 // within maxSegment
+)
+
+func addressOf(segment uint32, offset int) address {
+	return address(segment)<<offsetBits | address(offset)
+}
+
+func (a address) segment() uint32 { return uint32(a >> offsetBits) }
+func (a address) offset() uint32  { return uint32(a) & (1<<offsetBits - 1) }
+
 const (
 	minSegment = 4 << 10
-	maxSegment = 1 << 20
+	maxSegment = 1 << offsetBits
 	// loneShare is the part of a segment above which a block gets one of its own: small enough that what
 	// blocks leave empty at the ends of segments is far below what cleaning tolerates.
 	loneShare = 16
@@ -104,6 +119,9 @@ func (a *arena) open(size int, lone bool) uint32 {
 		a.segments[n], a.info[n] = buf, info
 		return n
 	}
+	if len(a.segments) == 1<<(addressBits-offsetBits) {
+		panic("fsm: segments beyond what an address names") // see MaxLimit
+	}
 	a.segments, a.info = append(a.segments, buf), append(a.info, info)
 	return uint32(len(a.segments) - 1)
 }
@@ -123,23 +141,23 @@ func (a *arena) sealLarge() {
 	}
 }
 
-// put stores a block and returns its place.
-func (a *arena) put(key, contentType, v1, v2 []byte) (segment, offset uint32) {
+// put stores a block and returns its address.
+func (a *arena) put(key, contentType, v1, v2 []byte) address {
 	n := blockHeader + len(key) + len(contentType) + len(v1) + len(v2)
-	segment = a.room(n)
+	segment := a.room(n)
 	buf := a.segments[segment]
 	a.segments[segment] = appendBlock(buf, key, contentType, v1, v2)
 	a.account(segment, n)
-	return segment, uint32(len(buf))
+	return addressOf(segment, len(buf))
 }
 
-// copy stores a block that there is already and returns its new place.
-func (a *arena) copy(block []byte) (segment, offset uint32) {
-	segment = a.room(len(block))
+// copy stores a block that there is already and returns its new address.
+func (a *arena) copy(block []byte) address {
+	segment := a.room(len(block))
 	buf := a.segments[segment]
 	a.segments[segment] = append(buf, block...)
 	a.account(segment, len(block))
-	return segment, uint32(len(buf))
+	return addressOf(segment, len(buf))
 }
 
 func (a *arena) account(segment uint32, n int) {
@@ -147,18 +165,26 @@ func (a *arena) account(segment uint32, n int) {
 	a.live += uint64(n)
 }
 
-// block returns the block at a place, which has no room behind it.
-func (a *arena) block(segment, offset uint32) []byte { return blockAt(a.segments[segment], offset) }
+// block returns the block at an address, which has no room behind it.
+func (a *arena) block(at address) []byte { return blockAt(a.segments, at) }
 
-func blockAt(segment []byte, offset uint32) []byte {
-	b := segment[offset:]
+// key returns the key of the block at an address.
+func (a *arena) key(at address) []byte {
+	b := a.segments[at.segment()][at.offset():]
+	key, _, _ := blockLens(b)
+	return b[blockHeader : blockHeader+key]
+}
+
+func blockAt(segments [][]byte, at address) []byte {
+	b := segments[at.segment()][at.offset():]
 	key, contentType, value := blockLens(b)
 	n := blockHeader + key + contentType + value
 	return b[:n:n]
 }
 
-// free gives up the block of n bytes in a segment.
-func (a *arena) free(segment uint32, n int) {
+// free gives up the block of n bytes at an address.
+func (a *arena) free(at address, n int) {
+	segment := at.segment()
 	info := &a.info[segment]
 	info.live -= uint32(n)
 	a.live -= uint64(n)
@@ -222,12 +248,12 @@ func (a *arena) nextVictim() bool {
 	return a.cleaning
 }
 
-// nextBlock returns the next block of the victim, and its place.
-func (a *arena) nextBlock() (block []byte, segment, offset uint32) {
-	segment, offset = a.victim, a.cleanedTo
-	block = a.block(segment, offset)
+// nextBlock returns the next block of the victim, and its address.
+func (a *arena) nextBlock() ([]byte, address) {
+	at := addressOf(a.victim, int(a.cleanedTo))
+	block := a.block(at)
 	a.cleanedTo += uint32(len(block))
-	return block, segment, offset
+	return block, at
 }
 
 // tables is the memory held beside the segments.

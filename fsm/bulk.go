@@ -36,7 +36,7 @@ func (m *Machine) deletePrefix(c *Command) Result {
 	m.version++
 	result := Result{Status: StatusOK, Version: m.version}
 	for _, key := range found {
-		t := m.find(key, hashed{Slot(key), keyHash(key)})
+		t := m.find(key, hashed{Slot(key), m.store.hash(key)})
 		if t.live {
 			result.Count++
 			m.drop(t.ref, ReasonDeleted)

@@ -121,6 +121,9 @@ func AppendCommand(dst []byte, c *Command) ([]byte, error) {
 		out = binary.AppendUvarint(out, c.TableVersion)
 	case KindLevel:
 		out = append(out, c.Level)
+		if c.Level >= 2 {
+			out = binary.AppendUvarint(out, c.Seed)
+		}
 	}
 	return out, nil
 }
@@ -335,7 +338,9 @@ func (d *decoder) command(c *Command) {
 		c.Limit = d.uvarint("limit")
 		c.TableVersion = d.uvarint("table version")
 	case KindLevel:
-		c.Level = d.byte("level")
+		if c.Level = d.byte("level"); c.Level >= 2 {
+			c.Seed = d.uvarint("seed")
+		}
 	}
 	if d.err != nil {
 		return

@@ -54,7 +54,8 @@ const (
 	// KindLimit sets the byte bound. It applies only when its TableVersion is newer.
 	KindLimit Kind = 4
 	// KindLevel raises the feature level. One that is not higher is StatusStale; raising above
-	// MaxLevel is an error that stops the replica.
+	// MaxLevel is an error that stops the replica. The raise to level 2 or above brings the Seed of the hashes
+	// of keys and hashes all that is stored anew, in time proportional to the entries.
 	KindLevel Kind = 5
 
 	// The kinds from here on need level 2.
@@ -192,6 +193,9 @@ type Command struct {
 	TableVersion uint64 // limit; orders it, not 0
 
 	Level uint8 // level
+	// Seed of the hashes of keys from level 2 on, at random: who does not know it can't make up keys that share
+	// hashes, which would have to be searched one by one (level, when that is 2 or above).
+	Seed uint64
 }
 
 // Batch is one log entry: commands in order, with the stamp that moves the log clock (R2). A batch
@@ -296,6 +300,9 @@ func (c *Command) validate() error {
 		}
 	case KindLevel:
 		used.Level = c.Level
+		if c.Level >= 2 {
+			used.Seed = c.Seed
+		}
 	default:
 		return fmt.Errorf("unknown kind %d", c.Kind)
 	}
@@ -347,7 +354,7 @@ func (c *Command) validateKeyed(used *Command) error {
 
 // sameFields compares two commands of which one was copied from the other, byte slices by length.
 func sameFields(a, b *Command) bool {
-	return a.Grant == b.Grant && a.Limit == b.Limit && a.TableVersion == b.TableVersion && a.Level == b.Level &&
+	return a.Grant == b.Grant && a.Limit == b.Limit && a.TableVersion == b.TableVersion && a.Level == b.Level && a.Seed == b.Seed &&
 		len(a.Key) == len(b.Key) && len(a.Value) == len(b.Value) && len(a.Touches) == len(b.Touches) &&
 		len(a.ContentType) == len(b.ContentType) && a.TTL == b.TTL && a.Cond == b.Cond && a.Delta == b.Delta &&
 		a.ReturnOld == b.ReturnOld && a.DefaultTTL == b.DefaultTTL && a.Caller == b.Caller && a.IdempotencyKey == b.IdempotencyKey &&

@@ -5,14 +5,14 @@ package fsm
 //
 //	48  record
 //	 8  lengths in front of the bytes
-//	16  cell of the slot's index, half of them free
+//	24  cell of the slot's index, half of them free
 //	20  place in the expiry heap, for an entry that expires
 //	 4  rounding of pages and segments
 //
 // A constant, never a measurement: cost decides evictions, so it must be the same on every build (R4). A
 // test holds it against the heap. It doesn't cover the room that the arena leaves between cleanings (a
 // sixth of the bytes) nor what the garbage collector wants: whoever sets the limit leaves that.
-const Overhead = 96
+const Overhead = 104
 
 // overheadLevel1 is Overhead below level 2, where machines kept entries in another way.
 const overheadLevel1 = 211

@@ -12,7 +12,7 @@ func TestCost(t *testing.T) {
 	for _, c := range []struct {
 		key, value, contentType int
 		want                    uint64
-	}{{1, 0, 0, 97}, {3, 100, 10, 209}, {MaxKey, 1 << 20, MaxContentType, 1<<20 + 2144}} {
+	}{{1, 0, 0, 105}, {3, 100, 10, 217}, {MaxKey, 1 << 20, MaxContentType, 1<<20 + 2152}} {
 		if got := Cost(c.key, c.value, c.contentType); got != c.want {
 			t.Errorf("Cost(%d, %d, %d) = %d, want %d", c.key, c.value, c.contentType, got, c.want)
 		}

@@ -47,14 +47,16 @@
 // and at or below the horizon to which the memory had to forget, it is refused as too old. So such a key never
 // makes a change twice, as long as its slot stays here: records go when their slot goes. Any other key is
 // protected for IdempotencyWindow from the change on, and no longer. The memory takes a sixteenth of the limit
-// at most, and counts in it. Records are kept by slot. A refusal is not remembered, nor is a delete of what is absent: repeated, it is judged anew.
+// at most, and counts in it. Records are kept by slot. A refusal is not remembered, nor is a delete of what is
+// absent: repeated, it is judged anew.
 //
 // # Fill tokens
 //
 // A reader that misses takes the shard's version as a token. The slot keeps the highest version of what was
 // removed from it, so [CondFill] can tell whether the key was written or removed since, without a state of
-// its own (R8). A token above the shard's version is none that it gave. A token of a former grant is refused, as the slot may have been elsewhere since. Level 1 keeps
-// no such versions, as its snapshots have none; raising the level outdates all tokens.
+// its own (R8). A token above the shard's version is none that it gave. A token of a former grant is refused, as
+// the slot may have been elsewhere since. Level 1 keeps no such versions, as its snapshots have none; raising the
+// level outdates all tokens.
 //
 // # Limit and bound
 //
@@ -63,13 +65,15 @@
 // log entry, ticks included, while puts make room for themselves below the bound as ever; so each
 // entry leaves the machine smaller, and no entry takes long. Who lowers a limit on a shard without
 // traffic has to propose ticks until Stats.Bound equals Stats.Limit; likewise for expired entries, of
-// which each log entry removes up to [MaxReclaim]; and of either up to [MaxRemoved] bytes. Both matter to memory alone, never to an answer.
+// which each log entry removes up to [MaxReclaim]; and of either up to [MaxRemoved] bytes. Both matter to memory
+// alone, never to an answer.
 //
 // # Levels
 //
 // A machine begins at feature level 1, which is that of the first builds: puts, deletes, and recency by puts
-// alone. Level 2 has everything else, and counts less for an entry ([Overhead]). A log raises the level once
-// every replica runs a build that knows it; up to that command all builds apply it alike (R1).
+// alone. Level 2 has everything else, counts less for an entry ([Overhead]), hashes keys by a seed that the raise
+// brings, and takes no limit above [MaxLimit]. A log raises the level once every replica runs a build that knows
+// it; up to that command all builds apply it alike (R1). The raise walks over all entries once.
 //
 // # Memory
 //
@@ -98,10 +102,10 @@
 //     sums that are kept as entries change; Restore makes them anew from the bytes.
 //   - A grant that takes slots away walks over their entries in one step, and a delete by prefix over those
 //     of its slots and part. [Machine.PlanDelete] keeps that small.
-//   - The hash of keys has no secret: whoever may write can make many keys of one slot and hash, and each
-//     search for one of them then looks at all.
+//   - Level 1 hashes keys without a secret: whoever may write can make many keys of one slot and hash, and each
+//     search for one of them then looks at all. The raise to level 2 brings a random seed.
 //   - While opaque idempotency keys fill their memory, each change under a key with a time raises the horizon.
-//   - A touch names a key by 40 bits. Of a slot's entries two may share a name, by chance of 1 in 67 million
+//   - A touch names a key by 40 bits. Of a slot's entries two may share a name, by chance of 1 in 16 million
 //     for each pair: then the wrong one is touched, on all replicas alike.
 //
 // # Why not the obvious alternatives

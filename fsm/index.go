@@ -3,8 +3,8 @@ package fsm
 // index finds the entries of one slot by the hashes of their keys. It is a hash table with open addressing,
 // or several once there are many entries: a full table is parted in two by one more bit of the hash
 // (extendible hashing, Fagin et al. 1979). So no operation waits for much to be built anew, also where a
-// slot, by a hash tag, has everything. A search reads no record but those of its very hash, as each costs a
-// wait for memory. Tables and parts are chosen by the low bits of a hash that a Touch carries.
+// slot, by a hash tag, has everything. A search looks at no entry but those of its very hash, as each costs a
+// wait for memory, and finds the record and the block of one side by side.
 type index struct {
 	table         // the only one, unless there are parts
 	parts *[]part // by the low bits of hashes, as many as number them; a part may stand in several places
@@ -23,17 +23,28 @@ type table struct {
 	n     uint32 // cells in use
 }
 
-// cell is a place in a table; free while ref is 0.
+// cell is a place in a table; free while ref is 0. It has 12 bytes without a gap, thus three words.
 type cell struct {
-	hash uint32
+	high uint32 // the hash over the high bits of the block's address
+	low  uint32 // the other bits of that
 	ref  ref
 }
 
+const addressHigh = addressBits - 32
+
+func newCell(hash uint32, at address, r ref) cell {
+	return cell{hash<<addressHigh | uint32(at>>32), uint32(at), r}
+}
+
+func (c *cell) hash() uint32 { return c.high >> addressHigh }
+
+func (c *cell) block() address { return address(c.high&(1<<addressHigh-1))<<32 | address(c.low) }
+
 const (
-	cellBytes = 8
-	// partCells is the most that a table has, 64 KiB of them.
+	cellBytes = 12
+	// partCells is the most that a table has, 96 KiB of them.
 	partCells = 8192
-	// maxDepth is where tables are parted no more and grow as they must: 26 bits of hash are not that equal.
+	// maxDepth is where tables are parted no more and grow as they must: hashes are not that equal.
 	maxDepth = 16
 	// joinBelow is when parts are put together again.
 	joinBelow = 1024
@@ -49,7 +60,7 @@ func (x *index) tableOf(hash uint32) *table {
 
 // home returns the first cell to try.
 func (t *table) home(hash uint32) uint32 {
-	mixed := (hash << (32 - touchHashBits)) * 0x9E3779B1 // Fibonacci hashing, Knuth vol. 3, 6.4
+	mixed := (hash << (32 - hashBits)) * 0x9E3779B1 // Fibonacci hashing, Knuth vol. 3, 6.4
 	return uint32(uint64(mixed) * uint64(len(t.cells)) >> 32)
 }
 
@@ -61,17 +72,17 @@ func (t *table) after(i uint32) uint32 {
 	return 0
 }
 
-// insert puts a cell for r, which is not there. The table must have room.
-func (t *table) insert(hash uint32, r ref) {
-	i := t.home(hash)
+// insert puts a cell into the table, which must have room.
+func (t *table) insert(c cell) {
+	i := t.home(c.hash())
 	for t.cells[i].ref != 0 {
 		i = t.after(i)
 	}
-	t.cells[i] = cell{hash, r}
+	t.cells[i] = c
 	t.n++
 }
 
-// place returns the cell of r.
+// place returns where the cell of r is.
 func (t *table) place(hash uint32, r ref) uint32 {
 	i := t.home(hash)
 	for t.cells[i].ref != r {
@@ -84,7 +95,7 @@ func (t *table) place(hash uint32, r ref) uint32 {
 func (t *table) remove(hash uint32, r ref) {
 	gap := t.place(hash, r)
 	for i := t.after(gap); t.cells[i].ref != 0; i = t.after(i) {
-		home := t.home(t.cells[i].hash)
+		home := t.home(t.cells[i].hash())
 		if inRange := home > gap && home <= i; inRange || i < gap && (home > gap || home <= i) {
 			continue
 		}
@@ -107,7 +118,7 @@ func (t *table) resize(n int) {
 	t.n = 0
 	for _, c := range old {
 		if c.ref != 0 {
-			t.insert(c.hash, c.ref)
+			t.insert(c)
 		}
 	}
 }
@@ -127,8 +138,9 @@ func (t *table) roomy() int {
 	return int(t.n+t.n/2+t.n/4) + 2
 }
 
-// add puts r into the index.
-func (x *index) add(hash uint32, r ref) {
+// add puts a cell into the index.
+func (x *index) add(c cell) {
+	hash := c.hash()
 	t := x.tableOf(hash)
 	for t.full() {
 		if len(t.cells) < partCells || !x.split(hash) {
@@ -137,7 +149,7 @@ func (x *index) add(hash uint32, r ref) {
 		}
 		t = x.tableOf(hash)
 	}
-	t.insert(hash, r)
+	t.insert(c)
 }
 
 // drop takes r out of the index, which has entries after that.
@@ -151,10 +163,10 @@ func (x *index) drop(hash uint32, r ref, entries uint32) {
 	}
 }
 
-// move makes the cell of one record that of another.
-func (x *index) move(hash uint32, from, to ref) {
+// cell returns the cell of r.
+func (x *index) cell(hash uint32, r ref) *cell {
 	t := x.tableOf(hash)
-	t.cells[t.place(hash, from)].ref = to
+	return &t.cells[t.place(hash, r)]
 }
 
 // split parts the table of hash in two; false where that is not done any more.
@@ -182,11 +194,11 @@ func (x *index) split(hash uint32) bool {
 		if c.ref == 0 {
 			continue
 		}
-		h := halves[c.hash>>old.depth&1]
+		h := halves[c.hash()>>old.depth&1]
 		if h.full() {
 			h.resize(len(h.cells) + len(h.cells)/2)
 		}
-		h.insert(c.hash, c.ref)
+		h.insert(c)
 	}
 	for i := hash & (bit - 1); i < uint32(len(parts)); i += bit {
 		parts[i] = part{halves[i>>old.depth&1], old.depth + 1}
@@ -214,7 +226,7 @@ func (x *index) join(entries int) {
 	x.eachTable(func(t *table, _ uint32, _ uint8) bool {
 		for _, c := range t.cells {
 			if c.ref != 0 {
-				one.insert(c.hash, c.ref)
+				one.insert(c)
 			}
 		}
 		return true
@@ -244,7 +256,7 @@ func (x *index) each(partBits uint8, want uint32, f func(cell) bool) {
 			return true
 		}
 		for _, c := range t.cells {
-			if c.ref != 0 && c.hash&mask == want && !f(c) {
+			if c.ref != 0 && c.hash()&mask == want && !f(c) {
 				return false
 			}
 		}

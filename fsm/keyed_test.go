@@ -202,7 +202,7 @@ func TestTouchesMoveInOrder(t *testing.T) {
 	d.at(1000, put("a"), putTTL("b", 5), put("c"), putTTL("d", 1), put("e"))
 	var touches []byte
 	for _, key := range []string{"c", "none", "a", "d", "a", "b", "c"} {
-		touches = AppendTouch(touches, TouchOf([]byte(key)))
+		touches = AppendTouch(touches, d.TouchOf([]byte(key)))
 	}
 	before := d.Stats().Version
 	if got := d.at(1001, Command{Kind: KindTouches, Touches: touches})[0]; !sameResult(got, Result{Status: StatusOK}) {
@@ -286,4 +286,46 @@ func TestFillTokenOfAFormerGrant(t *testing.T) {
 	if got := d.at(1000, put("a", Cond{Kind: CondFill, Version: l.Version})); got[0].Status != StatusOK {
 		t.Errorf("a token of this grant: %+v", got[0])
 	}
+}
+
+// TestSeedPartsKeys ensures that keys which share a hash without a seed, as who knows the function can make up as many
+// as he wants, don't share it where the raise to level 2 brought a seed, and are found before and after it.
+func TestSeedPartsKeys(t *testing.T) {
+	named := map[Touch]string{}
+	var pairs [][2]string
+	for i := 0; len(pairs) < 8; i++ {
+		key := fmt.Sprint("{a}", i)
+		if other, ok := named[unseeded([]byte(key))]; ok {
+			pairs = append(pairs, [2]string{other, key})
+		}
+		named[unseeded([]byte(key))] = key
+	}
+	d := &driver{t: t, Machine: New()}
+	d.at(1000, Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: 1 << 20, TableVersion: 1}})
+	for _, p := range pairs {
+		d.at(1000, put(p[0]), put(p[1]))
+	}
+	shared := func() (n int) {
+		for _, p := range pairs {
+			a, b := d.Lookup([]byte(p[0])), d.Lookup([]byte(p[1]))
+			if !a.Found || !b.Found {
+				t.Fatalf("%q: found %v, %q: found %v", p[0], a.Found, p[1], b.Found)
+			}
+			if a.Touch == b.Touch {
+				n++
+			}
+		}
+		return n
+	}
+	if n := shared(); n != len(pairs) {
+		t.Errorf("%d of %d pairs share a hash at level 1", n, len(pairs))
+	}
+	d.at(1001, Command{Kind: KindLevel, Level: 2, Seed: 12345}, put(pairs[0][0]), put("after"))
+	if n := shared(); n != 0 {
+		t.Errorf("%d of %d pairs share a hash under a seed", n, len(pairs))
+	}
+	if got := d.keys(); got[len(got)-1] != "after" || got[len(got)-2] != pairs[0][0] || len(got) != 2*len(pairs)+1 {
+		t.Errorf("keys %q", got)
+	}
+	checkInvariants(t, d.Machine)
 }

@@ -54,9 +54,9 @@ func (k *keyMemory) own(r Range) {
 }
 
 // bytes is what the records cost, like entries.
-func (k *keyMemory) bytes() uint64 {
-	return k.timed.payload() + k.opaque.payload() + uint64(k.len())*Overhead
-}
+func (k *keyMemory) bytes() uint64 { return recordBytes(k.timed) + recordBytes(k.opaque) }
+
+func recordBytes(s *store) uint64 { return s.payload() + uint64(s.len())*Overhead }
 
 func (k *keyMemory) len() int { return k.timed.len() + k.opaque.len() }
 
@@ -108,7 +108,7 @@ func (m *Machine) recall(c *Command) (id keyID, past Result) {
 	id.slot = Slot(c.Key)
 	id.key = binary.BigEndian.AppendUint16(make([]byte, 0, 3+len(c.Caller)+len(c.IdempotencyKey)), id.slot)
 	id.key = append(append(append(id.key, byte(len(c.Caller))), c.Caller...), c.IdempotencyKey...)
-	id.hash = keyHash(id.key)
+	id.hash = m.keys.timed.hash(id.key) // opaque ones have the same seed
 	id.fingerprint = m.fingerprint(c)
 	s := m.keys.opaque
 	if id.time, id.timed = keyTime(c.IdempotencyKey); id.timed {
@@ -164,27 +164,23 @@ func (m *Machine) fingerprint(c *Command) xxh3.Uint128 {
 func (m *Machine) keyLimit() uint64 { return m.limit / keysShare }
 
 // admitKey makes room for a record of the longest kind, the oldest timed ones going first. It may not find
-// any for an opaque key. A timed key that would be the first to go is not remembered, as the horizon then
-// speaks for it.
+// any for an opaque key, and then leaves all as it is. A timed key that would be the first to go is not
+// remembered, as the horizon then speaks for it.
 func (m *Machine) admitKey(id *keyID) bool {
 	cost := uint64(len(id.key)+recordHeader+maxRemembered+MaxContentType) + Overhead
 	limit := m.keyLimit()
-	fits := func() bool { return m.keys.bytes()+cost <= limit }
-	for range MaxReclaim {
-		if fits() {
+	// Above a limit that was lowered, shrinkKeys comes first. Below it, few have to go, and they make the room.
+	if m.keys.bytes() <= limit && recordBytes(m.keys.opaque)+cost <= limit {
+		for m.keys.bytes()+cost > limit {
+			r := m.keys.timed.firstToExpire()
+			if id.timed && id.time <= timeOfRecord(m.keys.timed, r) {
+				break
+			}
+			m.dropKey(r)
+		}
+		if m.keys.bytes()+cost <= limit {
 			return true
 		}
-		r := m.keys.timed.firstToExpire()
-		if r == 0 {
-			break
-		}
-		if id.timed && id.time <= timeOfRecord(m.keys.timed, r) {
-			break
-		}
-		m.dropKey(r)
-	}
-	if fits() {
-		return true
 	}
 	if id.timed {
 		m.horizon, id.forgotten = max(m.horizon, id.time), true

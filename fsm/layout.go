@@ -58,7 +58,7 @@ func (s *store) compact() {
 // moveRecord moves an entry to a record that was just taken.
 func (s *store) moveRecord(from, to ref) {
 	rec := *s.records.read(from)
-	s.indexOf(rec.slot).move(keyHash(s.keyOf(&rec)), from, to)
+	s.indexOf(rec.slot).cell(rec.hash, from).ref = to
 	*s.records.write(to) = rec
 	if rec.prev != 0 {
 		s.records.write(rec.prev).next = to
@@ -87,34 +87,33 @@ func (s *store) clean() {
 		if a.credit == 0 || !a.cleaning && !a.nextVictim() {
 			return
 		}
-		block, segment, offset := a.nextBlock()
+		block, at := a.nextBlock()
 		work += len(block) + cleanBlock
 		a.credit -= min(a.credit, uint64(len(block)))
-		if r := s.findBlock(block, segment, offset); r != 0 {
-			rec := s.records.write(r)
-			rec.segment, rec.offset = a.copy(block)
-			a.free(segment, len(block))
+		if c := s.findBlock(block, at); c != nil {
+			moved := a.copy(block)
+			*c = newCell(c.hash(), moved, c.ref)
+			s.records.write(c.ref).block = moved
+			a.free(at, len(block))
 		}
 	}
 }
 
-// findBlock returns the entry whose block lies at a place, 0 if none does any more.
-func (s *store) findBlock(block []byte, segment, offset uint32) ref {
+// findBlock returns the cell of the entry whose block that is, nil if there is none any more.
+func (s *store) findBlock(block []byte, at address) *cell {
 	n, _, _ := blockLens(block)
 	key := block[blockHeader : blockHeader+n]
-	hash := keyHash(key)
+	hash := s.hash(key)
 	t := s.tableOf(s.keySlot(key), hash)
 	if t == nil {
-		return 0
+		return nil
 	}
 	for i := t.home(hash); t.cells[i].ref != 0; i = t.after(i) {
-		if c := t.cells[i]; c.hash == hash {
-			if rec := s.records.read(c.ref); rec.segment == segment && rec.offset == offset {
-				return c.ref
-			}
+		if c := &t.cells[i]; c.block() == at {
+			return c
 		}
 	}
-	return 0
+	return nil
 }
 
 // storeMemory is the memory that a store holds, in bytes.

@@ -14,6 +14,9 @@ const (
 	// MaxShrink is how many entries the end of a batch evicts at most to come down to a lowered
 	// limit.
 	MaxShrink = 1024
+	// MaxLimit is the most that a machine takes for its limit, in bytes: as many large values as its arena can
+	// name. From level 2 on.
+	MaxLimit = 32 << 30
 	// MaxRemoved is how many bytes of entries may be removed for either reason before the end of a batch
 	// leaves the rest to those after it: what is removed is summed up, which takes time by length. From
 	// level 2 on.
@@ -66,6 +69,7 @@ type header struct {
 	expirations  uint64
 	recency      uint64 // the last recency stamp given (see stamp); level 2
 	horizon      uint64 // idempotency keys of this time or before are too old, Unix milliseconds; level 2
+	seed         uint64 // of the hashes of keys; level 2
 }
 
 // New returns a machine that has applied nothing and owns nothing.
@@ -73,8 +77,16 @@ func New() *Machine { return newMachine(header{level: baseLevel}) }
 
 func newMachine(h header) *Machine {
 	m := &Machine{header: h, store: newStore(Slot), keys: newKeyMemory()}
+	m.reseed(h.seed)
 	m.own(h.owned)
 	return m
+}
+
+func (m *Machine) reseed(seed uint64) {
+	m.seed = seed
+	for _, s := range []*store{m.store, m.keys.timed, m.keys.opaque} {
+		s.reseed(seed)
+	}
 }
 
 func (m *Machine) own(r Range) {
@@ -106,6 +118,9 @@ func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 	m.warm(b.Commands)
 	for i := range b.Commands {
 		results[i] = m.apply(&b.Commands[i])
+		if b.Commands[i].Kind == KindLevel {
+			m.warm(b.Commands[i+1:]) // hashes may be others now
+		}
 	}
 	m.reclaim()
 	m.shrink()
@@ -155,7 +170,7 @@ func (m *Machine) apply(c *Command) Result {
 	case KindLimit:
 		return m.setLimit(c.Limit, c.TableVersion)
 	case KindLevel:
-		return m.raise(c.Level)
+		return m.raise(c.Level, c.Seed)
 	}
 	panic("fsm: a kind that validate admits and apply does not know")
 }
@@ -197,16 +212,21 @@ func (m *Machine) setLimit(limit, tableVersion uint64) Result {
 	if tableVersion <= m.tableVersion {
 		return Result{Status: StatusStale}
 	}
+	if m.level >= 2 {
+		limit = min(limit, MaxLimit)
+	}
 	m.limit, m.tableVersion = limit, tableVersion
 	m.bound = max(m.bound, limit)
 	return Result{Status: StatusOK}
 }
 
-func (m *Machine) raise(level uint8) Result {
+func (m *Machine) raise(level uint8, seed uint64) Result {
 	if level <= m.level {
 		return Result{Status: StatusStale}
 	}
 	if m.level < 2 {
+		m.reseed(seed)
+		m.limit = min(m.limit, MaxLimit)
 		m.recency = m.version // level 1 has used versions for stamps
 		m.forgetTokens()
 	}
@@ -355,7 +375,7 @@ type Lookup struct {
 // Lookup looks key up without touching its recency. Found is judged by the log clock alone; whether
 // the entry is due by a later stamp is the caller's question, to be asked of Entry.ExpireAt.
 func (m *Machine) Lookup(key []byte) Lookup {
-	slot, hash := Slot(key), keyHash(key)
+	slot, hash := Slot(key), m.store.hash(key)
 	l := Lookup{Owned: m.owned.Contains(slot), Clock: m.clock, Epoch: m.epoch, Version: m.version, Touch: touchOf(slot, hash)}
 	if !l.Owned {
 		return l

@@ -36,7 +36,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{straight: New(), restored: New(), twin: &twin{level: baseLevel, gone: map[int]uint64{}}}
 		if rapid.IntRange(0, 4).Draw(t, "raised") > 0 {
-			m.run(t, Batch{Level: 1, Commands: []Command{{Kind: KindLevel, Level: 2}}})
+			m.run(t, Batch{Level: 1, Commands: []Command{{Kind: KindLevel, Level: 2, Seed: rapid.Uint64().Draw(t, "seed")}}})
 		}
 		if rapid.Bool().Draw(t, "granted") {
 			m.run(t, Batch{Stamp: epoch, Level: 1, Commands: []Command{{Kind: KindGrant, Grant: Grant{
@@ -100,7 +100,7 @@ func (m *model) read(t *rapid.T) {
 	got := m.straight.Lookup(key)
 	slot := int(Slot(key))
 	want := Lookup{Owned: slot >= m.twin.start && slot < m.twin.end, Clock: m.twin.clock, Epoch: m.twin.epoch,
-		Version: m.twin.version(), Touch: TouchOf(key)}
+		Version: m.twin.version(), Touch: m.twin.touch(string(key))}
 	if i := m.twin.find(string(key)); i >= 0 && !m.twin.dead(m.twin.entries[i]) {
 		e := m.twin.entries[i]
 		want.Found = true
@@ -166,7 +166,7 @@ func (m *model) command(t *rapid.T) Command {
 	case "touches":
 		c := Command{Kind: KindTouches}
 		for range rapid.IntRange(1, 6).Draw(t, "touches") {
-			c.Touches = AppendTouch(c.Touches, TouchOf(m.key(t)))
+			c.Touches = AppendTouch(c.Touches, m.twin.touch(string(m.key(t))))
 		}
 		return c
 	case "prefix":
@@ -195,7 +195,11 @@ func (m *model) command(t *rapid.T) Command {
 	case "limit":
 		return Command{Kind: KindLimit, Limit: m.limit(t), TableVersion: max(1, m.twin.tableVersion+rapid.Uint64Range(0, 2).Draw(t, "newer"))}
 	}
-	return Command{Kind: KindLevel, Level: rapid.Uint8Range(0, MaxLevel).Draw(t, "raise")}
+	c := Command{Kind: KindLevel, Level: rapid.Uint8Range(0, MaxLevel).Draw(t, "raise")}
+	if c.Level >= 2 {
+		c.Seed = rapid.Uint64().Draw(t, "seed")
+	}
+	return c
 }
 
 func (m *model) limit(t *rapid.T) uint64 {

@@ -10,9 +10,8 @@ type record struct {
 	version  uint64
 	expireAt uint64 // log clock, milliseconds; 0 = lives until removed
 	stamp    uint64 // of recency
-	segment  uint32 // of the arena, with offset the place of the entry's block
-	offset   uint32
-	size     uint32 // of the key, the value and the content type together
+	block    address
+	hash     uint32 // of the key
 	prev     ref    // towards the oldest
 	next     ref    // towards the most recent; of a free record the next free one of its page
 	slot     uint16

@@ -65,8 +65,9 @@ func (s *snapshotReader) machine2() (*Machine, error) {
 	}
 	h := decodeHeader(b)
 	h.recency, h.horizon = binary.BigEndian.Uint64(b[85:]), binary.BigEndian.Uint64(b[93:])
-	slots, timed := binary.BigEndian.Uint32(b[101:]), binary.BigEndian.Uint64(b[105:])
-	opaque, entries := binary.BigEndian.Uint64(b[113:]), binary.BigEndian.Uint64(b[121:])
+	h.seed = binary.BigEndian.Uint64(b[101:])
+	slots, timed := binary.BigEndian.Uint32(b[109:]), binary.BigEndian.Uint64(b[113:])
+	opaque, entries := binary.BigEndian.Uint64(b[121:]), binary.BigEndian.Uint64(b[129:])
 	if err := h.validate(); err != nil {
 		return nil, err
 	}
@@ -135,8 +136,10 @@ func (h *header) validate() error {
 		return fmt.Errorf("%w: changes without a grant", ErrCorrupt)
 	case h.tableVersion == 0 && (granted || h.limit != 0):
 		return fmt.Errorf("%w: grant or limit without a table version", ErrCorrupt)
-	case h.level < 2 && (h.recency != 0 || h.horizon != 0):
-		return fmt.Errorf("%w: recency or horizon at level %d", ErrCorrupt, h.level)
+	case h.level >= 2 && h.limit > MaxLimit:
+		return fmt.Errorf("%w: a limit of %d bytes", ErrCorrupt, h.limit)
+	case h.level < 2 && (h.recency != 0 || h.horizon != 0 || h.seed != 0):
+		return fmt.Errorf("%w: recency, horizon or seed at level %d", ErrCorrupt, h.level)
 	}
 	return nil
 }
@@ -174,7 +177,7 @@ func (s *snapshotReader) entries(m *Machine, into *store, n uint64) error {
 				return err
 			}
 			newest = batch[i].stamp
-			names = append(names, hashed{m.slotIn(into, batch[i].key), keyHash(batch[i].key)})
+			names = append(names, hashed{m.slotIn(into, batch[i].key), into.hash(batch[i].key)})
 		}
 		s.names = names
 		m.warming.sum = into.warm(names)

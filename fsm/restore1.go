@@ -45,7 +45,7 @@ func (s *snapshotReader) machine1() (*Machine, error) {
 			return nil, err
 		}
 		newest = e.stamp
-		slot, hash := Slot(e.key), keyHash(e.key)
+		slot, hash := Slot(e.key), m.store.hash(e.key)
 		if m.store.find(slot, hash, e.key) != 0 {
 			return nil, fmt.Errorf("%w: a key twice", ErrCorrupt)
 		}

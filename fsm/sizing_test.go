@@ -339,9 +339,9 @@ func testSizingMachine(t *testing.T, expiring bool) {
 	for range reads {
 		now += random.Uint64N(20)
 		key := fmt.Appendf(nil, "%d", int(math.Exp(random.Float64()*8)))
-		value := make([]byte, TouchOf(key)%500)
+		value := make([]byte, unseeded(key)%500)
 		ttl := uint64(0)
-		if expiring && TouchOf(key)%7 == 0 {
+		if expiring && unseeded(key)%7 == 0 {
 			ttl = 20_000
 		}
 		remove := random.IntN(50) == 0
@@ -350,7 +350,7 @@ func testSizingMachine(t *testing.T, expiring bool) {
 			switch l := m.Lookup(key); {
 			case remove:
 				if r := apply(m, Command{Kind: KindDelete, Key: key}); i == 0 && !r[0].Existed {
-					sizing.Removed(TouchOf(key), 0, ReasonDeleted, 0)
+					sizing.Removed(unseeded(key), 0, ReasonDeleted, 0)
 				}
 			case l.Found:
 				hits[i]++
@@ -428,7 +428,7 @@ func readTrace(t *testing.T, path string) (keys []Touch) {
 	lines := bufio.NewScanner(z)
 	for lines.Scan() {
 		if len(lines.Bytes()) > 0 {
-			keys = append(keys, TouchOf(lines.Bytes()))
+			keys = append(keys, unseeded(lines.Bytes()))
 		}
 	}
 	if lines.Err() != nil {

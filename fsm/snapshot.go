@@ -28,11 +28,12 @@ import (
 //	    86      8  expirations
 //	    94      8  recency
 //	   102      8  horizon
-//	   110      4  slots that entries are gone from
-//	   114      8  idempotency records of keys with a time
-//	   122      8  idempotency records of other keys
-//	   130      8  entries
-//	   138         slots | records | records | entries, the oldest first | end
+//	   110      8  seed
+//	   118      4  slots that entries are gone from
+//	   122      8  idempotency records of keys with a time
+//	   130      8  idempotency records of other keys
+//	   138      8  entries
+//	   146         slots | records | records | entries, the oldest first | end
 //
 //	slot    | slot u16 | gone u64 |    in ascending order
 //
@@ -47,7 +48,7 @@ const (
 	snapshotMagic   = "LARDERSM"
 	snapshotVersion = 2
 
-	headerSize      = 138 // magic included
+	headerSize      = 146 // magic included
 	goneSize        = 10
 	entryHeaderSize = 32
 )
@@ -147,7 +148,8 @@ func (h *header) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, h.evictions)
 	b = binary.BigEndian.AppendUint64(b, h.expirations)
 	b = binary.BigEndian.AppendUint64(b, h.recency)
-	return binary.BigEndian.AppendUint64(b, h.horizon)
+	b = binary.BigEndian.AppendUint64(b, h.horizon)
+	return binary.BigEndian.AppendUint64(b, h.seed)
 }
 
 // summingWriter counts and sums up what w took.

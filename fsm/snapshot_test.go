@@ -36,7 +36,7 @@ func sample(t testing.TB) *driver {
 		d.at(0, putTTL(fmt.Sprintf("%02d", i), uint64(i%3)*1000))
 	}
 	d.at(1_700_000_001_000, put("x"), Command{Kind: KindPut, Key: []byte("a"), Value: []byte("12"), ContentType: "t/x", TTL: 5},
-		remove("47"), Command{Kind: KindTouches, Touches: AppendTouch(nil, TouchOf([]byte("44")))})
+		remove("47"), Command{Kind: KindTouches, Touches: AppendTouch(nil, d.TouchOf([]byte("44")))})
 	d.limit = 1 << 20 // room for idempotency keys
 	d.bound = d.limit
 	d.at(1_700_000_001_000,
@@ -80,7 +80,7 @@ func TestGoldenSnapshots(t *testing.T) {
 		t.Errorf("format 1: %+v", l)
 	}
 	// Raised, it goes on as one that was never restored.
-	d.at(1_700_000_001_000, Command{Kind: KindLevel, Level: 2})
+	d.at(1_700_000_001_000, Command{Kind: KindLevel, Level: 2, Seed: 3})
 	d.at(1_700_000_001_000, put("y"), Command{Kind: KindTouch, Key: []byte("11")})
 	if got := d.keys(); got[0] != "12" && got[0] != "11" || got[len(got)-1] != "11" {
 		t.Errorf("format 1, raised: order %q", got)
@@ -280,7 +280,7 @@ func TestRestoreRefusesImpossibleStates(t *testing.T) {
 		return func(s *state) {
 			e := entry{key: []byte("new"), version: s.driver.version, stamp: s.driver.recency}
 			f(&e)
-			s.store.set(0, Slot(e.key), keyHash(e.key), e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+			s.store.set(0, Slot(e.key), s.store.hash(e.key), e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
 			s.Snapshot = s.driver.Snapshot()
 		}
 	}
@@ -292,7 +292,7 @@ func TestRestoreRefusesImpossibleStates(t *testing.T) {
 				e.key, e.expireAt, into = []byte("\x00\x00\x001700000000000-r"), 1_700_000_030_000, s.Machine.keys.timed
 			}
 			f(&e)
-			into.set(0, slotOfRecord(e.key), keyHash(e.key), e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+			into.set(0, slotOfRecord(e.key), into.hash(e.key), e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
 			s.Snapshot = s.driver.Snapshot()
 		}
 	}
@@ -313,7 +313,7 @@ func TestRestoreRefusesImpossibleStates(t *testing.T) {
 		{"without a grant", head(func(h *header) { h.owned, h.generation, h.epoch, h.version = Range{}, 0, 0, 1 })},
 		{"without a grant", head(func(h *header) { h.owned, h.generation, h.epoch, h.version = Range{}, 0, 0, 0 })},
 		{"table version", head(func(h *header) { h.tableVersion = 0 })},
-		{"recency or horizon at level 1", head(func(h *header) { h.level = 1 })},
+		{"recency, horizon or seed at level 1", head(func(h *header) { h.level = 1 })},
 		{"outside", head(func(h *header) { h.owned = Range{0, 1} })},
 		{"a key twice", add(func(e *entry) { e.key = []byte("x") })},
 		{"after one of", add(func(e *entry) { e.stamp = 1 })},

@@ -24,6 +24,7 @@ var derived = map[string]string{
 
 	"store.keySlot":   "a rule, the same in all machines",
 	"store.owned":     "Machine.owned",
+	"store.seed":      "Machine.seed",
 	"store.index":     "finds records by key",
 	"store.summed":    "sums of entries, and gone versions, which are walked",
 	"store.records":   "the fields of entry, and their order",
@@ -98,7 +99,7 @@ func TestStateIsCovered(t *testing.T) {
 			f := reflect.ValueOf(&e).Elem().FieldByIndex([]int{fieldIndex(name)})
 			f = reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
 			alter(t, name, f)
-			s.set(0, s.keySlot(e.key), keyHash(e.key), e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+			s.set(0, s.keySlot(e.key), s.hash(e.key), e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
 			covered(what+": "+name, m)
 		})
 		// The order: two entries change stamps, and places.

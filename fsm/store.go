@@ -17,6 +17,7 @@ import "bytes"
 // other and beside one call of view.
 type store struct {
 	keySlot func(key []byte) uint16
+	seed    uint64 // of hash
 	owned   Range
 	index   []index    // of the owned slots, in order; nil until the first entry or gone version
 	summed  []slotSums // likewise; apart, as a search needs none of it
@@ -41,6 +42,23 @@ type entry struct {
 // newStore returns a store that owns no slots. keySlot is the slot of a stored key.
 func newStore(keySlot func(key []byte) uint16) *store {
 	return &store{keySlot: keySlot}
+}
+
+// hash returns the hash of a key.
+func (s *store) hash(key []byte) uint32 { return keyHash(key, s.seed) }
+
+// reseed sets the seed of the hashes, and makes the index anew.
+func (s *store) reseed(seed uint64) {
+	s.seed = seed
+	if s.index == nil {
+		return
+	}
+	clear(s.index)
+	for r := s.oldestRef; r != 0; r = s.newer(r) {
+		rec := s.records.write(r)
+		rec.hash = s.hash(s.arena.key(rec.block))
+		s.indexOf(rec.slot).add(newCell(rec.hash, rec.block, r))
+	}
 }
 
 // own sets the range of slots. Entries outside are dropped, and what was known of their slots forgotten.
@@ -110,26 +128,20 @@ func (s *store) sumsOf(slot uint16) *slotSums {
 	return &s.summed[uint32(slot)-s.owned.Start]
 }
 
-// find returns the entry of key, 0 when there is none or the slot is not owned. hash is keyHash(key).
+// find returns the entry of key, 0 when there is none or the slot is not owned. hash is that of key.
 func (s *store) find(slot uint16, hash uint32, key []byte) ref {
 	t := s.tableOf(slot, hash)
 	if t == nil {
 		return 0
 	}
 	for i := t.home(hash); ; i = t.after(i) {
-		switch c := t.cells[i]; {
+		switch c := &t.cells[i]; {
 		case c.ref == 0:
 			return 0
-		case c.hash == hash && bytes.Equal(s.keyOf(s.records.read(c.ref)), key):
+		case c.hash() == hash && bytes.Equal(s.arena.key(c.block()), key):
 			return c.ref
 		}
 	}
-}
-
-func (s *store) keyOf(rec *record) []byte {
-	b := s.arena.segments[rec.segment][rec.offset:]
-	key, _, _ := blockLens(b)
-	return b[blockHeader : blockHeader+key]
 }
 
 // findTouch returns the entry that t names, 0 when there is none or the slot is not owned. Where it names
@@ -142,8 +154,8 @@ func (s *store) findTouch(t Touch) ref {
 	var found ref
 	var stamp uint64
 	for i := table.home(t.hash()); table.cells[i].ref != 0; i = table.after(i) {
-		c := table.cells[i]
-		if c.hash&(1<<touchHashBits-1) != t.hash() {
+		c := &table.cells[i]
+		if c.hash() != t.hash() {
 			continue
 		}
 		if of := s.records.read(c.ref).stamp; found == 0 || of > stamp {
@@ -158,7 +170,7 @@ func (s *store) at(r ref) entry { return s.records.read(r).entry(s.arena.segment
 
 // entry makes an entry of a record and the segments that it refers to.
 func (rec *record) entry(segments [][]byte) entry {
-	block := blockAt(segments[rec.segment], rec.offset)
+	block := blockAt(segments, rec.block)
 	key, contentType, _ := blockLens(block)
 	contentType += blockHeader + key
 	key += blockHeader
@@ -184,38 +196,38 @@ func (s *store) slotOf(r ref) uint16 { return s.records.read(r).slot }
 // touchOf returns the touch of r's key.
 func (s *store) touchOf(r ref) Touch {
 	rec := s.records.read(r)
-	return touchOf(rec.slot, keyHash(s.keyOf(rec)))
+	return touchOf(rec.slot, rec.hash)
 }
 
 // sizeOf returns the bytes of r's key, value and content type.
-func (s *store) sizeOf(r ref) int { return int(s.records.read(r).size) }
+func (s *store) sizeOf(r ref) int { return len(s.arena.block(s.records.read(r).block)) - blockHeader }
 
 // set stores an entry at the recent end, in place of r, which has that key, or as a new one when r is 0.
-// The slot must be owned, hash be keyHash(key) and stamp higher than all before. The value is v1 and v2
+// The slot must be owned, hash be that of key and stamp higher than all before. The value is v1 and v2
 // together. All bytes are copied, and may be those of a stored entry.
 func (s *store) set(r ref, slot uint16, hash uint32, key, contentType, v1, v2 []byte, version, expireAt, stamp uint64) ref {
 	sums := s.sumsOf(slot)
-	segment, offset := s.arena.put(key, contentType, v1, v2)
-	block := s.arena.block(segment, offset)
+	at := s.arena.put(key, contentType, v1, v2)
+	block := s.arena.block(at)
 	sums.add(block, version, expireAt, stamp)
 	s.arena.grant(len(block))
 
 	var before uint64 // expiry
 	if r == 0 {
 		r = s.records.take()
-		*s.records.write(r) = record{slot: slot, used: true}
+		*s.records.write(r) = record{slot: slot, hash: hash, used: true}
 		s.link(r)
-		s.indexOf(slot).add(hash, r)
+		s.indexOf(slot).add(newCell(hash, at, r))
 	} else {
 		rec := s.records.read(r)
 		before = rec.expireAt
 		s.giveUp(rec, sums)
 		s.moveToEnd(r)
+		*s.indexOf(slot).cell(hash, r) = newCell(hash, at, r)
 	}
 	rec := s.records.write(r)
-	rec.version, rec.expireAt, rec.stamp = version, expireAt, stamp
-	rec.segment, rec.offset, rec.size = segment, offset, uint32(len(block)-blockHeader)
-	s.size += uint64(rec.size)
+	rec.version, rec.expireAt, rec.stamp, rec.block = version, expireAt, stamp, at
+	s.size += uint64(len(block) - blockHeader)
 	s.expiryChanged(r, before, expireAt)
 	s.clean()
 	return r
@@ -223,11 +235,11 @@ func (s *store) set(r ref, slot uint16, hash uint32, key, contentType, v1, v2 []
 
 // giveUp takes the block of rec out of the arena and out of the sums of its slot.
 func (s *store) giveUp(rec *record, sums *slotSums) {
-	block := s.arena.block(rec.segment, rec.offset)
+	block := s.arena.block(rec.block)
 	sums.sub(block, rec.version, rec.expireAt, rec.stamp)
-	s.size -= uint64(rec.size)
+	s.size -= uint64(len(block) - blockHeader)
 	s.arena.grant(len(block))
-	s.arena.free(rec.segment, len(block))
+	s.arena.free(rec.block, len(block))
 }
 
 // expiryChanged tells the heap of r's new expiry, or of its new stamp.
@@ -253,7 +265,7 @@ func (s *store) remove(r ref) {
 func (s *store) drop(r ref) {
 	rec := s.records.read(r)
 	i := uint32(rec.slot) - s.owned.Start
-	hash := keyHash(s.keyOf(rec))
+	hash := rec.hash
 	s.giveUp(rec, &s.summed[i])
 	if rec.expireAt != 0 {
 		s.removeDue(r)
@@ -277,7 +289,7 @@ func (s *store) expire(r ref, expireAt, stamp uint64) {
 	sums.order = add128(sums.order, orderHash(rec.version, stamp))
 	before := rec.expireAt
 	if before != expireAt {
-		block := s.arena.block(rec.segment, rec.offset)
+		block := s.arena.block(rec.block)
 		sums.content = sub128(sums.content, contentHash(block, rec.version, before))
 		sums.content = add128(sums.content, contentHash(block, rec.version, expireAt))
 	}
@@ -311,7 +323,7 @@ func (s *store) raiseGone(slot uint16, version uint64) {
 
 // clear drops all entries, in time proportional to the slots, and raises gone of every owned slot.
 func (s *store) clear(version uint64) {
-	cleared := store{keySlot: s.keySlot, owned: s.owned}
+	cleared := store{keySlot: s.keySlot, seed: s.seed, owned: s.owned}
 	cleared.build()
 	for i := range cleared.summed {
 		cleared.summed[i].gone = version

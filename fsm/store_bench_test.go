@@ -26,7 +26,7 @@ var benchValue = make([]byte, 128)
 func benchKey(key *[16]byte, i uint64) (slot uint16, hash uint32) {
 	binary.BigEndian.PutUint64(key[:], i)
 	binary.BigEndian.PutUint64(key[8:], i*0x9E3779B97F4A7C15)
-	return Slot(key[:]), keyHash(key[:])
+	return Slot(key[:]), keyHash(key[:], 0)
 }
 
 func benchSet(s *store, i, stamp uint64) {

@@ -97,22 +97,24 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 				}
 				n++
 				rec, e := s.records.read(c.ref), s.at(c.ref)
-				block := s.arena.block(rec.segment, rec.offset)
+				block, hash := s.arena.block(rec.block), s.hash(e.key)
 				switch {
 				case !used[c.ref]:
 					t.Fatalf("cell: record %d is none", c.ref)
 				case uint32(rec.slot)-s.owned.Start != uint32(i) || s.keySlot(e.key) != rec.slot:
 					t.Fatalf("record of slot %d, key of slot %d in %d", rec.slot, s.keySlot(e.key), i)
-				case keyHash(e.key) != c.hash || x.tableOf(c.hash) != tb || c.hash&(1<<depth-1) != common:
-					t.Fatalf("record of hash %x in table %x", c.hash, common)
-				case tb.place(c.hash, c.ref) != uint32(at):
-					t.Fatalf("cell %d is reached as %d", at, tb.place(c.hash, c.ref))
+				case hash != rec.hash || c != newCell(hash, rec.block, c.ref):
+					t.Fatalf("record of hash %x at %x, its cell says %x at %x", rec.hash, rec.block, c.hash(), c.block())
+				case x.tableOf(hash) != tb || hash&(1<<depth-1) != common:
+					t.Fatalf("record of hash %x in table %x", hash, common)
+				case tb.place(hash, c.ref) != uint32(at):
+					t.Fatalf("cell %d is reached as %d", at, tb.place(hash, c.ref))
 				case !bytes.Equal(block, appendBlock(nil, e.key, e.contentType, e.value, nil)):
 					t.Fatalf("block of %q", e.key)
 				case len(block) != blockHeader+s.sizeOf(c.ref):
 					t.Fatalf("size %d of a block of %d", s.sizeOf(c.ref), len(block))
 				}
-				for j := tb.home(c.hash); j != uint32(at); j = tb.after(j) {
+				for j := tb.home(hash); j != uint32(at); j = tb.after(j) {
 					if tb.cells[j].ref == 0 {
 						t.Fatalf("cell %d can't be reached over the gap at %d", at, j)
 					}
@@ -144,7 +146,7 @@ func checkArena(t fataler, s *store) {
 	live := make([]uint64, len(a.segments))
 	for r := s.oldest(); r != 0; r = s.newer(r) {
 		rec := s.records.read(r)
-		live[rec.segment] += uint64(blockHeader + s.sizeOf(r))
+		live[rec.block.segment()] += uint64(blockHeader + s.sizeOf(r))
 	}
 	var all, lone, shared uint64
 	for n, info := range a.info {

@@ -30,13 +30,13 @@ func (c *churn) key(i uint64) []byte {
 
 func (c *churn) set(i uint64, size int, expireAt uint64) {
 	key := c.key(i)
-	slot, hash := Slot(key), keyHash(key)
+	slot, hash := Slot(key), c.store.hash(key)
 	c.clock++
 	c.store.set(c.store.find(slot, hash, key), slot, hash, key, nil, c.value[:size], nil, c.clock, expireAt, c.clock)
 }
 
 // cost is what the store may hold by its promise, a constant apart.
-func (c *churn) cost() uint64 { return c.store.payload() + 96*uint64(c.store.len()) }
+func (c *churn) cost() uint64 { return c.store.payload() + Overhead*uint64(c.store.len()) }
 
 // evict removes the oldest until the cost is at most limit.
 func (c *churn) evict(limit uint64) {
@@ -48,7 +48,7 @@ func (c *churn) evict(limit uint64) {
 // check ensures that memory is within 1.3 of the cost and a constant.
 func (c *churn) check(t *testing.T, phase string) {
 	t.Helper()
-	const tables = Slots * 96
+	const tables = Slots * 104
 	m := c.store.memory()
 	if limit := c.cost()*13/10 + tables + 1<<20; m.total() > limit {
 		t.Fatalf("%s: %d bytes for %d entries of %d, limit %d: %+v", phase, m.total(), c.store.len(), c.store.payload(), limit, m)
@@ -99,7 +99,7 @@ func TestStoreChurn(t *testing.T) {
 				c.set(next, 100+c.rng.IntN(50), 0)
 				for range 2 {
 					key := c.key(next - c.rng.Uint64N(100_000))
-					if r := c.store.find(Slot(key), keyHash(key), key); r != 0 {
+					if r := c.store.find(Slot(key), c.store.hash(key), key); r != 0 {
 						c.clock++
 						c.store.touch(r, c.clock)
 					}
@@ -108,7 +108,7 @@ func TestStoreChurn(t *testing.T) {
 			phase("removed at random", 16<<20, func() {
 				c.clock++
 				key := c.key(next - c.rng.Uint64N(150_000))
-				if r := c.store.find(Slot(key), keyHash(key), key); r != 0 {
+				if r := c.store.find(Slot(key), c.store.hash(key), key); r != 0 {
 					c.store.remove(r)
 				}
 			})
@@ -226,15 +226,15 @@ func TestStoreTouchOfTwo(t *testing.T) {
 	var one, two string
 	for i := 0; two == ""; i++ {
 		key := "{a}" + fmt.Sprint(i)
-		if other, ok := named[TouchOf([]byte(key))]; ok {
+		if other, ok := named[unseeded([]byte(key))]; ok {
 			one, two = other, key
 		}
-		named[TouchOf([]byte(key))] = key
+		named[unseeded([]byte(key))] = key
 	}
-	slot, touch := Slot([]byte(one)), TouchOf([]byte(one))
+	slot, touch := Slot([]byte(one)), unseeded([]byte(one))
 	set := func(s *store, key string, stamp uint64) {
 		k := []byte(key)
-		s.set(s.find(slot, keyHash(k), k), slot, keyHash(k), k, nil, nil, nil, stamp, 0, stamp)
+		s.set(s.find(slot, s.hash(k), k), slot, s.hash(k), k, nil, nil, nil, stamp, 0, stamp)
 	}
 	for _, order := range [][]string{{one, two}, {two, one}} {
 		grown := newStore(Slot)

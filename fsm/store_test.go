@@ -125,7 +125,7 @@ func (m *storeModel) key(t *rapid.T) string {
 }
 
 func (m *storeModel) find(key string) ref {
-	return m.store.find(Slot([]byte(key)), keyHash([]byte(key)), []byte(key))
+	return m.store.find(Slot([]byte(key)), m.store.hash([]byte(key)), []byte(key))
 }
 
 // put sets an entry in both.
@@ -136,7 +136,7 @@ func (m *storeModel) put(t fataler, key, contentType, v1, v2 string, expireAt ui
 	}
 	e := naiveEntry{key, v1 + v2, contentType, m.next(), expireAt, m.next()}
 	k, c, a, b := []byte(key), []byte(contentType), []byte(v1), []byte(v2)
-	r := m.store.set(m.find(key), slot, keyHash(k), k, c, a, b, e.version, expireAt, e.stamp)
+	r := m.store.set(m.find(key), slot, m.store.hash(k), k, c, a, b, e.version, expireAt, e.stamp)
 	for _, bytes := range [][]byte{k, c, a, b} {
 		clear(bytes) // the store must have its own
 	}
@@ -177,7 +177,7 @@ func (m *storeModel) append(t *rapid.T) {
 		return
 	}
 	want := naiveEntry{key, string(e.value) + string(e.key), string(e.contentType), m.next(), e.expireAt, m.next()}
-	m.store.set(r, m.store.slotOf(r), keyHash(e.key), e.key, e.contentType, e.value, e.key, want.version, e.expireAt, want.stamp)
+	m.store.set(r, m.store.slotOf(r), m.store.hash(e.key), e.key, e.contentType, e.value, e.key, want.version, e.expireAt, want.stamp)
 	i := m.naive.index(key)
 	m.naive.entries = append(slices.Delete(m.naive.entries, i, i+1), want)
 }
@@ -191,7 +191,7 @@ func (m *storeModel) remove(t *rapid.T) {
 
 func (m *storeModel) touch(t *rapid.T) {
 	key := m.key(t)
-	r := m.store.findTouch(TouchOf([]byte(key)))
+	r := m.store.findTouch(unseeded([]byte(key)))
 	i := m.naive.index(key)
 	if (r != 0) != (i >= 0) {
 		t.Fatalf("touch of %q finds %d, naively at %d", key, r, i)
@@ -199,7 +199,7 @@ func (m *storeModel) touch(t *rapid.T) {
 	if r == 0 {
 		return
 	}
-	if got := m.store.touchOf(r); got != TouchOf([]byte(key)) {
+	if got := m.store.touchOf(r); got != unseeded([]byte(key)) {
 		t.Fatalf("touch of %q is %x", key, got)
 	}
 	e := m.naive.entries[i]
@@ -380,7 +380,7 @@ func (m *storeModel) checkSlot(t *rapid.T, slot uint16) {
 		return true
 	})
 	for _, e := range m.naive.entries {
-		if e.slot() == slot && keyHash([]byte(e.key))&(1<<bits-1) == part {
+		if e.slot() == slot && m.store.hash([]byte(e.key))&(1<<bits-1) == part {
 			all = append(all, e.key)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/zeebo/xxh3"
 )
 
 // twin is a second implementation of the rules of Machine, as naive as can be: slices, oldest entry first,
@@ -21,7 +23,7 @@ type twin struct {
 	start, end                    int
 	limit, bound, tableVersion    uint64
 	evictions, expirations, level uint64
-	recency, horizon              uint64
+	recency, horizon, seed        uint64
 }
 
 type twinEntry struct {
@@ -42,14 +44,19 @@ type twinRecord struct {
 }
 
 func (r twinRecord) cost() uint64 {
-	return uint64(96 + 3 + len(r.caller+r.key) + 19 + len(r.contentType+r.val))
+	return uint64(104 + 3 + len(r.caller+r.key) + 19 + len(r.contentType+r.val))
 }
 
 func (tw *twin) cost(e twinEntry) uint64 {
 	if tw.level == 1 {
 		return uint64(211 + len(e.key+e.value+e.contentType))
 	}
-	return uint64(96 + len(e.key+e.value+e.contentType))
+	return uint64(104 + len(e.key+e.value+e.contentType))
+}
+
+// touch is what touches name a key by: its slot, and 24 bits of hash.
+func (tw *twin) touch(key string) Touch {
+	return Touch(Slot([]byte(key)))<<24 | Touch(xxh3.HashStringSeed(key, tw.seed)&0xffffff)
 }
 
 func (tw *twin) dead(e twinEntry) bool { return e.expireAt > 0 && tw.clock >= e.expireAt }
@@ -180,7 +187,8 @@ func (tw *twin) command(c Command) Result {
 		if uint64(c.Level) <= tw.level {
 			return Result{Status: StatusStale}
 		}
-		tw.level = uint64(c.Level)
+		tw.level, tw.seed = uint64(c.Level), c.Seed
+		tw.limit = min(tw.limit, 32<<30)
 		tw.recency = tw.version()
 		for slot := tw.start; slot < tw.end && tw.counter > 0; slot++ {
 			tw.gone[slot] = tw.version()
@@ -190,7 +198,7 @@ func (tw *twin) command(c Command) Result {
 		for chunk := range slices.Chunk(c.Touches, 5) {
 			name := hex.EncodeToString(chunk)
 			for i, e := range tw.entries {
-				if t := AppendTouch(nil, TouchOf([]byte(e.key))); hex.EncodeToString(t) == name {
+				if t := AppendTouch(nil, tw.touch(e.key)); hex.EncodeToString(t) == name {
 					if !tw.dead(e) {
 						tw.use(i)
 					}
@@ -250,9 +258,10 @@ func (tw *twin) command(c Command) Result {
 	remembered := true
 	result, changed := tw.keyed(c, func() bool {
 		need := r.cost() + 64 + 1024
-		for range 256 {
+		opaque := twin{records: slices.DeleteFunc(slices.Clone(tw.records), func(r twinRecord) bool { return r.timed })}
+		for tw.recordBytes() <= tw.limit/16 && opaque.recordBytes()+need <= tw.limit/16 && tw.recordBytes()+need > tw.limit/16 {
 			i := tw.firstRecord(true)
-			if tw.recordBytes()+need <= tw.limit/16 || i < 0 || r.timed && r.time <= tw.records[i].time {
+			if r.timed && r.time <= tw.records[i].time {
 				break
 			}
 			tw.dropRecord(i)
@@ -398,7 +407,7 @@ func (tw *twin) bulk(c Command) Result {
 	doomed := func(e twinEntry) bool {
 		slot := uint32(Slot([]byte(e.key)))
 		return c.Kind == KindFlush || slot >= c.Slots.Start && slot < c.Slots.End && e.version <= c.Version &&
-			bytes.HasPrefix([]byte(e.key), c.Key) && keyHash([]byte(e.key))%(1<<c.PartBits) == c.Part
+			bytes.HasPrefix([]byte(e.key), c.Key) && uint32(tw.touch(e.key)&0xffffff)%(1<<c.PartBits) == c.Part
 	}
 	if !slices.ContainsFunc(tw.entries, doomed) {
 		return Result{Status: StatusOK}
@@ -454,6 +463,9 @@ func (tw *twin) grant(g Grant) Result {
 }
 
 func (tw *twin) setLimit(limit, tableVersion uint64) {
+	if tw.level >= 2 {
+		limit = min(limit, 32<<30)
+	}
 	tw.limit, tw.tableVersion = limit, tableVersion
 	tw.bound = max(tw.bound, limit)
 }

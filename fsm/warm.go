@@ -24,7 +24,7 @@ func (m *Machine) warm(commands []Command) {
 	w.names, w.next = w.names[:0], 0
 	for i := range commands {
 		if c := &commands[i]; c.keyed() {
-			w.names = append(w.names, hashed{Slot(c.Key), keyHash(c.Key)})
+			w.names = append(w.names, hashed{Slot(c.Key), m.store.hash(c.Key)})
 		}
 	}
 	if m.bytes() >= m.bound/8*7 {
@@ -34,11 +34,15 @@ func (m *Machine) warm(commands []Command) {
 				break
 			}
 			rec := m.store.records.read(r)
-			w.names = append(w.names, hashed{rec.slot, keyHash(m.store.keyOf(rec))})
+			w.names = append(w.names, hashed{rec.slot, rec.hash})
+			w.sum += uint32(m.store.arena.segments[rec.block.segment()][rec.block.offset()])
 			r = rec.next
 		}
+		if r != 0 {
+			w.sum += m.store.records.read(r).hash // the first one that the batch after this may evict
+		}
 	}
-	w.sum = m.store.warm(w.names)
+	w.sum += m.store.warm(w.names)
 }
 
 // warmTouches is warm for touches, which change the records too, and those next to them.
@@ -60,12 +64,12 @@ func (m *Machine) warmTouches(touches []byte) {
 		}
 	}
 	for _, r := range w.refs {
-		w.sum += s.records.read(r).size
+		w.sum += s.records.read(r).hash
 	}
 	for _, r := range w.refs {
 		for _, near := range [...]ref{s.records.read(r).prev, s.records.read(r).next} {
 			if near != 0 {
-				w.sum += s.records.read(near).size
+				w.sum += s.records.read(near).hash
 			}
 		}
 	}

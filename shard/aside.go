@@ -55,12 +55,12 @@ func (a *aside) Removed(key fsm.Touch, cost uint64, why fsm.Reason, idle, expire
 	}
 }
 
-// applied hears of a log entry that the machine has applied.
-func (a *aside) applied(b *fsm.Batch, results []fsm.Result, s fsm.Stats) {
+// applied hears of a log entry that m has applied.
+func (a *aside) applied(m *fsm.Machine, b *fsm.Batch, results []fsm.Result, s fsm.Stats) {
 	a.level = s.Level
 	if a.sizing.Samples() > 0 {
 		for i := range b.Commands {
-			a.forget(&b.Commands[i], results[i])
+			a.forget(m, &b.Commands[i], results[i])
 		}
 	}
 	a.ghosts.Fit(s.Limit)
@@ -68,11 +68,11 @@ func (a *aside) applied(b *fsm.Batch, results []fsm.Result, s fsm.Stats) {
 }
 
 // forget makes a larger machine lose, too, what a command would have deleted there and did not find here.
-func (a *aside) forget(c *fsm.Command, r fsm.Result) {
+func (a *aside) forget(m *fsm.Machine, c *fsm.Command, r fsm.Result) {
 	switch {
 	case r.Status != fsm.StatusOK:
 	case c.Kind == fsm.KindDelete && !r.Existed:
-		a.sizing.Removed(fsm.TouchOf(c.Key), 0, fsm.ReasonDeleted, 0)
+		a.sizing.Removed(m.TouchOf(c.Key), 0, fsm.ReasonDeleted, 0)
 	case c.Kind == fsm.KindFlush:
 		a.sizing.Clear()
 	}

@@ -12,9 +12,9 @@ import (
 // above, and none while entries don't know when they were used.
 func TestAges(t *testing.T) {
 	var a aside
-	a.applied(&fsm.Batch{}, nil, fsm.Stats{Level: 1, Limit: 1 << 20})
+	a.applied(fsm.New(), &fsm.Batch{}, nil, fsm.Stats{Level: 1, Limit: 1 << 20})
 	a.Removed(1, 300, fsm.ReasonEvicted, 0, 0)
-	a.applied(&fsm.Batch{}, nil, fsm.Stats{Level: 2, Limit: 1 << 20})
+	a.applied(fsm.New(), &fsm.Batch{}, nil, fsm.Stats{Level: 2, Limit: 1 << 20})
 	for i, ms := range []uint64{0, 1000, 1001, 3_600_000, math.MaxUint32 * 1000} {
 		a.Removed(fsm.Touch(i), 300, fsm.ReasonEvicted, ms, 0)
 	}
@@ -36,14 +36,14 @@ func TestAsideForgets(t *testing.T) {
 	const limit = 1 << 20
 	stats := fsm.Stats{Level: 2, Limit: limit, Bytes: limit}
 	names := []string{"deleted", "refused", "expired", "kept"}
-	key := func(name string) fsm.Touch { return fsm.TouchOf([]byte(name)) }
+	key := func(name string) fsm.Touch { return fsm.New().TouchOf([]byte(name)) }
 	size := func(a *aside, name string) int { return a.look(&fsm.Lookup{Touch: key(name), Clock: 1000}).size }
 	var a aside
-	a.applied(&fsm.Batch{}, nil, stats)
+	a.applied(fsm.New(), &fsm.Batch{}, nil, stats)
 	for _, name := range names {
 		a.Removed(key(name), 300, fsm.ReasonEvicted, 0, map[string]uint64{"expired": 1000, "kept": 1001}[name])
 	}
-	a.applied(&fsm.Batch{Commands: []fsm.Command{
+	a.applied(fsm.New(), &fsm.Batch{Commands: []fsm.Command{
 		{Kind: fsm.KindDelete, Key: []byte("deleted")},
 		{Kind: fsm.KindDelete, Key: []byte("refused")},
 	}}, []fsm.Result{{Status: fsm.StatusOK}, {Status: fsm.StatusCondition}}, stats)
@@ -59,7 +59,7 @@ func TestAsideForgets(t *testing.T) {
 	if none := a.look(&fsm.Lookup{Touch: key("refused")}); none.why != 0 || none.size != fsm.Extras {
 		t.Errorf("after it was stored: %+v", none)
 	}
-	a.applied(&fsm.Batch{Commands: []fsm.Command{{Kind: fsm.KindFlush}}}, []fsm.Result{{Status: fsm.StatusOK}}, stats)
+	a.applied(fsm.New(), &fsm.Batch{Commands: []fsm.Command{{Kind: fsm.KindFlush}}}, []fsm.Result{{Status: fsm.StatusOK}}, stats)
 	if got := size(&a, "kept"); got != fsm.Extras {
 		t.Errorf("after a flush: size %d", got)
 	}

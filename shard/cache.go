@@ -2,6 +2,8 @@ package shard
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -70,7 +72,7 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	c.fills.settle(b.Commands, results)
 	stats := c.m.Stats()
 	c.level.Store(uint32(stats.Level))
-	c.aside.applied(&b, results, stats)
+	c.aside.applied(c.m, &b, results, stats)
 	return applied{results, stats.Epoch}
 }
 
@@ -209,7 +211,13 @@ func (c *Cache) Raise(ctx context.Context, level uint8) error {
 	if level > fsm.MaxLevel {
 		return fmt.Errorf("feature level %d, this build knows %d", level, fsm.MaxLevel)
 	}
-	_, err := c.batches.submit(ctx, &fsm.Command{Kind: fsm.KindLevel, Level: level})
+	raise := fsm.Command{Kind: fsm.KindLevel, Level: level}
+	if level >= 2 {
+		var seed [8]byte
+		rand.Read(seed[:])
+		raise.Seed = binary.BigEndian.Uint64(seed[:])
+	}
+	_, err := c.batches.submit(ctx, &raise)
 	return err
 }
 

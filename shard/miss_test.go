@@ -201,7 +201,7 @@ func BenchmarkAside(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			m.aside.applied(&batch, results, m.m.Stats())
+			m.aside.applied(m.m, &batch, results, m.m.Stats())
 		}
 		apply(fsm.Command{Kind: fsm.KindLevel, Level: 2})
 		apply(fsm.Command{Kind: fsm.KindGrant, Grant: fsm.Grant{Range: fsm.Range{End: fsm.Slots}, Epoch: 1, Generation: 1, VersionBits: 1,

@@ -493,7 +493,7 @@ func TestTouchesOfAJam(t *testing.T) {
 		synctest.Wait()
 		touches := l.Cache(testShard).touches
 		for k := range 2 * maxTouches { // as if so many keys had been read
-			touches.add(fsm.TouchOf(binary.BigEndian.AppendUint64(nil, uint64(k))))
+			touches.add(fsm.New().TouchOf(binary.BigEndian.AppendUint64(nil, uint64(k))))
 		}
 		if r, err := old(l, lruKey(0), Any, 0); err != nil || !r.Found {
 			t.Errorf("a read meanwhile: %+v, %v", r, err)

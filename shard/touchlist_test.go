@@ -223,7 +223,7 @@ func BenchmarkTouch(b *testing.B) {
 	keys := make([]fsm.Touch, 1<<16)
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 1)), 1.01, 1, 1<<20)
 	for i := range keys {
-		keys[i] = fsm.TouchOf([]byte{byte(zipf.Uint64() >> 8), byte(zipf.Uint64())})
+		keys[i] = fsm.New().TouchOf([]byte{byte(zipf.Uint64() >> 8), byte(zipf.Uint64())})
 	}
 	began := time.Now()
 	interval := new(atomic.Int64)

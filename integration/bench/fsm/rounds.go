@@ -164,7 +164,7 @@ func (b *bench) touch(ops, batch int) (answer, error) {
 	keys, touches := make([]byte, ops*keySize), make([]fsm.Touch, ops)
 	b.present(keys)
 	for i := range touches {
-		touches[i] = fsm.TouchOf(keys[i*keySize : (i+1)*keySize])
+		touches[i] = m.m.TouchOf(keys[i*keySize : (i+1)*keySize])
 	}
 	return perOp(ops, func() error { return m.touch(touches, batch) })
 }

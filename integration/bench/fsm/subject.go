@@ -85,7 +85,7 @@ func newMachine(limit uint64) (*machine, error) {
 	s := &machine{m: fsm.New()}
 	grant := fsm.Grant{Range: fsm.Range{Start: 0, End: fsm.Slots}, Epoch: 1, Generation: 1, VersionBits: 1, Limit: limit, TableVersion: 1}
 	_, err := s.apply(fsm.Batch{Level: 1, Commands: []fsm.Command{
-		{Kind: fsm.KindGrant, Grant: grant}, {Kind: fsm.KindLevel, Level: fsm.MaxLevel}}})
+		{Kind: fsm.KindGrant, Grant: grant}, {Kind: fsm.KindLevel, Level: fsm.MaxLevel, Seed: 0x9E3779B97F4A7C15}}})
 	return s, err
 }
 

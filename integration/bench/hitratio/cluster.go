@@ -76,7 +76,7 @@ func (c *cluster) start(ctx context.Context, limit uint64) error {
 		if err := c.propose(ctx, id, fsm.Command{Kind: fsm.KindGrant, Grant: grant}); err != nil {
 			return fmt.Errorf("granting shard %d its range: %w", id, err)
 		}
-		if err := c.propose(ctx, id, fsm.Command{Kind: fsm.KindLevel, Level: fsm.MaxLevel}); err != nil {
+		if err := c.propose(ctx, id, fsm.Command{Kind: fsm.KindLevel, Level: fsm.MaxLevel, Seed: 0x9E3779B97F4A7C15}); err != nil {
 			return fmt.Errorf("raising shard %d's level: %w", id, err)
 		}
 	}
