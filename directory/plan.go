@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/larder-cache/larder/fsm"
@@ -154,7 +153,7 @@ func reducingPath(members [][]int, led []int, from int) []handover {
 
 // planLimits returns the byte limit of each shard (R4): Settings.ShardBytes, or the least that its
 // hosts can give. A node divides its capacity by the replicas that it hosts, one spare replica and
-// half a staged shard: capacity / (hosted + 1 + 1/2).
+// half a staged shard: capacity / (hosted + 1 + 1/2). No shard gets more than its machine takes.
 func planLimits(shards []Shard, nodes map[string]Node, settings Settings) ([]uint64, error) {
 	limits := make([]uint64, len(shards))
 	hosted := make(map[string]uint64, len(nodes))
@@ -168,7 +167,7 @@ func planLimits(shards []Shard, nodes map[string]Node, settings Settings) ([]uin
 			limits[i] = settings.ShardBytes
 			continue
 		}
-		least := uint64(math.MaxUint64)
+		least := uint64(fsm.MaxLimit)
 		for _, m := range s.Members {
 			least = min(least, share(nodes[m.Node].Capacity, hosted[m.Node]))
 		}

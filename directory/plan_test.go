@@ -175,3 +175,18 @@ func TestShardBytes(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanLimits ensures that a shard gets what the poorest of its hosts has for it, and never more than a machine
+// takes.
+func TestPlanLimits(t *testing.T) {
+	nodes := map[string]Node{"a": {Capacity: 90 << 30}, "b": {Capacity: 10 << 30}, "c": {Capacity: 900 << 30}}
+	shards := []Shard{
+		{ID: 1, Members: []Member{{Node: "a"}, {Node: "b"}}},
+		{ID: 2, Members: []Member{{Node: "a"}, {Node: "c"}}},
+		{ID: 3, Members: []Member{{Node: "c"}}},
+	}
+	got, err := planLimits(shards, nodes, Settings{})
+	if want := []uint64{4 << 30, share(90<<30, 2), fsm.MaxLimit}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %d, %v, want %d", got, err, want)
+	}
+}

@@ -44,6 +44,9 @@ type Config struct {
 	// Memory is that of the process, bytes: once the table is known, the node's capacity follows from
 	// it by the cluster's settings. 0 leaves Self.Capacity as it is; a node that joins must have some.
 	Memory uint64
+	// OnCapacity is told how many bytes the node has for entries, once the table is known and whenever its settings
+	// change that. It must not wait. nil is nobody.
+	OnCapacity func(bytes uint64)
 	// TableFile is where the node keeps a copy of the table; "" keeps none.
 	TableFile string
 	// Settings seed the first table. Zero fields mean their defaults.
@@ -96,7 +99,7 @@ func (c Config) validate(node string) error {
 // keeps a copy of it current, opens the replicas that the table puts on this node, and grants the
 // shards that this node leads what the table gives them.
 //
-// One goroutine, the loop, owns book, peersSet, touchSet and behind, and looks at the world each tick, when the
+// One goroutine, the loop, owns book, peersSet, touchSet, told and behind, and looks at the world each tick, when the
 // table changes, and when a replica here begins or ceases to lead; what may take time it leaves to duties. Close stops both and waits. All
 // exported methods are safe for concurrent use.
 type Service struct {
@@ -126,6 +129,7 @@ type Service struct {
 	book     addressBook
 	peersSet map[string]shard.Peer
 	touchSet time.Duration // as the host was told last; below 0: never
+	told     uint64        // capacity that OnCapacity was told last
 	behind   time.Time     // since when a peer is known to have a newer table; zero: not
 }
 
@@ -322,6 +326,7 @@ func (s *Service) step(t *Table) {
 	self := s.self
 	if s.cfg.Memory > 0 && t.Founded() {
 		self.Capacity = t.Settings.capacity(s.cfg.Memory)
+		s.tellCapacity(self.Capacity)
 	}
 	if s.knows(t) && t.Nodes[s.self.ID] != self {
 		s.duties.try("register", func(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/larder-cache/larder/fsm"
 	"github.com/larder-cache/larder/shard"
 )
 
@@ -179,6 +180,9 @@ func (t *Table) judgeShardBytes(bytes uint64) error {
 	if bytes < LeastShard {
 		return &SettingError{Name: "shard-bytes", Reason: fmt.Sprintf("%d are the least that a shard can work with", LeastShard)}
 	}
+	if bytes > fsm.MaxLimit {
+		return &SettingError{Name: "shard-bytes", Reason: fmt.Sprintf("%d are the most that a shard can hold", uint64(fsm.MaxLimit))}
+	}
 	for _, id := range t.NodeIDs() {
 		var hosted uint64
 		for _, sh := range t.Shards {
@@ -192,6 +196,14 @@ func (t *Table) judgeShardBytes(bytes uint64) error {
 		}
 	}
 	return nil
+}
+
+// tellCapacity tells whoever wants to know what this node has for entries, where that changed.
+func (s *Service) tellCapacity(bytes uint64) {
+	if s.cfg.OnCapacity != nil && bytes != s.told {
+		s.told = bytes
+		s.cfg.OnCapacity(bytes)
+	}
 }
 
 // setTouchInterval tells the host how long reads are gathered, where that changed.

@@ -83,6 +83,7 @@ func TestChangeSettings(t *testing.T) {
 			{"cache-memory", "4KiB", "16384 are the least"},
 			{"shard-bytes", "16383", "16384 are the least"},
 			{"shard-bytes", "1GiB", "node a has 644245094 bytes for entries"},
+			{"shard-bytes", "33GiB", "34359738368 are the most that a shard can hold"},
 			{"touch-interval", "1h", "from 10ms to 1m"},
 		} {
 			var refused *SettingError
@@ -122,7 +123,18 @@ func (r *testRig) limitsSettled() bool {
 func TestSettingsMoveLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRig(t, 3)
-		r.configure = func(cfg *Config) { cfg.Memory = 1 << 30 }
+		var told [3]uint64 // to the nodes, what they have for entries
+		nodes := 0
+		r.configure = func(cfg *Config) {
+			capacity := &told[nodes]
+			nodes++
+			cfg.Memory = 1 << 30
+			cfg.OnCapacity = func(bytes uint64) {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				*capacity = bytes
+			}
+		}
 		r.startAll("a", "b", "c")
 		r.ready()
 		for _, row := range []struct {
@@ -147,6 +159,11 @@ func TestSettingsMoveLimits(t *testing.T) {
 				defer r.mu.Unlock()
 				for _, st := range r.caches {
 					if st.Limit != row.want {
+						return false
+					}
+				}
+				for _, capacity := range told {
+					if capacity != r.services["a"].Table().Settings.capacity(1<<30) {
 						return false
 					}
 				}

@@ -50,15 +50,14 @@ temporary folder, which is removed at the end, unless --data-dir is given. ^C en
 			if err != nil {
 				return err
 			}
+			if cfg.heap, err = newHeapLimit(limit, cfg.maxMemory, nodes); err != nil {
+				return err
+			}
 			cfgs, err := devNodes(cfg, nodes)
 			if err != nil {
 				return err
 			}
-			bytes, err := memoryLimit(limit, cfg.maxMemory, nodes)
-			if err != nil {
-				return err
-			}
-			defer limitMemory(bytes)()
+			defer cfg.heap.set()()
 			if cfg.dataDir == "" {
 				dir, err := os.MkdirTemp("", "larder-dev-")
 				if err != nil {

@@ -36,6 +36,7 @@ type nodeConfig struct {
 	settings      directory.Settings
 	route         string
 	insecure      bool
+	heap          *heapLimit // of the process
 
 	snapshotEntries uint64
 	trailingLogs    uint64
@@ -228,7 +229,8 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 		Host: n.host, Identity: n.host, Initial: cfg.initial, Settings: cfg.settings,
 		Self: directory.Node{Raft: cfg.advertiseRaft, HTTP: cfg.advertiseHTTP, Zone: cfg.zone, Capacity: cfg.capacity()},
 		Join: cfg.join != "", Memory: cfg.maxMemory, TableFile: filepath.Join(cfg.dataDir, "table"),
-		Logger: log, Registry: registry,
+		OnCapacity: func(bytes uint64) { cfg.heap.follow(cfg.id, bytes) },
+		Logger:     log, Registry: registry,
 	})
 	if err == nil {
 		handler, err = httpapi.New(httpapi.Config{Node: cfg.id, Data: n.dir.Router(), Directory: n.dir, Admin: n.dir, Metrics: registry, Log: log, Route: httpapi.Mode(cfg.route)})

@@ -60,11 +60,10 @@ stops; a second signal stops it at once.`,
 			if err != nil {
 				return err
 			}
-			bytes, err := memoryLimit(limit, cfg.maxMemory, 1)
-			if err != nil {
+			if cfg.heap, err = newHeapLimit(limit, cfg.maxMemory, 1); err != nil {
 				return err
 			}
-			defer limitMemory(bytes)()
+			defer cfg.heap.set()()
 			return runServer(cfg, log, cmd.ErrOrStderr())
 		},
 	}

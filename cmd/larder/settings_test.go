@@ -60,9 +60,9 @@ func TestPrintConfig(t *testing.T) {
 		environ, args []string
 		value, from   string
 	}{
-		{nil, nil, "90%", "default"},
+		{nil, nil, "auto", "default"},
 		{[]string{"GOMEMLIMIT=2GiB"}, nil, "2GiB", "variable GOMEMLIMIT"},
-		{[]string{"GOMEMLIMIT="}, nil, "90%", "default"},
+		{[]string{"GOMEMLIMIT="}, nil, "auto", "default"},
 		{[]string{"GOMEMLIMIT=2GiB", "LARDER_MEMORY_LIMIT=80%"}, nil, "80%", "variable LARDER_MEMORY_LIMIT"},
 		{[]string{"GOMEMLIMIT=2GiB"}, []string{"--memory-limit", "off"}, "off", "flag"},
 	} {
