@@ -9,12 +9,17 @@
 //
 //	cluster   builds the binary, starts and stops the processes
 //	proxy     delays and cuts the links between them
+//	tap       namespaces and a switch: also loses, repeats and reorders packets
+//	disk      power loss, full and slow disks, damaged files
 //	port      finds ports that stay free over a restart
 //	client    one REST request is one operation of a history
 //	workload  many clients at once, in a shape that a checker can decide
 //	history   what was asked and answered, and when; which answers mean what
 //	model     what one key may do
 //	check     linearizability, the certificate, durability, the age of reads that may be old
+//	nemesis   faults, a plan of them from a seed, and how each is known to have had an effect
+//	report    a folder to read of a recorded run
+//	cmd/jepsen  all of it: make jepsen
 //	bench     the state machine beside other caches, hit ratios of traces; see make bench-fsm, make bench-hitratio
 //
 // # Obligations
@@ -30,13 +35,13 @@
 //
 // # Caveats
 //
-// Nodes listen on 127.0.0.11 to 127.0.0.15, which only Linux routes without setup. Faults of the network
-// are made by TCP proxies: bytes are late, held back for ever or never come, but packets are not
-// reordered or duplicated, which TCP would hide anyway.
+// Without root, nodes listen on 127.0.0.11 to 127.0.0.17, which only Linux routes without setup, and faults of the network
+// are made by TCP proxies: bytes are late, held back for ever or never come, but packets are not lost,
+// reordered or duplicated.
 //
 // Knobs: LARDER_ROUNDS is the number of rounds per fault, LARDER_KEEP=1 keeps the nodes' folders.
 //
-// # Why not network namespaces
+// # Why two kinds of networks
 //
-// They and a packet filter need root. A proxy works for everybody who can run go test.
+// Namespaces and a switch come close to real networks and need root; proxies work for everybody who can run go test.
 package integration

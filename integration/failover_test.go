@@ -36,8 +36,8 @@ var faults = []fault{
 	},
 	{
 		name: "cut off",
-		hurt: func(r *run, n *cluster.Node) error { r.cluster.Network.Isolate(n.ID); return nil },
-		heal: func(r *run, _ *cluster.Node) error { r.cluster.Network.Heal(); return nil },
+		hurt: func(r *run, n *cluster.Node) error { return r.cluster.Links.Isolate(n.ID) },
+		heal: func(r *run, _ *cluster.Node) error { return r.cluster.Links.Heal() },
 		// Its clients still reach it, and must not be told what is no longer so.
 		lasts: 3 * time.Second,
 	},
@@ -127,7 +127,7 @@ func (r *run) failover(f fault, shard uint64) time.Duration {
 func (r *run) write(key string, through []*cluster.Node) {
 	t := r.t
 	t.Helper()
-	c := client.New(r.recorder, 300*time.Millisecond)
+	c := client.New(client.Config{Recorder: r.recorder, Timeout: 300 * time.Millisecond})
 	defer c.Close()
 	targets := cluster.Targets(through)
 	attempts := 0

@@ -67,7 +67,7 @@ func (r *run) writeOnce(writers int) (stop func()) {
 	targets := cluster.Targets(r.cluster.Nodes)
 	for i := range writers {
 		all.Go(func() {
-			c := client.New(r.recorder, requestTimeout)
+			c := client.New(client.Config{Recorder: r.recorder, Timeout: requestTimeout})
 			defer c.Close()
 			tick := time.NewTicker(10 * time.Millisecond) // also the pause between refusals
 			defer tick.Stop()

@@ -186,7 +186,7 @@ func (r *run) readMembers() {
 		t.Fatalf("no shard owns slot %d", slotOf(key))
 		return nil
 	}
-	c := client.New(r.recorder, 2*time.Second)
+	c := client.New(client.Config{Recorder: r.recorder, Timeout: 2 * time.Second})
 	defer c.Close()
 	process := r.recorder.NewProcess()
 	paths := map[string]int{}

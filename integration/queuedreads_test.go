@@ -74,7 +74,7 @@ func startPauses(t *testing.T, binary string, env ...string) *pauses {
 		Binary: binary, Shards: queuedShards, Delay: queuedDelay, Env: env, Limit: 20 * time.Minute,
 	})
 	r := history.NewRecorder()
-	p := &pauses{t: t, cluster: c, recorder: r, client: client.New(r, 3*time.Second), shards: shards(t, c)}
+	p := &pauses{t: t, cluster: c, recorder: r, client: client.New(client.Config{Recorder: r, Timeout: 3 * time.Second}), shards: shards(t, c)}
 	t.Cleanup(p.client.Close)
 	return p
 }
@@ -148,7 +148,7 @@ func (p *pauses) victim() (*cluster.Node, []uint64) {
 // put writes value through the targets in turn until it is acknowledged, and returns its version.
 func (p *pauses) put(key, value string, through []client.Target) uint64 {
 	p.t.Helper()
-	c := client.New(p.recorder, 500*time.Millisecond)
+	c := client.New(client.Config{Recorder: p.recorder, Timeout: 500 * time.Millisecond})
 	defer c.Close()
 	var version uint64
 	attempts := 0
@@ -176,7 +176,7 @@ func (p *pauses) startWriters(target client.Target, led []uint64) (stop func()) 
 		key := keyIn(p.t, others[0], fmt.Sprintf("busy-%d", i), led[i%len(led)])
 		writers.Go(func() {
 			r := history.NewRecorder() // these writes only make traffic
-			c := client.New(r, requestTimeout)
+			c := client.New(client.Config{Recorder: r, Timeout: requestTimeout})
 			defer c.Close()
 			for n := 0; ctx.Err() == nil; n++ {
 				o := c.Do(ctx, target, history.Operation{Process: i, Kind: history.Put, Key: key, Value: fmt.Sprint(n)})

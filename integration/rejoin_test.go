@@ -33,7 +33,9 @@ func TestRejoin(t *testing.T) {
 		p.change(shard, "b", false, true)
 	}
 	p.removeNode("b")
-	c.Rejoin(t, b, a)
+	if err := c.Rejoin(b, a); err != nil {
+		t.Fatal(err)
+	}
 	c.WaitReady(t, 60*time.Second)
 	c.WaitKnown(t, "b", 30*time.Second)
 	for _, shard := range all {

@@ -70,7 +70,7 @@ func (r *run) readAll() {
 	keys := r.keys()
 	targets := cluster.Targets(r.cluster.Nodes)
 	ctx := within(r.t, 60*time.Second)
-	c := client.New(r.recorder, 2*time.Second)
+	c := client.New(client.Config{Recorder: r.recorder, Timeout: 2 * time.Second})
 	defer c.Close()
 	process := r.recorder.NewProcess()
 	attempts := 0

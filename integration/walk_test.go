@@ -146,7 +146,7 @@ func (w *walk) log(what string) {
 
 // load sends walkRate requests a second until ctx ends, and waits for the answers.
 func (w *walk) load(ctx context.Context) {
-	c := client.New(w.run.recorder, 6*time.Second)
+	c := client.New(client.Config{Recorder: w.run.recorder, Timeout: 6 * time.Second})
 	defer c.Close()
 	var under sync.WaitGroup
 	defer under.Wait()
@@ -179,7 +179,7 @@ func walkKey(n int) string { return fmt.Sprintf("walk/%d", n%walkKeys) }
 // probe repeats one request of a shard after the other, each until it succeeds, and notes for how long it
 // did not. It returns the keys that it used.
 func (w *walk) probe(ctx context.Context, kind history.Kind, shard uint64, start, end int) (keys []string) {
-	c := client.New(w.run.recorder, probeTimeout)
+	c := client.New(client.Config{Recorder: w.run.recorder, Timeout: probeTimeout})
 	defer c.Close()
 	pause := time.NewTicker(20 * time.Millisecond)
 	defer pause.Stop()

@@ -21,9 +21,13 @@ import (
 //  4. an epoch belongs to one shard, and real time as in 3 by (epoch, place);
 //  5. replayed in the order of places, each answer is what the changes before it left. Changes of
 //     unknown outcome have no place: a read may show one of them, from its invocation on, if the
-//     version fits between those of its neighbours.
-func Certificate(ops []history.Operation) []Violation {
-	c := &certificate{values: map[string]*history.Operation{}}
+//     version fits between those of its neighbours. Of values that may vanish each is shown to be gone at most once
+//     per write. Numbers and lists, which are made of what was there, are left to Linearizable, Counters and Sets.
+//
+// vanished is, by shard, how often a value of a key that does not end by itself was gone without a cause.
+func Certificate(ops []history.Operation, mode history.Mode) (violations []Violation, vanished map[uint64]int) {
+	ops = withoutReplayedPlaces(ops)
+	c := &certificate{values: map[string]*history.Operation{}, traits: traitsOf(ops, mode), vanished: map[uint64]int{}}
 	shards := map[uint64][]*history.Operation{}
 	for i := range ops {
 		o := &ops[i]
@@ -46,11 +50,26 @@ func Certificate(ops []history.Operation) []Violation {
 	for _, key := range sortedKeys(keys) {
 		c.key(key, keys[key])
 	}
-	return c.violations
+	return c.violations, c.vanished
+}
+
+// withoutReplayedPlaces returns ops in which answers that repeat an earlier one's, under an idempotency key, count as of unknown
+// outcome: their place is that of the repetition, and the change's own, before it, was told to nobody. Whether there is an
+// order for what they say is left to Linearizable.
+func withoutReplayedPlaces(ops []history.Operation) []history.Operation {
+	ops = slices.Clone(ops)
+	for i := range ops {
+		if o := &ops[i]; o.Replayed && o.Outcome == history.OK && o.Kind.Write() {
+			o.Outcome = history.Unknown
+		}
+	}
+	return ops
 }
 
 type certificate struct {
 	values     map[string]*history.Operation // who stored, or tried to store, a value
+	traits     map[string]trait
+	vanished   map[uint64]int // by shard
 	violations []Violation
 }
 
@@ -106,7 +125,7 @@ func (c *certificate) places(group []*history.Operation) {
 			c.report("two requests have one place in the log", lastLogged, o)
 		}
 		lastLogged = o
-		if o.Conflict || o.Version == 0 {
+		if o.Conflict || o.Version == 0 || !o.Kind.Changes() {
 			continue
 		}
 		if lastChange != nil && o.Version <= lastChange.Version {
@@ -184,7 +203,10 @@ func (c *certificate) key(key string, group []*history.Operation) {
 	}
 	c.realTime("key "+key, placed, history.Place.CompareSlot)
 
-	r := replay{c: c, unplaced: unplaced, shown: map[*history.Operation]bool{}}
+	if c.traits[key].derived {
+		return
+	}
+	r := replay{c: c, trait: c.traits[key], unplaced: unplaced, shown: map[*history.Operation]bool{}}
 	for _, o := range inLog(placed, history.Place.CompareSlot) {
 		r.step(o)
 	}

@@ -322,7 +322,7 @@ func TestUndecidedIsNoPass(t *testing.T) {
 	s.get("A", 10, 5)
 	s.get("B", 11, 6)
 	s.get("nobody's", 12, 7)
-	r := Linearizable(s.ops, 50*time.Millisecond)
+	r := Linearizable(s.ops, history.Strict, 50*time.Millisecond)
 	if len(r.Undecided) != 1 || r.Err() == nil {
 		t.Errorf("a search out of time reported %v", r)
 	}
@@ -332,11 +332,29 @@ func TestUndecidedIsNoPass(t *testing.T) {
 func TestDurableMissingRead(t *testing.T) {
 	var s script
 	s.put("a", 10, 5)
-	if len(Durable(s.ops, nil)) != 1 {
+	if len(Durable(s.ops, nil, history.Strict)) != 1 {
 		t.Error("an acknowledged write that nobody looked for passed")
 	}
 	wrong := history.Operation{Kind: history.Get, Key: "k", Outcome: history.OK, Found: true, Read: "a", Version: 9}
-	if len(Durable(s.ops, []history.Operation{wrong})) != 1 {
+	if len(Durable(s.ops, []history.Operation{wrong}, history.Strict)) != 1 {
 		t.Error("an acknowledged write with another version passed")
+	}
+}
+
+// TestReplayedAnswers ensures that an answer which repeats an earlier one's is not held to the place of the repetition, and
+// that its value still can't come back once it was replaced.
+func TestReplayedAnswers(t *testing.T) {
+	s := &script{}
+	s.put("one", 10, 1)
+	s.put("two", 11, 2)
+	s.ops[0].Replayed, s.ops[0].Attempts, s.ops[0].Place.Index, s.ops[0].Return = true, 2, 3, s.now+tick
+	s.now += tick
+	s.get("two", 11, 4)
+	if r := Verify(s.ops, s.ops[2:], limit); len(r.Violations) > 0 {
+		t.Errorf("a repeated answer: %v", r.Violations)
+	}
+	s.get("one", 10, 5)
+	if r := Verify(s.ops, s.ops[2:3], limit); len(r.Violations) == 0 {
+		t.Error("a replaced value came back unnoticed")
 	}
 }

@@ -1,4 +1,4 @@
-// Package check decides whether a history of operations is one that Larder promises.
+// Package check decides whether a run is one that Larder promises.
 //
 // Checks that are independent of each other:
 //
@@ -7,10 +7,20 @@
 //   - Certificate takes the place in the log that each answer names, and verifies in one
 //     sweep that these places explain the answers and agree with real time, over all keys of a shard
 //     at once. It never searches, so it points at the very pair that is wrong.
-//   - Durable compares what is there at the end with what was acknowledged.
+//   - Durable, Counters and Sets compare what is there at the end with what was acknowledged.
 //   - Bounded and Any hold reads that may be old against what their names promise.
+//   - TimeToLive holds values that end against the clients' clock.
+//   - Replicas, Leaders and Liveness look at what nodes say of themselves, and at what came of faults.
 //
-// Verify runs all of them. Each violation is a sentence with the operations in it.
+// Run makes all of them and a Verdict: invalid beats undecided beats not proved beats valid. A run that was too slow, met
+// too few faults or found nothing but misses is not proved, whatever the checks say. Each violation is a sentence with the
+// operations in it; Page shows a key to a person.
+//
+// # Modes
+//
+// In strict mode there is room for all that a run writes: what vanishes is lost, and an eviction makes the run prove nothing. In
+// tight mode a value may vanish at any moment, as may one with a time to live in either; it never comes back, and no more vanish
+// than were evicted.
 //
 // # Concurrency
 //
@@ -18,7 +28,7 @@
 //
 // # Caveats
 //
-// All checks are strict: a value that was evicted or expired is reported as lost. The search is exponential
-// in the worst case: more than about 14 operations at once on one key, those of unknown outcome
-// included, can't be decided. Such keys are Undecided, which is never a pass (see Report.Err).
+// The search is exponential in the worst case: more than about 14 operations at once on one key, those of unknown outcome
+// included, can't be decided. Such keys are Undecided, which is never a pass. A read that wrongly says absent passes in
+// tight mode; every workload runs in both.
 package check

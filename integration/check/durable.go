@@ -9,8 +9,9 @@ import (
 
 // Durable compares final, reads made after everything else was over, with what ops acknowledged: a key
 // holds its last acknowledged change, or a change of unknown outcome that came after. Every key that ops
-// changed must be among final.
-func Durable(ops, final []history.Operation) []Violation {
+// changed must be among final. A value that may vanish may be gone, and no older one may stand there. Numbers and lists are
+// left to Counters and Sets.
+func Durable(ops, final []history.Operation, mode history.Mode) []Violation {
 	var violations []Violation
 	report := func(what string, evidence ...*history.Operation) {
 		v := Violation{Check: "durable", What: what}
@@ -25,9 +26,13 @@ func Durable(ops, final []history.Operation) []Violation {
 			ends[o.Key] = append(ends[o.Key], o)
 		}
 	}
-	keys := byKey(ops)
+	keys, traits := byKey(ops), traitsOf(ops, mode)
 	for _, key := range sortedKeys(keys) {
-		last := lastChange(keys[key])
+		if traits[key].derived {
+			continue
+		}
+		group := orderable(keys[key])
+		last := lastChange(group)
 		if last == nil {
 			continue // nothing acknowledged, nothing to lose
 		}
@@ -35,7 +40,7 @@ func Durable(ops, final []history.Operation) []Violation {
 			report(fmt.Sprintf("nobody read key %s at the end", key), last)
 		}
 		for _, end := range ends[key] {
-			if what := loss(keys[key], last, end); what != "" {
+			if what := loss(group, last, end, traits[key].vanish); what != "" {
 				report(what, last, end)
 			}
 		}
@@ -43,11 +48,37 @@ func Durable(ops, final []history.Operation) []Violation {
 	return violations
 }
 
+// orderable returns group, in which acknowledgements that repeat an earlier one's count as of unknown outcome if others are there to be
+// put in an order with them: their places are those of the repetitions (see withoutReplayedPlaces).
+func orderable(group []*history.Operation) []*history.Operation {
+	acknowledged := func(o *history.Operation) bool {
+		return o.Kind.Changes() && o.Outcome == history.OK && !o.Conflict
+	}
+	n := 0
+	for _, o := range group {
+		if acknowledged(o) {
+			n++
+		}
+	}
+	if n < 2 {
+		return group
+	}
+	group = slices.Clone(group)
+	for i, o := range group {
+		if acknowledged(o) && o.Replayed {
+			unknown := *o
+			unknown.Outcome = history.Unknown
+			group[i] = &unknown
+		}
+	}
+	return group
+}
+
 // lastChange returns the acknowledged change at the highest place, nil when there is none.
 func lastChange(group []*history.Operation) *history.Operation {
 	var last *history.Operation
 	for _, o := range group {
-		if !o.Kind.Write() || o.Outcome != history.OK || o.Conflict {
+		if !o.Kind.Changes() || o.Outcome != history.OK || o.Conflict {
 			continue
 		}
 		if last == nil || o.Place.CompareSlot(last.Place) > 0 {
@@ -58,15 +89,15 @@ func lastChange(group []*history.Operation) *history.Operation {
 }
 
 // loss says what end has lost of last, "" when nothing.
-func loss(group []*history.Operation, last, end *history.Operation) string {
+func loss(group []*history.Operation, last, end *history.Operation, vanish bool) string {
 	unknown := func(suits func(*history.Operation) bool) bool {
 		return slices.ContainsFunc(group, func(o *history.Operation) bool {
-			return o.Outcome == history.Unknown && suits(o)
+			return o.Outcome == history.Unknown && o.Kind.Changes() && suits(o)
 		})
 	}
 	switch {
 	case !end.Found:
-		if last.Kind.Stores() && !unknown(func(o *history.Operation) bool { return !o.Kind.Stores() }) {
+		if !vanish && last.Kind.Stores() && !unknown(func(o *history.Operation) bool { return !o.Kind.Stores() }) {
 			return "an acknowledged value is gone"
 		}
 	case last.Kind.Stores() && end.Read == last.Value:

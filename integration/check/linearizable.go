@@ -14,13 +14,13 @@ import (
 	"github.com/larder-cache/larder/integration/model"
 )
 
-// Linearizable checks each key of ops against model.Register, each for at most keyLimit.
+// Linearizable checks each key of ops against model.Law, each for at most keyLimit.
 //
 // Keys are handed out one by one, since porcupine would search all partitions of a
 // history at once and its memory grows with each search under way.
-func Linearizable(ops []history.Operation, keyLimit time.Duration) Report {
+func Linearizable(ops []history.Operation, mode history.Mode, keyLimit time.Duration) Report {
 	start := time.Now()
-	keys := byKey(ops)
+	keys, traits := byKey(ops), traitsOf(ops, mode)
 	var r Report
 	r.Keys = len(keys)
 	names := make(chan string)
@@ -30,7 +30,8 @@ func Linearizable(ops []history.Operation, keyLimit time.Duration) Report {
 		workers.Go(func() {
 			for key := range names {
 				group := keys[key]
-				result := checkKey(group, keyLimit)
+				vanish := traits[key].vanish
+				result := checkKey(group, vanish, keyLimit)
 				mu.Lock()
 				r.Operations += len(group)
 				switch result {
@@ -38,7 +39,7 @@ func Linearizable(ops []history.Operation, keyLimit time.Duration) Report {
 					r.Violations = append(r.Violations, Violation{
 						Check: "linearizable",
 						What:  "no order explains the answers for key " + key + "; the shortest history that has none:",
-						Ops:   shortest(group, keyLimit),
+						Ops:   shortest(group, vanish, keyLimit),
 					})
 				case porcupine.Unknown:
 					r.Undecided = append(r.Undecided, key)
@@ -59,7 +60,11 @@ func Linearizable(ops []history.Operation, keyLimit time.Duration) Report {
 }
 
 // checkKey asks porcupine about one key.
-func checkKey(group []*history.Operation, limit time.Duration) porcupine.CheckResult {
+func checkKey(group []*history.Operation, vanish bool, limit time.Duration) porcupine.CheckResult {
+	return porcupine.CheckOperationsTimeout(model.Law(vanish), intervals(group), limit)
+}
+
+func intervals(group []*history.Operation) []porcupine.Operation {
 	ops := make([]porcupine.Operation, 0, len(group))
 	for _, o := range group {
 		end := int64(o.Return)
@@ -68,13 +73,13 @@ func checkKey(group []*history.Operation, limit time.Duration) porcupine.CheckRe
 		}
 		ops = append(ops, porcupine.Operation{ClientId: o.Process, Input: o, Call: int64(o.Invoke), Return: end})
 	}
-	return porcupine.CheckOperationsTimeout(model.Register(), ops, limit)
+	return ops
 }
 
 // shortest cuts an illegal history to the shortest prefix, by time, that is illegal too. An
 // operation still under way at the cut counts as unknown there if it writes, and is left out if it
 // reads, so that each prefix is a history of its own.
-func shortest(group []*history.Operation, limit time.Duration) []history.Operation {
+func shortest(group []*history.Operation, vanish bool, limit time.Duration) []history.Operation {
 	ends := make([]time.Duration, 0, len(group))
 	for _, o := range group {
 		ends = append(ends, o.Return)
@@ -96,7 +101,7 @@ func shortest(group []*history.Operation, limit time.Duration) []history.Operati
 	}
 	// Legality is lost once and for all as the prefix grows, so the first illegal one is found by halving.
 	n, _ := slices.BinarySearchFunc(ends, porcupine.Illegal, func(end time.Duration, _ porcupine.CheckResult) int {
-		if checkKey(prefix(end), limit) == porcupine.Illegal {
+		if checkKey(prefix(end), vanish, limit) == porcupine.Illegal {
 			return 0
 		}
 		return -1

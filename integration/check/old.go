@@ -22,8 +22,11 @@ import (
 // and, without them, what a client sees: no value that was replaced for longer than the bound, no
 // absence of a value that was there for longer and was not removed since. An answer must not
 // call itself older than the bound either.
-func Bounded(ops []history.Operation) []Violation {
-	c := oldReads{check: "bounded", keys: byKey(ops), writers: writersOf(ops)}
+//
+// A value that may vanish may be absent at any time.
+func Bounded(ops []history.Operation, mode history.Mode) []Violation {
+	ops = withoutReplayedPlaces(ops)
+	c := oldReads{check: "bounded", keys: byKey(ops), writers: writersOf(ops), traits: traitsOf(ops, mode)}
 	shards := map[uint64][]*history.Operation{}
 	for i := range ops {
 		o := &ops[i]
@@ -48,8 +51,8 @@ func Bounded(ops []history.Operation) []Violation {
 
 // Any checks the reads that may be of any age: what they show was stored under the key at some time, by
 // a write that was asked for before they were answered, with its version. They may show nothing at any time.
-func Any(ops []history.Operation) []Violation {
-	c := oldReads{check: "any", keys: byKey(ops), writers: writersOf(ops)}
+func Any(ops []history.Operation, mode history.Mode) []Violation {
+	c := oldReads{check: "any", keys: byKey(ops), writers: writersOf(ops), traits: traitsOf(ops, mode)}
 	for i := range ops {
 		if o := &ops[i]; o.Outcome == history.OK && o.Kind == history.GetAny {
 			c.value(o)
@@ -63,6 +66,7 @@ type oldReads struct {
 	check      string
 	keys       map[string][]*history.Operation // without those reads
 	writers    map[string]*history.Operation   // who stored, or tried to store, a value
+	traits     map[string]trait
 	violations []Violation
 }
 
@@ -88,7 +92,7 @@ func (c *oldReads) report(what string, ops ...*history.Operation) {
 
 // value checks that somebody stored what o shows.
 func (c *oldReads) value(o *history.Operation) {
-	if !o.Found {
+	if !o.Found || c.traits[o.Key].derived {
 		return
 	}
 	switch w := c.writers[o.Read]; {
@@ -107,13 +111,16 @@ func (c *oldReads) value(o *history.Operation) {
 
 // change reports whether o changed its key and has a place.
 func change(o *history.Operation) bool {
-	return o.Outcome == history.OK && o.Kind.Write() && !o.Conflict
+	return o.Outcome == history.OK && o.Kind.Changes() && !o.Conflict
 }
 
 // atPlace checks 2.
 func (c *oldReads) atPlace(o *history.Operation) {
+	if c.traits[o.Key].derived {
+		return
+	}
 	var last, next *history.Operation // acknowledged changes around the place of o
-	removed := false                  // a change of unknown outcome may have left the key absent
+	removed := c.traits[o.Key].vanish // or a change of unknown outcome may have left the key absent
 	for _, w := range c.keys[o.Key] {
 		switch {
 		case !change(w):
@@ -140,6 +147,9 @@ func (c *oldReads) atPlace(o *history.Operation) {
 
 // seen checks what needs no places.
 func (c *oldReads) seen(o *history.Operation) {
+	if c.traits[o.Key].derived {
+		return
+	}
 	since := o.Invoke - o.MaxStaleness
 	w := c.writers[o.Read]
 	for _, x := range c.keys[o.Key] {
@@ -150,7 +160,7 @@ func (c *oldReads) seen(o *history.Operation) {
 		case o.Found && w != nil && w.Outcome == history.OK && w.Return < x.Invoke:
 			c.report("a read shows a value that was replaced for longer than it may be old", w, x, o)
 			return
-		case !o.Found && x.Kind.Stores() && !c.removal(o.Key, x.Invoke, o.Return):
+		case !o.Found && x.Kind.Stores() && !c.traits[o.Key].vanish && !c.removal(o.Key, x.Invoke, o.Return):
 			c.report("an answer says absent, but a value was there for longer than it may be old", x, o)
 			return
 		}

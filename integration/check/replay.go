@@ -12,6 +12,7 @@ import (
 // have happened anywhere after it was asked for, or nowhere.
 type replay struct {
 	c        *certificate
+	trait    trait
 	unplaced []*history.Operation        // changes of unknown outcome
 	shown    map[*history.Operation]bool // those of them whose value was read: their place is found
 
@@ -31,6 +32,12 @@ func (r *replay) step(o *history.Operation) {
 		r.showsAbsent(o)
 	case o.Conflict:
 		r.showsVersion(o)
+	case o.Kind == history.Expire, o.Kind == history.Touch:
+		if o.Existed {
+			r.showsVersion(o)
+		} else {
+			r.showsAbsent(o)
+		}
 	default:
 		r.changes(o)
 	}
@@ -39,7 +46,10 @@ func (r *replay) step(o *history.Operation) {
 // changes checks an acknowledged change.
 func (r *replay) changes(o *history.Operation) {
 	switch o.Kind {
-	case history.Put, history.Delete:
+	case history.Put, history.Swap, history.Delete:
+		if o.Kind == history.Swap && o.Found {
+			r.tells(o)
+		}
 		if o.Existed != r.present && !r.possible(o, o.Existed) {
 			r.wrong(fmt.Sprintf("a change says that a value existed: %t, which is not so at its place", o.Existed), o)
 		}
@@ -60,6 +70,21 @@ func (r *replay) changes(o *history.Operation) {
 		r.clear(o)
 		r.floor = max(r.floor, o.Version)
 	}
+}
+
+// tells checks the former value that a swap tells, without its version.
+func (r *replay) tells(o *history.Operation) {
+	w := r.c.values[o.Read]
+	read := *o
+	switch {
+	case r.present && (r.holder == w || r.holder == nil):
+		read.Version = r.version
+	case w != nil && w.Outcome == history.OK:
+		read.Version = w.Version
+	default:
+		read.Version = r.floor + 1
+	}
+	r.shows(&read, w)
 }
 
 // shows checks a read that found the value stored by w.
@@ -94,7 +119,7 @@ func (r *replay) shows(o, w *history.Operation) {
 
 // showsAbsent checks an answer that says there is nothing.
 func (r *replay) showsAbsent(o *history.Operation) {
-	if o.Kind == history.Create {
+	if o.Kind == history.Create && o.FillToken == 0 {
 		r.wrong("a create was refused although it found nothing", o)
 	}
 	if r.present && !r.possible(o, false) {
@@ -105,6 +130,12 @@ func (r *replay) showsAbsent(o *history.Operation) {
 
 // showsVersion checks a refused condition that names the version which stands there.
 func (r *replay) showsVersion(o *history.Operation) {
+	if o.Version == 0 {
+		if !r.present && !r.possible(o, true) { // a touch, or a change of expiry, that tells no version
+			r.wrong("an answer says that a value was there, which is not so at its place", o)
+		}
+		return
+	}
 	if o.Version == o.IfMatch {
 		r.wrong("a condition was refused that holds", o)
 	}
@@ -127,11 +158,20 @@ func (r *replay) clear(cause *history.Operation) {
 }
 
 // possible reports whether a change of unknown outcome, asked for before o was answered, may have
-// left the key present, or absent.
+// left the key present, or absent; or whether the value may have vanished.
 func (r *replay) possible(o *history.Operation, present bool) bool {
-	return slices.ContainsFunc(r.unplaced, func(w *history.Operation) bool {
-		return w.Kind.Stores() == present && w.Invoke < o.Return
-	})
+	if slices.ContainsFunc(r.unplaced, func(w *history.Operation) bool {
+		return w.Kind.Changes() && w.Kind.Stores() == present && w.Invoke < o.Return
+	}) {
+		return true
+	}
+	if present || !r.trait.vanish {
+		return false
+	}
+	if !r.trait.timed {
+		r.c.vanished[o.Place.Shard]++
+	}
+	return true
 }
 
 // wrong reports o after what determined the state before it, and others.

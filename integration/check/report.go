@@ -11,7 +11,7 @@ import (
 
 // Violation is one thing that must not be.
 type Violation struct {
-	Check string // linearizable, certificate, durable, bounded or any
+	Check string // that found it, as in Result
 	What  string
 	Ops   []history.Operation // the evidence, in the order that What speaks of
 }
@@ -25,10 +25,11 @@ func (v Violation) String() string {
 	return b.String()
 }
 
-// Report is the verdict on a run.
+// Report is what the checks found.
 type Report struct {
 	Operations int // that were checked
 	Keys       int
+	Checks     []Result // of Run
 	Violations []Violation
 	// Undecided keys: the search ran out of time.
 	Undecided []string
@@ -38,7 +39,10 @@ type Report struct {
 // maxUndecided is the share of keys that may stay undecided in a run that passes.
 const maxUndecided = 0.01
 
-// Err is nil when the run proves what it set out to prove: no violation, and few keys undecided.
+// tooUndecided reports whether more keys are undecided than may be.
+func (r Report) tooUndecided() bool { return float64(len(r.Undecided)) > maxUndecided*float64(r.Keys) }
+
+// Err is nil when the operations prove what they were to prove: no violation, and few keys undecided.
 func (r Report) Err() error {
 	var errs []error
 	const shown = 10
@@ -49,7 +53,7 @@ func (r Report) Err() error {
 		}
 		errs = append(errs, errors.New(v.String()))
 	}
-	if float64(len(r.Undecided)) > maxUndecided*float64(r.Keys) {
+	if r.tooUndecided() {
 		errs = append(errs, fmt.Errorf("not proved: %d of %d keys undecided", len(r.Undecided), r.Keys))
 	}
 	return errors.Join(errs...)
@@ -60,16 +64,10 @@ func (r Report) String() string {
 		r.Operations, r.Keys, r.Took.Seconds(), len(r.Violations), len(r.Undecided))
 }
 
-// Verify runs all checks on ops. final are reads of keys at the very end, when nothing else ran; they may
-// be among ops too.
+// Verify runs all checks of operations on ops, where there is room for all. final are reads of keys at the very end, when
+// nothing else ran; they may be among ops too.
 func Verify(ops, final []history.Operation, keyLimit time.Duration) Report {
-	start := time.Now()
-	r := Linearizable(ops, keyLimit)
-	r.Violations = append(r.Violations, Certificate(ops)...)
-	r.Violations = append(r.Violations, Durable(ops, final)...)
-	r.Violations = append(r.Violations, Bounded(ops)...)
-	r.Violations = append(r.Violations, Any(ops)...)
-	r.Took = time.Since(start)
+	r := Run(&history.Run{Meta: history.Meta{Mode: history.Strict}, Ops: ops, Final: final}, Options{KeyLimit: keyLimit})
 	return r
 }
 

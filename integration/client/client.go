@@ -2,44 +2,42 @@ package client
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptrace"
+	"net"
 	"net/url"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/larder-cache/larder/integration/history"
 )
 
-// Client performs operations against any node.
-type Client struct {
-	recorder *history.Recorder
-	http     *http.Client
-	timeout  time.Duration
+// Config is what New needs.
+type Config struct {
+	Recorder *history.Recorder
+	// Timeout is how long to wait for each answer.
+	Timeout time.Duration
+	// Dial opens connections; nil is net.Dialer's.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Targets are the nodes that an answer may name, as ?route=local has it. Who is not among them is not asked.
+	Targets []Target
 }
 
-// New returns a client that waits at most timeout for each answer and records to r.
-func New(r *history.Recorder, timeout time.Duration) *Client {
-	return &Client{
-		recorder: r,
-		timeout:  timeout,
-		http: &http.Client{
-			Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 10 * time.Second, DisableCompression: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error {
-				return http.ErrUseLastResponse
-			},
-		},
+// Client performs operations against any node.
+type Client struct {
+	cfg   Config
+	conns pool
+}
+
+// New returns a client.
+func New(cfg Config) *Client {
+	if cfg.Dial == nil {
+		cfg.Dial = new(net.Dialer).DialContext
 	}
+	return &Client{cfg: cfg, conns: pool{dial: cfg.Dial, idle: map[string][]*conn{}}}
 }
 
 // Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.conns.close() }
 
 // Target is a node to ask.
 type Target struct {
@@ -47,12 +45,16 @@ type Target struct {
 	URL  string // http://host:port
 }
 
+func (t Target) addr() string { return strings.TrimPrefix(t.URL, "http://") }
+
 // KeyURL is the URL of key at a node. Every byte but letters and digits is escaped, so that the key
 // arrives as it is.
-func KeyURL(base, key string) string {
+func KeyURL(base, key string) string { return base + keyPath(key) }
+
+func keyPath(key string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder
-	b.WriteString(base + "/v1/kv/")
+	b.WriteString("/v1/kv/")
 	for i := range len(key) {
 		switch c := key[i]; {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
@@ -68,216 +70,91 @@ func KeyURL(base, key string) string {
 // returns it. An Outcome of Unknown means that the process must not be used again.
 func (c *Client) Do(ctx context.Context, target Target, o history.Operation) history.Operation {
 	o.Node = target.Node
-	o.Invoke = c.recorder.Now()
-	if err := c.send(ctx, target, &o); err != nil {
-		c.recorder.Defect(fmt.Errorf("%w: %s", err, o))
-	}
-	c.recorder.Add(o)
+	o.Invoke = c.cfg.Recorder.Now()
+	c.attempt(ctx, target, &o)
+	c.cfg.Recorder.Add(o)
 	return o
 }
 
-// margin is how much earlier the server's deadline is, as a part of the client's.
-const margin = 8
+// attempt sends o once and fills in the answer.
+func (c *Client) attempt(ctx context.Context, target Target, o *history.Operation) {
+	if err := c.send(ctx, target, o); err != nil {
+		c.cfg.Recorder.Defect(fmt.Errorf("%w: %s", err, o))
+		doubtful(o) // what it says can't be checked, so nothing may be concluded from it
+	}
+}
 
-// send performs o; its error is a defect of the server.
+// doubtful makes o one of unknown outcome, of which no answer says anything.
+func doubtful(o *history.Operation) {
+	o.Outcome = history.Unknown
+	o.Place, o.ServedBy, o.Version = history.Place{}, "", 0
+	o.Conflict, o.Replayed, o.Existed, o.Number = false, false, false, 0
+	o.Found, o.Read, o.Path, o.Age, o.Miss, o.Timed, o.Left = false, "", "", 0, "", false, 0
+}
+
+// maxHops bounds the way from node to node while leaders change.
+const maxHops = 4
+
+// send performs o, from node to node where it says so; its error is a defect of the server.
 func (c *Client) send(ctx context.Context, target Target, o *history.Operation) error {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	// Once the transport has a connection, bytes may have left.
-	var sent atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
-
-	resp, body, err := c.roundTrip(ctx, target, o)
-	o.Return = c.recorder.Now()
-	if err != nil {
-		o.Err = err.Error()
-		o.Outcome = history.Unknown
-		if !sent.Load() || !o.Kind.Write() {
-			o.Outcome = history.Refused
+	deadline := time.Now().Add(c.cfg.Timeout)
+	q := newRequest(o, c.cfg.Timeout)
+	for {
+		a, sent, err := c.conns.exchange(ctx, target.addr(), q, deadline)
+		o.Return = c.cfg.Recorder.Now()
+		if err != nil {
+			o.Err = err.Error()
+			o.Outcome = history.Unknown
+			if !sent || !o.Kind.Write() {
+				o.Outcome = history.Refused
+			}
+			return nil
 		}
-		return nil
-	}
-	o.Status = resp.StatusCode
-	reply, etag, err := parse(resp, body)
-	if err != nil {
-		o.Outcome = history.Unknown
-		return err
-	}
-	o.Problem = reply.Problem
-	o.Outcome, err = history.Classify(o.Kind, reply)
-	if err != nil || o.Outcome != history.OK {
-		return err
-	}
-	if err := fill(o, resp, body, etag); err != nil {
-		// What it says can't be checked, so nothing may be concluded from it.
-		o.Outcome = history.Unknown
-		return err
-	}
-	return nil
-}
-
-// roundTrip sends the request and reads the whole answer.
-func (c *Client) roundTrip(ctx context.Context, target Target, o *history.Operation) (*http.Response, []byte, error) {
-	method, body := http.MethodGet, io.Reader(nil)
-	switch {
-	case o.Kind.Stores():
-		method, body = http.MethodPut, strings.NewReader(o.Value)
-	case o.Kind.Write():
-		method = http.MethodDelete
-	}
-	req, err := http.NewRequestWithContext(ctx, method, KeyURL(target.URL, o.Key)+query(o), body)
-	if err != nil {
-		return nil, nil, err
-	}
-	req.Header.Set("Larder-Timeout", (c.timeout - c.timeout/margin).Round(time.Millisecond).String())
-	switch o.Kind {
-	case history.Create:
-		req.Header.Set("If-None-Match", "*")
-	case history.Replace, history.DeleteIf:
-		req.Header.Set("If-Match", fmt.Sprintf("%q", strconv.FormatUint(o.IfMatch, 10)))
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
-			err = u.Err // without the URL, which the operation has
-		}
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	return resp, answer, err
-}
-
-// query is what the URL of an operation says beside the key, with its question mark.
-func query(o *history.Operation) string {
-	values := url.Values{}
-	if o.Local {
-		values.Set("route", "local")
-	}
-	switch o.Kind {
-	case history.GetBounded:
-		values.Set("consistency", "bounded")
-		values.Set("max-staleness", o.MaxStaleness.String())
-	case history.GetAny:
-		values.Set("consistency", "any")
-	}
-	if len(values) == 0 {
-		return ""
-	}
-	return "?" + values.Encode()
-}
-
-// paths are the ways to a read that the interface knows, and whether they make it linearizable.
-var paths = map[string]bool{"probe": true, "log": true, "follower": true, "local": false}
-
-// fillRead sets the fields of a read beside the value; its error is a defect.
-func fillRead(o *history.Operation, h http.Header) error {
-	o.Path = h.Get("Larder-Read")
-	linearizable, known := paths[o.Path]
-	switch {
-	case !known:
-		return fmt.Errorf("a read with Larder-Read %q", o.Path)
-	case !linearizable && o.Kind == history.Get:
-		return fmt.Errorf("a linearizable read with Larder-Read %q", o.Path)
-	case o.Local && o.ServedBy != o.Node:
-		return fmt.Errorf("a read with route=local at %s was served by %s", o.Node, o.ServedBy)
-	case !o.Kind.Old():
-		return nil
-	}
-	var err error
-	if o.Age, err = strconv.Atoi(h.Get("Age")); err != nil || o.Age < 0 {
-		return fmt.Errorf("a read that may be old with Age %q", h.Get("Age"))
-	}
-	return nil
-}
-
-// parse reads what every answer has: the problem body where there is one, and the ETag (0: none).
-func parse(resp *http.Response, body []byte) (history.Reply, uint64, error) {
-	r := history.Reply{Status: resp.StatusCode}
-	if resp.StatusCode >= 400 {
-		if got := resp.Header.Get("Content-Type"); got != "application/problem+json" {
-			return r, 0, fmt.Errorf("status %d with content type %q", resp.StatusCode, got)
-		}
-		var p struct {
-			Type    string
-			Status  int
-			Applied string
-		}
-		if err := json.Unmarshal(body, &p); err != nil {
-			return r, 0, fmt.Errorf("status %d with a body that is no JSON: %w", resp.StatusCode, err)
-		}
-		if p.Status != resp.StatusCode {
-			return r, 0, fmt.Errorf("status %d with a body that says %d", resp.StatusCode, p.Status)
-		}
-		r.Problem, r.Applied = p.Type, p.Applied
-	}
-	tag := resp.Header.Get("ETag")
-	if tag == "" {
-		return r, 0, nil
-	}
-	opaque, err := strconv.Unquote(tag)
-	if err != nil {
-		return r, 0, fmt.Errorf("ETag %s is not quoted", tag)
-	}
-	version, err := strconv.ParseUint(opaque, 10, 64)
-	if err != nil || version == 0 {
-		return r, 0, fmt.Errorf("ETag %s is not a version", tag)
-	}
-	return r, version, nil
-}
-
-// fill sets the fields of an operation that happened; its error is a defect.
-func fill(o *history.Operation, resp *http.Response, body []byte, etag uint64) error {
-	h := resp.Header
-	var err error
-	number := func(name, text string) uint64 {
-		n, parseErr := strconv.ParseUint(text, 10, 64)
-		if parseErr != nil && err == nil {
-			err = fmt.Errorf("status %d with %s %q", resp.StatusCode, name, h.Get(name))
-		}
-		return n
-	}
-	index, position, _ := strings.Cut(h.Get("Larder-Index"), ".")
-	o.Place = history.Place{
-		Shard:    number("Larder-Shard", h.Get("Larder-Shard")),
-		Epoch:    number("Larder-Epoch", h.Get("Larder-Epoch")),
-		Index:    number("Larder-Index", index),
-		Position: number("Larder-Index", position),
-	}
-	if err != nil {
-		return err
-	}
-	if o.ServedBy = h.Get("Larder-Served-By"); o.ServedBy == "" {
-		return fmt.Errorf("status %d without Larder-Served-By", resp.StatusCode)
-	}
-	o.Version = etag
-	o.Conflict = resp.StatusCode == http.StatusPreconditionFailed
-	switch {
-	case o.Conflict:
-	case o.Kind.Read():
-		if err := fillRead(o, h); err != nil {
+		o.Status = a.status
+		next, err := c.elsewhere(q, a, o)
+		if err != nil {
 			return err
 		}
-		if o.Found = resp.StatusCode == http.StatusOK; o.Found {
-			o.Read = string(body)
+		if next.URL != "" && o.Hops < maxHops {
+			target = next
+			o.Hops++
+			continue
 		}
-		if o.Found != (etag != 0) {
-			return fmt.Errorf("status %d with ETag %q", resp.StatusCode, h.Get("ETag"))
+		if a.status == redirected && o.Route == "redirect" {
+			o.Outcome = history.Refused // sent in a circle, by nodes that know different leaders
+			return nil
 		}
-	case o.Kind.Stores():
-		o.Existed = resp.StatusCode == http.StatusNoContent
-		if etag == 0 {
-			return fmt.Errorf("status %d without an ETag", resp.StatusCode)
+		return fill(o, target.Node, a)
+	}
+}
+
+// redirected is the status by which a node names another's address.
+const redirected = 307
+
+// elsewhere returns where an answer sends o, with no URL if nowhere.
+func (c *Client) elsewhere(q *request, a *answer, o *history.Operation) (Target, error) {
+	switch {
+	case o.Route == "redirect" && a.status == redirected:
+		to, err := url.Parse(a.header.Get("Location"))
+		if err != nil || to.Scheme != "http" || to.Host == "" {
+			return Target{}, fmt.Errorf("a redirect to %q", a.header.Get("Location"))
 		}
-	default:
-		switch existed := h.Get("Larder-Existed"); existed {
-		case "?1":
-			o.Existed = true
-		case "?0":
-		default:
-			return fmt.Errorf("a delete with Larder-Existed %q", existed)
+		if got := to.RequestURI(); got != q.uri {
+			return Target{}, fmt.Errorf("a redirect of %s to %s", q.uri, got)
+		}
+		next := Target{URL: "http://" + to.Host}
+		for _, t := range c.cfg.Targets {
+			if t.URL == next.URL {
+				next.Node = t.Node
+			}
+		}
+		return next, nil
+	case o.Route == "local" && a.status == misdirected:
+		for _, t := range c.cfg.Targets {
+			if t.Node == a.header.Get("Larder-Leader") {
+				return t, nil
+			}
 		}
 	}
-	return nil
+	return Target{}, nil
 }

@@ -9,15 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
-
-// operating is the client of operators. It waits longer than a server does by default.
-var operating = &http.Client{
-	Timeout:       8 * time.Second,
-	Transport:     &http.Transport{DisableKeepAlives: true},
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-}
 
 // ErrInterface is wrapped where an answer is none that the interface allows.
 var ErrInterface = errors.New("interface broken")
@@ -54,7 +46,7 @@ func (n *Node) Ask(ctx context.Context, method, path, body string, header ...str
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := operating.Do(req)
+	resp, err := n.cluster.operating.Do(req)
 	if err != nil {
 		return Answer{}, err
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"testing"
 )
 
 // Builder builds the server from the module above, once for each set of build tags.
@@ -30,22 +29,39 @@ func NewBuilder() (*Builder, error) {
 // Close removes the binaries.
 func (b *Builder) Close() error { return os.RemoveAll(b.dir) }
 
-// Binary returns the path of larder built with tags, and fails the test when it does not build.
-func (b *Builder) Binary(t testing.TB, tags ...string) string {
-	t.Helper()
+// Build returns the path of larder built with tags.
+func (b *Builder) Build(tags ...string) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	name := strings.Join(append([]string{"larder"}, tags...), "-")
 	if path := b.built[name]; path != "" {
-		return path
+		return path, nil
+	}
+	root, err := run("go", "list", "-m", "-f", "{{.Dir}}", module)
+	if err != nil {
+		return "", err
 	}
 	path := filepath.Join(b.dir, name)
-	args := []string{"build", "-C", "..", "-o", path, "-tags", strings.Join(tags, ","), "./cmd/larder"}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	if _, err := run("go", "build", "-C", strings.TrimSpace(root), "-o", path, "-tags", strings.Join(tags, ","), "./cmd/larder"); err != nil {
+		return "", err
 	}
 	b.built[name] = path
-	return path
+	return path, nil
+}
+
+// module is the server's, which this one finds beside itself.
+const module = "github.com/larder-cache/larder"
+
+// run runs a command and returns what it printed.
+func run(name string, args ...string) (string, error) {
+	var complaints strings.Builder
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%v: %w\n%s", cmd, err, &complaints)
+	}
+	return string(out), nil
 }
 
 // logTail returns the end of a log file.

@@ -2,142 +2,189 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/larder-cache/larder/integration/client"
-	"github.com/larder-cache/larder/integration/port"
-	"github.com/larder-cache/larder/integration/proxy"
 )
-
-// Config describes a cluster that three nodes form.
-type Config struct {
-	Binary string
-	Shards int
-	// Delay of each link between two nodes, one way.
-	Delay time.Duration
-	// Args and Env are added to each node's flags and environment.
-	Args, Env []string
-	// Limit is how long the cluster may live before everything is killed. Default 5 minutes.
-	Limit time.Duration
-}
 
 // Cluster is the nodes, those that joined included, and the network between them.
 type Cluster struct {
-	Nodes   []*Node
-	Network *proxy.Network
+	Nodes []*Node
+	Links Links
 
-	cfg Config
-	dir string
+	cfg     Config
+	dir     string
+	network network
+	state   *state
+	// asking is for questions about the cluster, operating the client of operators, which waits longer than a server does
+	// by default.
+	asking, operating *http.Client
+
+	watchdog *time.Timer
+	expired  atomic.Bool // the limit is over: nothing may start any more
+	closing  sync.Once
+	closed   error
 }
 
-// ids of the nodes that form the cluster, and of those that may join it; node i listens on
-// 127.0.0.(11+i).
-var (
-	ids     = []string{"a", "b", "c"}
-	joiners = []string{"d", "e"}
-)
+// ErrLimit is returned by Close, and by Start of a node, when the cluster lived longer than its limit.
+var ErrLimit = errors.New("the cluster lived longer than its limit")
 
-// New prepares a cluster and starts none of its nodes. Everything is gone when the test ends.
-func New(t testing.TB, cfg Config) *Cluster {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "larder-"+strings.ReplaceAll(t.Name(), "/", "-")+"-")
-	if err != nil {
-		t.Fatal(err)
+// names of the nodes: those that form the cluster come first.
+var names = strings.Split("abcdefg", "")
+
+// temporaryPrefix begins the names of folders that go with their cluster.
+const temporaryPrefix = "larder-cluster-"
+
+// Open prepares a cluster and starts none of its nodes. Close must be called; its resources are gone too when this process dies, but
+// for disks, which Clean removes.
+func Open(cfg Config) (*Cluster, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
 	}
-	c := &Cluster{Network: proxy.New(cfg.Delay), cfg: cfg, dir: dir}
-	t.Cleanup(func() { c.close(t) })
+	if cfg.Disk == Loop {
+		// Of those that could not close theirs.
+		if _, err := Clean(); err != nil {
+			return nil, err
+		}
+	}
+	c := &Cluster{cfg: cfg, dir: cfg.Dir}
+	if err := c.open(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
 
+// open makes the parts of a cluster. What it made when it fails is for Close.
+func (c *Cluster) open() error {
+	var err error
+	if c.dir == "" {
+		c.dir, err = os.MkdirTemp("", temporaryPrefix)
+	} else if c.dir, err = filepath.Abs(c.dir); err == nil {
+		err = os.MkdirAll(c.dir, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	if c.state, err = newState(c.dir, c.cfg.Dir == "", c.cfg.Binary); err != nil {
+		return err
+	}
+	if c.network, err = newNetwork(c.cfg); err != nil {
+		return err
+	}
+	c.Links = c.network
+	c.asking, c.operating = c.client(askingTime), c.client(operatingTime)
 	var initial []string
-	for i := range ids {
-		n := c.add(t, i)
+	for range c.cfg.Nodes {
+		n, err := c.add()
+		if err != nil {
+			return err
+		}
 		initial = append(initial, n.ID+"="+n.advertised)
 	}
 	for _, n := range c.Nodes {
-		n.args = append(n.flags(),
+		n.args = slices.Concat(n.flags(), []string{
 			"--initial-cluster", strings.Join(initial, ","),
-			"--initial-shards", strconv.Itoa(cfg.Shards), "--replicas", strconv.Itoa(len(ids)))
-		n.args = append(n.args, cfg.Args...)
+			"--initial-shards", strconv.Itoa(c.cfg.Shards), "--replicas", strconv.Itoa(c.cfg.Replicas),
+		}, c.cfg.Args)
 	}
-
-	limit := cfg.Limit
-	if limit == 0 {
-		limit = 5 * time.Minute
-	}
-	watchdog := time.AfterFunc(limit, func() {
-		t.Errorf("the cluster lives longer than %v: killing it", limit)
-		c.kill(t)
+	c.watchdog = time.AfterFunc(c.cfg.Limit, func() {
+		c.expired.Store(true)
+		c.kill() // Close does it again, and tells its error
 	})
-	t.Cleanup(func() { watchdog.Stop() })
-	return c
+	return nil
 }
 
-// Start is New, and starts all nodes and waits until they are ready.
-func Start(t testing.TB, cfg Config) *Cluster {
-	t.Helper()
-	c := New(t, cfg)
-	for _, n := range c.Nodes {
-		if err := n.Start(); err != nil {
-			t.Fatal(err)
-		}
+const askingTime, operatingTime = 2 * time.Second, 8 * time.Second
+
+// client is one of the harness's own, where clients are.
+func (c *Cluster) client(limit time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:       limit,
+		Transport:     &http.Transport{DialContext: c.Dial, DisableKeepAlives: true}, // a node that was killed leaves none behind
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c.WaitReady(t, 60*time.Second)
-	return c
 }
 
-// add makes the node of index i, without flags of its first start.
-func (c *Cluster) add(t testing.TB, i int) *Node {
-	t.Helper()
-	id := slices.Concat(ids, joiners)[i]
-	ip := fmt.Sprintf("127.0.0.%d", 11+i)
-	http, httpErr := port.Free(ip)
-	peer, peerErr := port.Free(ip)
-	if httpErr != nil || peerErr != nil {
-		t.Fatal(httpErr, peerErr)
+// Dial connects to an address as clients do: within their network.
+func (c *Cluster) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return c.network.dial(ctx, network, addr)
+}
+
+// Dir is the folder that the nodes' folders lie in.
+func (c *Cluster) Dir() string { return c.dir }
+
+// add makes the next node, without flags of its first start.
+func (c *Cluster) add() (*Node, error) {
+	i := len(c.Nodes)
+	if i == c.cfg.Nodes+maxJoiners {
+		return nil, fmt.Errorf("cluster: %d nodes are all", i)
 	}
-	front, err := c.Network.Listen(id, ip, peer)
+	id := names[i]
+	dir := filepath.Join(c.dir, id)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	at, err := c.network.add(id, i)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	n := &Node{
-		ID: id, IP: ip, URL: "http://" + http,
-		DataDir: filepath.Join(c.dir, id), LogFile: filepath.Join(c.dir, id+".log"),
-		binary: c.cfg.Binary, env: c.cfg.Env, raft: peer, advertised: front,
+		ID: id, IP: at.ip, URL: "http://" + at.http,
+		DataDir: filepath.Join(dir, dataName), LogFile: filepath.Join(dir, logName),
+		cluster: c, binary: c.cfg.Binary, env: c.cfg.Env,
+		raft: at.raft, advertised: at.advertised, needed: at.flags,
+	}
+	if c.cfg.Disk == Loop {
+		image, mount := filepath.Join(dir, imageName), filepath.Join(dir, mountName)
+		if err := c.state.addDisk(image, mount); err != nil {
+			return nil, err
+		}
+		if n.volume, err = newLoop(image, mount); err != nil {
+			return nil, fmt.Errorf("the disk of %s: %w", id, err)
+		}
+		n.DataDir = filepath.Join(mount, dataName)
 	}
 	c.Nodes = append(c.Nodes, n)
-	return n
+	return n, nil
 }
 
-// Join starts a further node that joins by the node via. It waits for nothing. What the others learn of
-// it from the table is its proxy.
-func (c *Cluster) Join(t testing.TB, via *Node) *Node {
-	t.Helper()
-	n := c.add(t, len(c.Nodes))
-	c.Rejoin(t, n, via)
-	return n
+// StartAll starts all nodes and waits until they are ready.
+func (c *Cluster) StartAll(ctx context.Context, limit time.Duration) error {
+	for _, n := range c.Nodes {
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return c.Ready(ctx)
+}
+
+// Add starts a further node that joins by the node via. It waits for nothing. What the others learn of
+// it from the table is where faults can reach it.
+func (c *Cluster) Add(via *Node) (*Node, error) {
+	n, err := c.add()
+	if err != nil {
+		return nil, err
+	}
+	return n, c.Rejoin(n, via)
 }
 
 // Rejoin starts a node, which does not run, as one that joins by via, from now on.
-func (c *Cluster) Rejoin(t testing.TB, n, via *Node) {
-	t.Helper()
+func (c *Cluster) Rejoin(n, via *Node) error {
 	n.args = slices.Concat(n.flags(), []string{"--join", via.URL}, c.cfg.Args)
-	if err := n.Start(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Wipe removes the data folder of a node that does not run.
-func (n *Node) Wipe() error {
-	if n.Running() {
-		return fmt.Errorf("wiping %s: %w", n.ID, ErrRunning)
-	}
-	return os.RemoveAll(n.DataDir)
+	return n.Start()
 }
 
 // Live returns the nodes that run.
@@ -145,54 +192,60 @@ func (c *Cluster) Live() []*Node {
 	return slices.DeleteFunc(slices.Clone(c.Nodes), func(n *Node) bool { return !n.Running() })
 }
 
-// WaitReady waits until /readyz of each node that runs is 200, and fails the test after limit, or
-// as soon as a node that was to become ready ends.
-func (c *Cluster) WaitReady(t testing.TB, limit time.Duration) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
+// Ready waits until /readyz of each node that runs is 200, until ctx ends or a node that was to become ready does.
+func (c *Cluster) Ready(ctx context.Context) error {
 	for _, n := range c.Nodes {
-		p := n.running()
-		if p == nil {
-			continue
+		if err := n.ready(ctx); err != nil {
+			return err
 		}
-		var said string
-		err := Poll(ctx, func() bool {
-			select {
-			case <-p.ended:
-				cancel()
-				return false
-			default:
-			}
-			status, body, err := n.Get(ctx, "/readyz")
-			if err == nil {
-				said = string(body)
-			}
-			return status == 200
-		})
-		if err != nil {
-			if !n.Running() {
-				t.Fatalf("node %s ended (%v) before it was ready", n.ID, p.err)
-			}
-			t.Fatalf("node %s is not ready after %v: %s", n.ID, limit, said)
+	}
+	return nil
+}
+
+// ready is Ready for one node.
+func (n *Node) ready(ctx context.Context) error {
+	p := n.running()
+	if p == nil {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var said string
+	err := Poll(ctx, func() bool {
+		select {
+		case <-p.ended:
+			cancel()
+			return false
+		default:
 		}
+		status, body, err := n.Get(ctx, "/readyz")
+		if err == nil {
+			said = string(body)
+		}
+		return status == http.StatusOK
+	})
+	switch {
+	case err == nil:
+		return nil
+	case !n.Running():
+		return fmt.Errorf("node %s ended (%v) before it was ready", n.ID, p.err)
+	default:
+		return fmt.Errorf("node %s is not ready: %w: %s", n.ID, err, said)
 	}
 }
 
-// WaitKnown waits until all nodes that run have the node of that id in their tables, and up: they learn of
+// Known waits until all nodes that run have the node of that id in their tables, and up: they learn of
 // one that joined some moments after each other.
-func (c *Cluster) WaitKnown(t testing.TB, id string, limit time.Duration) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	defer cancel()
+func (c *Cluster) Known(ctx context.Context, id string) error {
 	for _, n := range c.Live() {
 		if err := Poll(ctx, func() bool {
 			d, err := n.Directory(ctx)
 			return err == nil && d.Nodes[id].State == "up"
 		}); err != nil {
-			t.Fatalf("node %s does not know %s after %v", n.ID, id, limit)
+			return fmt.Errorf("node %s does not know %s: %w", n.ID, id, err)
 		}
 	}
+	return nil
 }
 
 // Poll asks again and again, every few milliseconds, until done says so or ctx ends.
@@ -231,31 +284,45 @@ func Targets(nodes []*Node) []client.Target {
 }
 
 // kill ends all processes.
-func (c *Cluster) kill(t testing.TB) {
+func (c *Cluster) kill() error {
+	var errs []error
 	for _, n := range c.Nodes {
-		if err := n.stop(); err != nil {
-			t.Error(err)
-		}
+		errs = append(errs, n.stop())
 	}
+	return errors.Join(errs...)
 }
 
-// close ends everything, shows the logs of a test that failed, and removes the data.
-func (c *Cluster) close(t testing.TB) {
-	c.kill(t)
-	c.Network.Close()
-	if s := c.Network.Strangers(); len(s) > 0 {
-		t.Errorf("connections that did not come from a node's own address, so that no fault could reach them: %v", s)
+// Close ends all processes, then their disks and the network. Logs and data stay in Config.Dir. The error says what makes
+// a run worthless too: that the limit was over, or that something went around the faults.
+func (c *Cluster) Close() error {
+	c.closing.Do(func() { c.closed = c.close() })
+	return c.closed
+}
+
+func (c *Cluster) close() error {
+	var errs []error
+	if c.watchdog != nil {
+		c.watchdog.Stop()
 	}
-	if t.Failed() {
-		for _, n := range c.Nodes {
-			t.Logf("end of the log of %s:\n%s", n.ID, logTail(n.LogFile))
-		}
+	over := c.expired.Swap(true) // nothing starts any more
+	if over {
+		errs = append(errs, fmt.Errorf("%w of %v", ErrLimit, c.cfg.Limit))
 	}
-	if os.Getenv("LARDER_KEEP") != "" {
-		t.Logf("kept: %s", c.dir)
-		return
+	owed := []error{c.kill()}
+	for _, n := range c.Nodes {
+		owed = append(owed, n.giveUp())
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
-		t.Error(err)
+	if c.network != nil {
+		errs = append(errs, c.network.close())
 	}
+	if err := errors.Join(owed...); err != nil {
+		return errors.Join(append(errs, err)...) // Clean may do better later
+	}
+	if c.cfg.Dir == "" && c.dir != "" {
+		errs = append(errs, os.RemoveAll(c.dir))
+	}
+	if c.state != nil {
+		errs = append(errs, c.state.remove())
+	}
+	return errors.Join(errs...)
 }

@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "server" {
 		os.Exit(fakeServer())
 	}
+	if os.Getenv(abandonedEnv) != "" {
+		os.Exit(abandoned())
+	}
 	os.Exit(m.Run())
 }
 

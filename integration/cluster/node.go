@@ -24,12 +24,15 @@ type Node struct {
 	// LogFile gets the output of all of the node's processes, one after the other.
 	LogFile string
 
-	binary string
-	args   []string
-	env    []string
+	cluster *Cluster
+	volume  volume // nil where its data lies in a folder of the machine
+	binary  string
+	args    []string
+	env     []string
 
-	raft       string // where it listens for peers
-	advertised string // the proxy in front of that
+	raft       string   // where it listens for peers
+	advertised string   // what peers dial
+	needed     []string // flags that its network needs
 
 	mu      sync.Mutex // guards what follows
 	process *process   // the last one started, nil before the first
@@ -50,17 +53,23 @@ var (
 
 // flags are those that all starts of the node have.
 func (n *Node) flags() []string {
-	return []string{
+	return append([]string{
 		"server", "--id", n.ID, "--data-dir", n.DataDir,
 		"--http", strings.TrimPrefix(n.URL, "http://"),
 		"--raft", n.raft, "--advertise-raft", n.advertised,
-	}
+	}, n.needed...)
 }
 
 // Start starts the node's process, and does not wait for anything.
 func (n *Node) Start() error {
 	if n.running() != nil {
 		return fmt.Errorf("starting %s: %w", n.ID, ErrRunning)
+	}
+	if n.cluster.expired.Load() {
+		return fmt.Errorf("starting %s: %w", n.ID, ErrLimit)
+	}
+	if err := n.cluster.network.setPower(n.ID, true); err != nil {
+		return err
 	}
 	log, err := os.OpenFile(n.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -71,7 +80,7 @@ func (n *Node) Start() error {
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = tied()
-	if err := cmd.Start(); err != nil {
+	if err := n.cluster.network.start(n.ID, cmd); err != nil {
 		return fmt.Errorf("starting %s: %w", n.ID, err)
 	}
 	p := &process{cmd: cmd, ended: make(chan struct{})}
@@ -80,9 +89,9 @@ func (n *Node) Start() error {
 		close(p.ended)
 	}()
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.process = p
-	return nil
+	n.mu.Unlock()
+	return n.cluster.state.addProcess(n.ID, cmd.Process.Pid)
 }
 
 // running returns the node's process, nil when none runs.
@@ -110,8 +119,8 @@ func (n *Node) signal(sig syscall.Signal) (*process, error) {
 		return nil, fmt.Errorf("%v to %s: %w", sig, n.ID, ErrNotRunning)
 	}
 	pid := p.cmd.Process.Pid
-	// A folder that was removed shows as "... (deleted)"; a process that just ended shows nothing.
-	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && filepath.Base(exe) != filepath.Base(n.binary) {
+	// A process that just ended shows nothing.
+	if exe, err := executable(pid); err == nil && filepath.Base(exe) != filepath.Base(n.binary) {
 		return nil, fmt.Errorf("pid %d of %s is now %s: left alone", pid, n.ID, exe)
 	}
 	return p, p.cmd.Process.Signal(sig)

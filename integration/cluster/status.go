@@ -7,15 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"time"
 )
-
-// asking is the client for questions about the cluster; the operations that tests check go by package client.
-var asking = &http.Client{
-	Timeout:       2 * time.Second,
-	Transport:     &http.Transport{DisableKeepAlives: true}, // a node that was killed leaves none behind
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-}
 
 // Get asks the node for a path and returns status and body.
 func (n *Node) Get(ctx context.Context, path string) (int, []byte, error) {
@@ -23,7 +15,7 @@ func (n *Node) Get(ctx context.Context, path string) (int, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	resp, err := asking.Do(req)
+	resp, err := n.cluster.asking.Do(req)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -80,6 +72,7 @@ type Replica struct {
 	Items     uint64
 	Bytes     uint64
 	Evictions uint64
+	Members   []struct{ Node, Role string } // by the node's table
 }
 
 // Replicas returns what the node says of each data shard.

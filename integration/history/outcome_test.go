@@ -43,6 +43,30 @@ func TestClassify(t *testing.T) {
 		{"overloaded", Delete, problem(429, "/problems/overloaded", "no"), Refused},
 		{"broken server", Put, problem(500, "/problems/internal", "unknown"), ""},
 		{"redirect", Put, Reply{Status: 307}, ""},
+		{"swap that tells the old value", Swap, Reply{Status: 200}, OK},
+		{"swap of nothing", Swap, Reply{Status: 201}, OK},
+		{"swap repeated, the old value forgotten", Swap, Reply{Status: 204}, OK},
+		{"put that tells a value", Put, Reply{Status: 200}, ""},
+		{"incremented", Incr, Reply{Status: 200}, OK},
+		{"incremented to nothing", Incr, Reply{Status: 204}, ""},
+		{"increment of no number", Incr, problem(422, "/problems/not-an-integer", "no"), ""},
+		{"appended", Append, Reply{Status: 200}, OK},
+		{"appended, the value forgotten", Append, Reply{Status: 204}, OK},
+		{"append that creates as a put does", Append, Reply{Status: 201}, ""},
+		{"time to live changed", Expire, Reply{Status: 204}, OK},
+		{"time to live of nothing", Expire, problem(404, ProblemAbsent, "no"), OK},
+		{"touched", Touch, Reply{Status: 204}, OK},
+		{"nothing to touch", Touch, problem(404, ProblemAbsent, "no"), OK},
+		{"nothing to put", Put, problem(404, ProblemAbsent, "no"), ""},
+		{"key too old", Incr, problem(422, ProblemKeyTooOld, "unknown"), Unknown},
+		{"key too old, but certain", Incr, problem(422, ProblemKeyTooOld, "no"), ""},
+		{"key too new", Delete, problem(422, ProblemKeyTooNew, "no"), Refused},
+		{"key of another change", Put, problem(422, "/problems/idempotency-key-reused", "no"), ""},
+		{"a touch has no key", Touch, problem(422, ProblemKeyTooOld, "unknown"), ""},
+		{"memory for keys full", Append, problem(429, "/problems/idempotency-keys-full", "no"), Refused},
+		{"body too slow", Swap, problem(408, ProblemSlowBody, "no"), Refused},
+		{"no body, too slow", Delete, problem(408, ProblemSlowBody, "no"), ""},
+		{"conflict that is another problem", Create, problem(412, "/problems/conflict", "no"), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := Classify(tt.kind, tt.reply)
@@ -55,6 +79,32 @@ func TestClassify(t *testing.T) {
 				t.Errorf("Classify(%s, %+v) = %s, want %s", tt.kind, tt.reply, got, tt.want)
 			}
 		})
+	}
+}
+
+// TestClassifySetting ensures that settings have a table of their own: what a condition is refused for is
+// no observation of them.
+func TestClassifySetting(t *testing.T) {
+	for _, tt := range []struct {
+		kind  Kind
+		reply Reply
+		want  Outcome // "" = an error
+	}{
+		{GetAny, Reply{Status: 200}, OK},
+		{Put, Reply{Status: 200}, OK},
+		{Put, Reply{Status: 204}, ""},
+		{Replace, Reply{412, ProblemPrecondition, "no"}, Refused},
+		{Put, Reply{412, ProblemPrecondition, "no"}, ""},
+		{Put, Reply{409, ProblemConflict, "no"}, Refused},
+		{Put, Reply{422, "/problems/bad-setting", "no"}, ""},
+		{Replace, Reply{504, ProblemUnknown, "unknown"}, Unknown},
+		{GetAny, Reply{503, "/problems/unavailable", "no"}, Refused},
+		{GetAny, Reply{404, ProblemAbsent, "no"}, ""},
+	} {
+		got, err := ClassifySetting(tt.kind, tt.reply)
+		if got != tt.want && tt.want != "" || (err != nil) != (tt.want == "") {
+			t.Errorf("ClassifySetting(%s, %+v) = %s, %v, want %q", tt.kind, tt.reply, got, err, tt.want)
+		}
 	}
 }
 

@@ -1,9 +1,6 @@
 package history
 
 import (
-	"bufio"
-	"encoding/json"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,21 +72,5 @@ func (r *Recorder) Count() map[Outcome]int {
 
 // WriteFile writes the operations to path, one JSON object a line, for a person or another checker.
 func WriteFile(path string, ops []Operation) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	w := bufio.NewWriter(f)
-	enc := json.NewEncoder(w)
-	for _, o := range ops {
-		if err := enc.Encode(o); err != nil {
-			f.Close()
-			return err
-		}
-	}
-	if err := w.Flush(); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	return writeLines(path, ops)
 }

@@ -117,7 +117,8 @@ func (c *conn) carry(dst, src *net.TCPConn, l *link) {
 	for ch := range chunks {
 		switch {
 		case hole:
-		case !l.carry(ch.sent, c.done):
+			l.count(false)
+		case !l.carry(ch.sent, len(ch.data), c.done):
 			hole = true
 			if !c.lose(l) {
 				return
@@ -126,6 +127,7 @@ func (c *conn) carry(dst, src *net.TCPConn, l *link) {
 			c.reset()
 			return
 		default:
+			l.count(true)
 			if _, err := dst.Write(ch.data); err != nil {
 				c.reset()
 				return
@@ -145,5 +147,6 @@ func (c *conn) lose(l *link) bool {
 		c.reset()
 		return false
 	}
+	l.count(false)
 	return true
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -16,20 +17,36 @@ const (
 
 // link is one direction between two nodes; many connections share it.
 type link struct {
+	first  time.Duration // the delay of the start
+	jitter time.Duration // the delay is more or less by at most this
+
 	mu      sync.Mutex // guards what follows
 	delay   time.Duration
+	rate    int       // bytes a second, 0 for no bound
+	free    time.Time // when all that was sent is through a thin link
 	mode    mode
 	changed chan struct{} // closed, and replaced, when mode changes
+	passed  uint64        // pieces of streams
+	lost    uint64        // those that a cut swallowed
 }
 
-func newLink(delay time.Duration) *link {
-	return &link{delay: delay, changed: make(chan struct{})}
+func newLink(delay, jitter time.Duration) *link {
+	return &link{first: delay, jitter: jitter, delay: delay, changed: make(chan struct{})}
 }
 
+// setDelay sets the delay; 0 gives back that of the start.
 func (l *link) setDelay(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.delay = d
+	if l.delay = d; d == 0 {
+		l.delay = l.first
+	}
+}
+
+func (l *link) setRate(bytesPerSecond int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate, l.free = bytesPerSecond, time.Time{}
 }
 
 func (l *link) setMode(m mode) {
@@ -50,9 +67,45 @@ func (l *link) now() (time.Duration, mode, <-chan struct{}) {
 	return l.delay, l.mode, l.changed
 }
 
-// carry waits until bytes that were sent at the given time arrive, and reports whether they do. It
+// through returns when size bytes that were sent at a time have passed what the link is too thin for.
+func (l *link) through(sent time.Time, size int) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rate == 0 {
+		return sent
+	}
+	if l.free.Before(sent) {
+		l.free = sent
+	}
+	l.free = l.free.Add(time.Duration(size) * time.Second / time.Duration(l.rate))
+	return l.free
+}
+
+// count counts a piece of a stream.
+func (l *link) count(arrived bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if arrived {
+		l.passed++
+	} else {
+		l.lost++
+	}
+}
+
+// counts returns what was counted.
+func (l *link) counts() (passed, lost uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.passed, l.lost
+}
+
+// carry waits until so many bytes that were sent at the given time arrive, and reports whether they do. It
 // gives up when done is closed.
-func (l *link) carry(sent time.Time, done <-chan struct{}) bool {
+func (l *link) carry(sent time.Time, size int, done <-chan struct{}) bool {
+	sent = l.through(sent, size)
+	if l.jitter > 0 {
+		sent = sent.Add(time.Duration((2*rand.Float64() - 1) * float64(l.jitter)))
+	}
 	for {
 		delay, m, changed := l.now()
 		var due <-chan time.Time // never, while the link holds

@@ -12,7 +12,7 @@ import (
 
 // Network is a set of nodes and the links between them.
 type Network struct {
-	delay time.Duration // of links that SetDelay was not called for
+	delay, jitter time.Duration // of links that SetDelay was not called for
 
 	mu        sync.Mutex        // guards what follows
 	nodes     map[string]string // IP -> name
@@ -28,10 +28,10 @@ type Network struct {
 // pair is one direction between two nodes.
 type pair struct{ from, to string }
 
-// New returns a network whose links all take delay, one way.
-func New(delay time.Duration) *Network {
+// New returns a network whose links all take delay, one way, and by at most jitter more or less.
+func New(delay, jitter time.Duration) *Network {
 	return &Network{
-		delay: delay,
+		delay: delay, jitter: jitter,
 		nodes: map[string]string{},
 		links: map[pair]*link{},
 		conns: map[*conn]struct{}{},
@@ -95,7 +95,7 @@ func (n *Network) accept(l net.Listener, to, target string) {
 func (n *Network) linkLocked(p pair) *link {
 	l := n.links[p]
 	if l == nil {
-		l = newLink(n.delay)
+		l = newLink(n.delay, n.jitter)
 		n.links[p] = l
 	}
 	return l
@@ -107,17 +107,33 @@ func (n *Network) link(from, to string) *link {
 	return n.linkLocked(pair{from, to})
 }
 
-// SetDelay sets how long bytes take from one node to another, for bytes sent from now on.
-func (n *Network) SetDelay(from, to string, d time.Duration) { n.link(from, to).setDelay(d) }
+// SetDelay sets how long bytes take from one node to another, for bytes sent from now on; 0 gives back the network's
+// delay. The jitter stays.
+func (n *Network) SetDelay(from, to string, d time.Duration) error {
+	n.link(from, to).setDelay(d)
+	return nil
+}
+
+// SetRate bounds how many bytes a second pass, all connections together; 0 ends that.
+func (n *Network) SetRate(from, to string, bytesPerSecond int) error {
+	n.link(from, to).setRate(bytesPerSecond)
+	return nil
+}
 
 // Cut swallows all that from sends to to, what is under way included.
-func (n *Network) Cut(from, to string) { n.link(from, to).setMode(cut) }
+func (n *Network) Cut(from, to string) error {
+	n.link(from, to).setMode(cut)
+	return nil
+}
 
-// Hold keeps back all that from sends to to until Heal.
-func (n *Network) Hold(from, to string) { n.link(from, to).setMode(hold) }
+// Hold keeps back all that from sends to to until it is mended.
+func (n *Network) Hold(from, to string) error {
+	n.link(from, to).setMode(hold)
+	return nil
+}
 
 // Isolate cuts node off from all others, both ways.
-func (n *Network) Isolate(node string) {
+func (n *Network) Isolate(node string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, other := range n.nodes {
@@ -126,10 +142,25 @@ func (n *Network) Isolate(node string) {
 			n.linkLocked(pair{other, node}).setMode(cut)
 		}
 	}
+	return nil
 }
 
-// Heal ends all cuts and holds. Connections that lost bytes are reset. Delays stay.
-func (n *Network) Heal() {
+// Mend ends the cut or hold of one link. Connections that lost bytes on it are reset.
+func (n *Network) Mend(from, to string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.linkLocked(pair{from, to})
+	l.setMode(pass)
+	for c := range n.conns {
+		if (c.there == l || c.back == l) && c.lost.Load() {
+			c.reset()
+		}
+	}
+	return nil
+}
+
+// Heal ends all cuts and holds. Connections that lost bytes are reset. Delays and rates stay.
+func (n *Network) Heal() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range n.links {
@@ -140,6 +171,19 @@ func (n *Network) Heal() {
 			c.reset()
 		}
 	}
+	return nil
+}
+
+// Counts returns how many pieces of streams passed so far, and how many were swallowed by cuts.
+func (n *Network) Counts() (passed, cut uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.links {
+		p, c := l.counts()
+		passed += p
+		cut += c
+	}
+	return passed, cut
 }
 
 // Strangers returns the connections that came from an IP which is no node's: they went around the

@@ -51,7 +51,11 @@ func echo(t *testing.T, ip string) string {
 // pairOf makes a network of nodes a and b, with an echo server as b.
 func pairOf(t *testing.T, delay time.Duration) (n *Network, b string) {
 	t.Helper()
-	n = New(delay)
+	return pairWith(t, New(delay, 0))
+}
+
+func pairWith(t *testing.T, n *Network) (_ *Network, b string) {
+	t.Helper()
 	t.Cleanup(n.Close)
 	if _, err := n.Listen("a", "127.0.0.21", echo(t, "127.0.0.21")); err != nil {
 		t.Fatal(err)
@@ -154,6 +158,74 @@ func TestDelay(t *testing.T) {
 	if d := trip(); d < 6*delay {
 		t.Errorf("round trip of %v over links of %v and %v", d, delay, 5*delay)
 	}
+	n.SetDelay("b", "a", 0)
+	fastest := trip()
+	for range 5 {
+		fastest = min(fastest, trip())
+	}
+	if fastest < 2*delay || fastest >= 6*delay {
+		t.Errorf("round trip of %v over links that are of %v again", fastest, delay)
+	}
+}
+
+// TestJitter ensures that jitter changes how long bytes take, on both sides of the delay.
+func TestJitter(t *testing.T) {
+	const delay, jitter = 5 * time.Millisecond, 4 * time.Millisecond
+	_, b := pairWith(t, New(delay, jitter))
+	p := dial(t, "127.0.0.21", b)
+	shortest, longest := time.Hour, time.Duration(0)
+	for range 40 {
+		start := time.Now()
+		p.send("x")
+		p.want("x")
+		d := time.Since(start)
+		shortest, longest = min(shortest, d), max(longest, d)
+	}
+	if shortest < 2*(delay-jitter) || shortest >= 2*delay || longest-shortest < 2*time.Millisecond {
+		t.Errorf("round trips take %v to %v over links of %v ± %v", shortest, longest, delay, jitter)
+	}
+}
+
+// TestRate ensures that a thin link takes the time that its rate asks for, and none when the bound ends.
+func TestRate(t *testing.T) {
+	n, b := pairOf(t, 0)
+	p := dial(t, "127.0.0.21", b)
+	line := strings.Repeat("x", 8<<10)
+	n.SetRate("a", "b", 32<<10)
+	start := time.Now()
+	p.send(line)
+	p.want(line)
+	if d := time.Since(start); d < 200*time.Millisecond {
+		t.Errorf("8 KiB took %v over a link of 32 KiB a second", d)
+	}
+	n.SetRate("a", "b", 0)
+	p.send(line)
+	p.want(line)
+}
+
+// TestMend ensures that one link can be mended alone, and that what it lost ends connections as Heal does.
+func TestMend(t *testing.T) {
+	n, b := pairOf(t, 0)
+	p := dial(t, "127.0.0.21", b)
+	p.send("before")
+	p.want("before")
+	n.Cut("a", "b")
+	n.Cut("b", "a")
+	p.send("lost")
+	p.wantSilence()
+	if _, cut := n.Counts(); cut == 0 {
+		t.Error("nothing counts as cut")
+	}
+	n.Mend("a", "b")
+	p.wantReset()
+	half := dial(t, "127.0.0.21", b)
+	half.send("no answer")
+	half.wantSilence()
+	n.Mend("b", "a")
+	half.wantReset()
+	whole := dial(t, "127.0.0.21", b)
+	whole.send("again")
+	whole.want("again")
 }
 
 // TestCut ensures that a cut link swallows on old and new connections, and that after healing the
@@ -257,7 +329,7 @@ func TestHold(t *testing.T) {
 
 // TestDeadTarget ensures that a node which does not run looks like one: connections to it end.
 func TestDeadTarget(t *testing.T) {
-	n := New(0)
+	n := New(0, 0)
 	t.Cleanup(n.Close)
 	if _, err := n.Listen("a", "127.0.0.21", "127.0.0.21:1"); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package workload
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 
 	"github.com/larder-cache/larder/integration/history"
@@ -11,14 +10,15 @@ import (
 
 // The shape of one key's history, see the package's documentation.
 const (
-	opsPerKey      = 120
 	concurrency    = 8
 	unknownsPerKey = 4
 )
 
 // keys is the set of keys in use; spent ones are replaced.
 type keys struct {
-	prefix string
+	prefix  string
+	flavors []*flavor
+	skewed  bool // some keys are asked for far more often than others
 
 	mu      sync.Mutex // guards what follows
 	current []*slot
@@ -28,21 +28,27 @@ type keys struct {
 // slot is a key in use.
 type slot struct {
 	key      string
+	flavor   *flavor
+	at       int // in current
+	most     int // operations before it is given up
 	ops      int
 	unknowns int
 	underWay int
 }
 
-func newKeys(prefix string, n int) *keys {
-	k := &keys{prefix: prefix}
-	for range n {
-		k.current = append(k.current, k.freshLocked())
+func newKeys(prefix string, n int, flavors []*flavor, skewed bool) *keys {
+	k := &keys{prefix: prefix, flavors: flavors, skewed: skewed}
+	for i := range max(n, len(flavors)) {
+		k.current = append(k.current, k.freshLocked(i))
 	}
 	return k
 }
 
-func (k *keys) freshLocked() *slot {
-	s := &slot{key: fmt.Sprintf("%s/%d", k.prefix, len(k.all))}
+// freshLocked makes the key at place i of those in use, which has always the same flavor.
+func (k *keys) freshLocked(i int) *slot {
+	f := k.flavors[i%len(k.flavors)]
+	n := len(k.all)
+	s := &slot{key: fmt.Sprintf("%s/%s/%d", k.prefix, f.name, n), flavor: f, at: i, most: f.least + n*7%(f.most-f.least+1)}
 	k.all = append(k.all, s.key)
 	return s
 }
@@ -52,6 +58,12 @@ func (k *keys) take(rng *rand.Rand) *slot {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	first := rng.IntN(len(k.current))
+	if k.skewed {
+		// The twentieth of the keys that is wanted most gets two thirds of the operations.
+		if wanted := len(k.current) / 20; wanted > 0 && rng.IntN(3) < 2 {
+			first = rng.IntN(wanted)
+		}
+	}
 	for i := range k.current {
 		s := k.current[(first+i)%len(k.current)]
 		if s.underWay+s.unknowns < concurrency {
@@ -62,8 +74,19 @@ func (k *keys) take(rng *rand.Rand) *slot {
 	return nil
 }
 
+// retake takes the key that give was just called for once more, and reports whether it may be.
+func (k *keys) retake(s *slot) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.underWay+s.unknowns >= concurrency {
+		return false
+	}
+	s.underWay++
+	return true
+}
+
 // give ends the operation that take was called for.
-func (k *keys) give(s *slot, o history.Operation) {
+func (k *keys) give(s *slot, o *history.Operation) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s.underWay--
@@ -71,11 +94,11 @@ func (k *keys) give(s *slot, o history.Operation) {
 	if o.Outcome == history.Unknown {
 		s.unknowns++
 	}
-	if s.ops < opsPerKey && s.unknowns < unknownsPerKey {
+	if s.ops < s.most && s.unknowns < unknownsPerKey {
 		return
 	}
-	if i := slices.Index(k.current, s); i >= 0 { // once; later ones still under way find it replaced
-		k.current[i] = k.freshLocked()
+	if k.current[s.at] == s { // once; later ones still under way find it replaced
+		k.current[s.at] = k.freshLocked(s.at)
 	}
 }
 
@@ -83,5 +106,5 @@ func (k *keys) give(s *slot, o history.Operation) {
 func (k *keys) names() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.Clone(k.all)
+	return append([]string(nil), k.all...)
 }

@@ -1,0 +1,208 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// ErrNothing is returned by functions that damage files where there is none of the kind.
+var ErrNothing = errors.New("there is nothing to damage")
+
+// DamageLog flips a bit in one of the last entries of a replica's log, and says what it did. dir is the data folder of a node
+// that does not run.
+func DamageLog(dir string, seed uint64) (string, error) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	log, e, err := someEntry(dir, rng)
+	if err != nil {
+		return "", err
+	}
+	return flip(dir, log, e.offset, e.size, rng, e.String())
+}
+
+// TruncateLog cuts off the file of a replica's log within one of its last entries.
+func TruncateLog(dir string, seed uint64) (string, error) {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	log, e, err := someEntry(dir, rng)
+	if err != nil {
+		return "", err
+	}
+	return truncate(dir, log, e.offset+rng.Int64N(e.size), e.String())
+}
+
+// TearLog does to a replica's log what a write does that ended in the middle: from a sector within one of the last entries on, the rest
+// of its page is zero.
+func TearLog(dir string, seed uint64) (string, error) {
+	rng := rand.New(rand.NewPCG(seed, 3))
+	log, e, err := someEntry(dir, rng)
+	if err != nil {
+		return "", err
+	}
+	const sector = 512
+	end := (e.offset/e.page + 1) * e.page
+	from := e.offset + rng.Int64N(min(e.size, end-e.offset))
+	if next := (from + sector - 1) / sector * sector; next < end {
+		from = next
+	}
+	f, err := os.OpenFile(log, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	old := make([]byte, end-from)
+	if _, err := f.ReadAt(old, from); err != nil {
+		return "", err
+	}
+	if _, err := f.WriteAt(make([]byte, len(old)), from); err != nil {
+		return "", err
+	}
+	lost := 0
+	for _, b := range old {
+		if b != 0 {
+			lost++
+		}
+	}
+	return fmt.Sprintf("%s: torn in the page of %v, bytes %d to %d are zero, %d of them were not", name(dir, log), e, from, end-1, lost), f.Sync()
+}
+
+// DamageSnapshot flips a bit in the newest snapshot of a replica.
+func DamageSnapshot(dir string, seed uint64) (string, error) {
+	rng := rand.New(rand.NewPCG(seed, 4))
+	path, size, err := someSnapshot(dir, rng)
+	if err != nil {
+		return "", err
+	}
+	return flip(dir, path, 0, size, rng, "the newest snapshot")
+}
+
+// TruncateSnapshot cuts off the end of the newest snapshot of a replica.
+func TruncateSnapshot(dir string, seed uint64) (string, error) {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	path, size, err := someSnapshot(dir, rng)
+	if err != nil {
+		return "", err
+	}
+	return truncate(dir, path, rng.Int64N(size), "the newest snapshot")
+}
+
+// name is how a file of dir is called in what is told.
+func name(dir, path string) string {
+	if rel, err := filepath.Rel(dir, path); err == nil {
+		return rel
+	}
+	return path
+}
+
+// flip flips a random bit in size bytes at offset.
+func flip(dir, path string, offset, size int64, rng *rand.Rand, what string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	at := offset + rng.Int64N(size)
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		return "", err
+	}
+	old := b[0]
+	b[0] ^= 1 << rng.IntN(8)
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s, offset %d, in %s: 0x%02x became 0x%02x", name(dir, path), at, what, old, b[0]), f.Sync()
+}
+
+// truncate cuts a file off at size.
+func truncate(dir, path string, size int64, what string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	before, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return "", err
+	}
+	if err := f.Truncate(size); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s: cut off in %s, %d bytes of %d are left", name(dir, path), what, size, before), f.Sync()
+}
+
+// someEntry chooses one of the last entries of a replica.
+func someEntry(dir string, rng *rand.Rand) (path string, e entry, err error) {
+	logs, err := filepath.Glob(filepath.Join(dir, "replicas", "*", "raft.db"))
+	if err != nil {
+		return "", entry{}, err
+	}
+	shuffle(rng, logs)
+	for _, path := range logs {
+		entries, err := lastEntries(path)
+		if err != nil {
+			return "", entry{}, fmt.Errorf("reading %s: %w", path, err)
+		}
+		if len(entries) > 0 {
+			return path, entries[rng.IntN(len(entries))], nil
+		}
+	}
+	return "", entry{}, fmt.Errorf("%w: no log in %s has entries", ErrNothing, dir)
+}
+
+// someSnapshot chooses a file of the newest snapshot of a replica, and tells its size.
+func someSnapshot(dir string, rng *rand.Rand) (path string, size int64, err error) {
+	folders, err := filepath.Glob(filepath.Join(dir, "replicas", "*", "snapshots"))
+	if err != nil {
+		return "", 0, err
+	}
+	shuffle(rng, folders)
+	for _, folder := range folders {
+		newest, err := newestSnapshot(folder)
+		if err != nil {
+			return "", 0, err
+		}
+		if newest == "" {
+			continue
+		}
+		path := filepath.Join(newest, "state.bin")
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", 0, err
+		}
+		if info.Size() > 0 {
+			return path, info.Size(), nil
+		}
+	}
+	return "", 0, fmt.Errorf("%w: there is no snapshot in %s", ErrNothing, dir)
+}
+
+// newestSnapshot returns the folder of the newest finished snapshot, "" where there is none. Names begin with term and index.
+func newestSnapshot(folder string) (string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return "", err
+	}
+	newest, last := "", [2]uint64{}
+	for _, e := range entries {
+		var term, index uint64
+		if strings.HasSuffix(e.Name(), ".tmp") {
+			continue
+		}
+		if _, err := fmt.Sscanf(e.Name(), "%d-%d-", &term, &index); err != nil {
+			continue
+		}
+		if now := [2]uint64{term, index}; newest == "" || slices.Compare(now[:], last[:]) > 0 {
+			newest, last = filepath.Join(folder, e.Name()), now
+		}
+	}
+	return newest, nil
+}
+
+func shuffle(rng *rand.Rand, paths []string) {
+	rng.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+}
