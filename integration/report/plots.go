@@ -1,0 +1,300 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"html/template"
+	"slices"
+	"time"
+
+	"github.com/larder-cache/larder/integration/history"
+)
+
+// Figure is a plot with what a reader has to know of it.
+type Figure struct {
+	Title   string
+	SVG     template.HTML
+	Legend  []Legend
+	Caption string
+}
+
+// Legend explains a class of marks.
+type Legend struct{ Class, Text string }
+
+func figures(r *history.Run) []Figure {
+	end := lasted(r)
+	marks := marks(r, end)
+	all := []Figure{latency(r, end, marks), overTime(r, end, marks), rates(r, end, marks), leaders(r, end, marks), lag(r, end, marks)}
+	if r.Meta.Mode == history.Tight {
+		all = append(all, evictions(r, end, marks))
+	}
+	return slices.DeleteFunc(all, func(f Figure) bool { return f.SVG == "" })
+}
+
+// marks are the faults, in order.
+func marks(r *history.Run, end time.Duration) (all []mark) {
+	for _, f := range r.Faults {
+		all = append(all, mark{window{f.Start, until(f, end)}, f.Name})
+	}
+	slices.SortFunc(all, func(a, b mark) int { return cmp.Compare(a.start, b.start) })
+	return all
+}
+
+func figure(p *plot, legend []Legend, caption string) Figure {
+	return Figure{Title: p.title, SVG: template.HTML(p.svg()), Legend: legend, Caption: caption}
+}
+
+func number(v float64) string { return fmt.Sprintf("%g", v) }
+
+func inMillis(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%g s", v/1000)
+	}
+	return fmt.Sprintf("%g ms", v)
+}
+
+// dense is how many answered operations a scatter shows at most. All others are shown anyway.
+const dense = 6000
+
+// latency is a scatter of all operations.
+func latency(r *history.Run, end time.Duration, marks []mark) Figure {
+	const least = 0.1 // ms; a logarithm needs one
+	most := 1000.0
+	var ok, slow, refused, unknown []point
+	var took []time.Duration
+	for i := range r.Ops {
+		if o := &r.Ops[i]; o.Outcome == history.OK {
+			took = append(took, o.Return-o.Invoke)
+		}
+	}
+	_, p99, _ := quantiles(took)
+	for i := range r.Ops {
+		o := &r.Ops[i]
+		q := point{o.Invoke, max(least, millis(o.Return-o.Invoke))}
+		most = max(most, q.v)
+		switch {
+		case o.Outcome == history.Refused:
+			refused = append(refused, q)
+		case o.Outcome == history.Unknown:
+			unknown = append(unknown, q)
+		case q.v > p99:
+			slow = append(slow, q)
+		default:
+			ok = append(ok, q)
+		}
+	}
+	caption := fmt.Sprintf("All %d operations.", len(r.Ops))
+	if n := len(ok); n > dense {
+		every := (n + dense - 1) / dense
+		thin := ok[:0]
+		for i := 0; i < n; i += every {
+			thin = append(thin, ok[i])
+		}
+		ok = thin
+		caption = fmt.Sprintf("Every refused and unknown operation, every one slower than 99 %% of the rest, and one in %d of the others (%d of %d).", every, len(ok), n)
+	}
+	p := newPlot("Latency of each operation", 300, end, least, most, true)
+	p.windows(marks)
+	p.axes(inMillis)
+	p.dots("ok", append(ok, slow...))
+	p.dots("refused", refused)
+	p.dots("unknown", unknown)
+	return figure(p, []Legend{{"ok", "answered"}, {"refused", "refused, certainly nothing done"}, {"unknown", "outcome unknown"}, {"fault", "a fault is on"}},
+		caption+" Time is logarithmic; what ended below 0.1 ms is drawn there.")
+}
+
+// buckets sorts the operations by second of return.
+func buckets(r *history.Run, end time.Duration) [][]*history.Operation {
+	all := make([][]*history.Operation, int(end/time.Second)+1)
+	for i := range r.Ops {
+		o := &r.Ops[i]
+		at := int(o.Return / time.Second)
+		all[at] = append(all[at], o)
+	}
+	return all
+}
+
+func overTime(r *history.Run, end time.Duration, marks []mark) Figure {
+	var p50, p99, longest []point
+	most := 1000.0
+	for second, ops := range buckets(r, end) {
+		var took []time.Duration
+		for _, o := range ops {
+			if o.Outcome == history.OK {
+				took = append(took, o.Return-o.Invoke)
+			}
+		}
+		if len(took) == 0 {
+			continue
+		}
+		at := time.Duration(second)*time.Second + time.Second/2
+		a, b, c := quantiles(took)
+		p50, p99, longest = append(p50, point{at, a}), append(p99, point{at, b}), append(longest, point{at, c})
+		most = max(most, c)
+	}
+	p := newPlot("Latency of answered operations, by second", 220, end, 0.1, most, true)
+	p.windows(marks)
+	p.axes(inMillis)
+	p.line("line a", p50)
+	p.line("line b", p99)
+	p.line("line c", longest)
+	return figure(p, []Legend{{"line a", "median"}, {"line b", "99th of 100"}, {"line c", "longest"}}, "Seconds without an answer have no point.")
+}
+
+func rates(r *history.Run, end time.Duration, marks []mark) Figure {
+	var lines [3][]point
+	most := 1.0
+	for second, ops := range buckets(r, end) {
+		var n [3]float64
+		for _, o := range ops {
+			switch o.Outcome {
+			case history.OK:
+				n[0]++
+			case history.Refused:
+				n[1]++
+			case history.Unknown:
+				n[2]++
+			}
+		}
+		for i := range lines {
+			lines[i] = append(lines[i], point{time.Duration(second)*time.Second + time.Second/2, n[i]})
+			most = max(most, n[i])
+		}
+	}
+	p := newPlot("Operations per second, by outcome", 220, end, 0, most, false)
+	p.windows(marks)
+	p.axes(number)
+	p.line("line a", lines[0])
+	p.line("line b", lines[1])
+	p.line("line c", lines[2])
+	return figure(p, []Legend{{"line a", "answered"}, {"line b", "refused"}, {"line c", "outcome unknown"}}, "")
+}
+
+// reign is a time in which samples say that a node leads a shard.
+type reign struct {
+	window
+	node string
+	term uint64
+}
+
+// reigns are the leaders of each shard by what they said of themselves, the highest term counting.
+func reigns(r *history.Run) (shards []uint64, all map[uint64][]reign) {
+	all = map[uint64][]reign{}
+	samples := slices.Clone(r.Samples)
+	slices.SortStableFunc(samples, func(a, b history.Sample) int { return cmp.Compare(a.At, b.At) })
+	for _, s := range samples {
+		if s.Role != "leader" {
+			continue
+		}
+		list := all[s.Shard]
+		if n := len(list); n > 0 && list[n-1].node == s.Node && list[n-1].term == s.Term {
+			list[n-1].end = s.At
+			continue
+		} else if n > 0 && s.Term < list[n-1].term {
+			continue // deposed, and does not know it yet
+		}
+		if len(list) == 0 {
+			shards = append(shards, s.Shard)
+		}
+		all[s.Shard] = append(list, reign{window{s.At, s.At}, s.Node, s.Term})
+	}
+	slices.Sort(shards)
+	return shards, all
+}
+
+func leaders(r *history.Run, end time.Duration, marks []mark) Figure {
+	shards, all := reigns(r)
+	if len(shards) == 0 {
+		return Figure{}
+	}
+	const lane = 24
+	colours := map[string]int{}
+	for _, n := range r.Meta.Nodes {
+		colours[n] = len(colours)
+	}
+	p := newPlot("Who leads each shard", float64(lane*len(shards)+34), end, 0, 1, false)
+	p.windows(marks)
+	for i, shard := range shards {
+		top := float64(12 + i*lane)
+		p.printf(`<text class="axis" x="%.1f" y="%.1f" text-anchor="end">shard %d</text>`, p.left-5, top+14, shard)
+		for _, l := range all[shard] {
+			c, known := colours[l.node]
+			if !known {
+				c = len(colours)
+				colours[l.node] = c
+			}
+			p.bar(fmt.Sprintf("node%d", c%7), l.start, l.end, top, lane-6, fmt.Sprintf("%s, term %d", l.node, l.term),
+				fmt.Sprintf("%s leads shard %d in term %d, seen from %.1f to %.1f s", l.node, shard, l.term, l.start.Seconds(), l.end.Seconds()))
+		}
+	}
+	step := niceStep(p.end.Seconds(), 10)
+	for s := 0.0; s <= p.end.Seconds(); s += step {
+		p.printf(`<text class="axis" x="%.1f" y="%.1f" text-anchor="middle">%g s</text>`, p.x(time.Duration(s*float64(time.Second))), p.height-6, s)
+	}
+	return figure(p, nil, "By samples of what the nodes say of themselves; gaps are times in which none said that it leads.")
+}
+
+// bySecond gathers a value of samples by node and second.
+func bySecond(r *history.Run, value func(history.Sample) (float64, bool)) (nodes []string, lines map[string][]point, most float64) {
+	lines = map[string][]point{}
+	sums := map[string]map[int]float64{}
+	for _, s := range r.Samples {
+		v, ok := value(s)
+		if !ok {
+			continue
+		}
+		if sums[s.Node] == nil {
+			sums[s.Node] = map[int]float64{}
+			nodes = append(nodes, s.Node)
+		}
+		second := int(s.At / time.Second)
+		sums[s.Node][second] = max(sums[s.Node][second], v)
+	}
+	slices.Sort(nodes)
+	for node, seconds := range sums {
+		for second, v := range seconds {
+			lines[node] = append(lines[node], point{time.Duration(second) * time.Second, v})
+			most = max(most, v)
+		}
+		slices.SortFunc(lines[node], func(a, b point) int { return cmp.Compare(a.at, b.at) })
+	}
+	return nodes, lines, most
+}
+
+func byNode(title string, r *history.Run, end time.Duration, marks []mark, caption string, value func(history.Sample) (float64, bool)) Figure {
+	nodes, lines, most := bySecond(r, value)
+	if len(nodes) == 0 {
+		return Figure{}
+	}
+	p := newPlot(title, 180, end, 0, max(most, 1), false)
+	p.windows(marks)
+	p.axes(number)
+	var legend []Legend
+	for i, n := range nodes {
+		p.line(fmt.Sprintf("line n%d", i%7), lines[n])
+		legend = append(legend, Legend{fmt.Sprintf("line n%d", i%7), n})
+	}
+	return figure(p, legend, caption)
+}
+
+// lag is how far the replicas are behind.
+func lag(r *history.Run, end time.Duration, marks []mark) Figure {
+	newest := map[uint64]map[int]uint64{} // shard, second: highest index that any replica has applied
+	for _, s := range r.Samples {
+		if newest[s.Shard] == nil {
+			newest[s.Shard] = map[int]uint64{}
+		}
+		second := int(s.At / time.Second)
+		newest[s.Shard][second] = max(newest[s.Shard][second], s.Applied)
+	}
+	return byNode("Entries that a node's replicas are behind", r, end, marks,
+		"Of each node the replica that is furthest behind, each second, against what any replica of its shard has applied by then.",
+		func(s history.Sample) (float64, bool) {
+			return float64(newest[s.Shard][int(s.At/time.Second)] - s.Applied), true
+		})
+}
+
+func evictions(r *history.Run, end time.Duration, marks []mark) Figure {
+	return byNode("Entries evicted", r, end, marks, "Of each node the shard that evicted most, since its process started.",
+		func(s history.Sample) (float64, bool) { return float64(s.Evicted), true })
+}

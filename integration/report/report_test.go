@@ -1,0 +1,241 @@
+package report
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/larder-cache/larder/integration/check"
+	"github.com/larder-cache/larder/integration/history"
+)
+
+// forged makes up a run of n operations and a minute, with faults of two classes.
+func forged(n int) *history.Run {
+	rng := rand.New(rand.NewPCG(1, 2))
+	r := &history.Run{Meta: history.Meta{
+		Workload: "register", Nemeses: []string{"kill-one", "pause"}, Mode: history.Tight, Seed: 42, Nodes: []string{"a", "b", "c"},
+		Shards: 2, Net: "tap", Disk: "loop", Time: time.Minute, Flags: map[string]string{"--heartbeat": "<100ms>"}, Version: "larder v0",
+	}}
+	for i := range n {
+		at := time.Duration(i) * time.Minute / time.Duration(n)
+		o := history.Operation{Process: i % 9, Key: fmt.Sprintf("k%d", i%50), Node: "a", Invoke: at, Return: at + time.Duration(rng.ExpFloat64()*3e6),
+			Kind: []history.Kind{history.Get, history.Put, history.Replace}[i%3], Outcome: history.OK, Found: i%2 == 0, Conflict: i%21 == 2}
+		switch {
+		case i%50 == 7:
+			o.Outcome, o.Return = history.Unknown, at+800*time.Millisecond
+		case i%40 == 3:
+			o.Outcome = history.Refused
+		}
+		r.Ops = append(r.Ops, o)
+	}
+	for i := range 8 {
+		start := time.Duration(3+7*i) * time.Second
+		f := history.Fault{Name: "kill-one", Class: "crash", Targets: []string{"b"}, Start: start, Healed: start + 3*time.Second,
+			Recovered: start + 3*time.Second + time.Duration(i)*500*time.Millisecond, Effect: "the process ended"}
+		if i%2 == 1 {
+			f.Name, f.Class, f.Targets, f.Effect = "pause-leader", "pause", []string{"a"}, ""
+		}
+		r.Faults = append(r.Faults, f)
+	}
+	for s := range 120 {
+		at := time.Duration(s) * 500 * time.Millisecond
+		for shard := range uint64(2) {
+			for i, node := range r.Meta.Nodes {
+				role, term := "follower", uint64(2+s/40)
+				if (s/40+int(shard))%3 == i {
+					role = "leader"
+				}
+				r.Samples = append(r.Samples, history.Sample{At: at, Node: node, Shard: shard + 1, Role: role, Term: term, Applied: uint64(s*10 - i), Evicted: uint64(s)})
+			}
+		}
+	}
+	return r
+}
+
+func verdict(v check.Verdict, r *history.Run) check.Report {
+	report := check.Report{Operations: len(r.Ops), Keys: 50, Checks: []check.Result{
+		{Name: "linearizable", Verdict: v, Checked: len(r.Ops), Detail: "50 keys <in> order"}, {Name: "coverage", Verdict: check.Valid, Checked: 8},
+	}}
+	switch v {
+	case check.Invalid:
+		report.Violations = []check.Violation{
+			{Check: "certificate", What: "many", Ops: r.Ops[:30]},
+			{Check: "linearizable", What: "a value came back", Ops: []history.Operation{r.Ops[100], r.Ops[130]}},
+		}
+	case check.Undecided:
+		report.Undecided = []string{"k1", "k2"}
+	}
+	return report
+}
+
+// wellFormed fails unless text is a document whose elements are all closed, but those that HTML leaves open.
+func wellFormed(t *testing.T, what, text string) {
+	t.Helper()
+	d := xml.NewDecoder(strings.NewReader(text))
+	d.Strict = false
+	d.AutoClose = []string{"meta"}
+	d.Entity = xml.HTMLEntity
+	var open []string
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		switch e := token.(type) {
+		case xml.StartElement:
+			open = append(open, e.Name.Local)
+		case xml.EndElement:
+			if len(open) == 0 || open[len(open)-1] != e.Name.Local {
+				t.Fatalf("%s: </%s> within %v", what, e.Name.Local, open)
+			}
+			open = open[:len(open)-1]
+		}
+	}
+	if len(open) > 0 {
+		t.Errorf("%s: %v are never closed", what, open)
+	}
+}
+
+// TestWrite ensures that a page of each verdict says it first, in words and with the counterexample, that it is well
+// formed, loads nothing from elsewhere, and links what lies in the folder.
+func TestWrite(t *testing.T) {
+	for v, want := range map[check.Verdict][]string{
+		check.Valid:     {"Larder kept its promises", "under 4 faults that took effect"},
+		check.Invalid:   {"Larder broke a promise", "a value came back", "At that time: kill-one of b, 3.0 to 6.0 s", `href="linearizability/k1.html"`},
+		check.Undecided: {"Not decided"},
+		check.NotProved: {"Not proved"},
+	} {
+		r := forged(1000)
+		dir := t.TempDir()
+		if err := r.Write(dir); err != nil {
+			t.Fatal(err)
+		}
+		for path, text := range map[string]string{"nodes/a/log": "log", "linearizability/k1.html": "page", "plan.json": "{}"} {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755), os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Write(dir, r, verdict(v, r)); err != nil {
+			t.Fatal(err)
+		}
+		page, err := os.ReadFile(filepath.Join(dir, "index.html"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(page)
+		wellFormed(t, string(v), text)
+		for _, w := range append(want, "<strong>"+string(v)+"</strong>", `href="nodes/a/log"`, `href="history.jsonl"`, `href="plan.json"`,
+			"&lt;100ms&gt;", "make jepsen WORKLOAD=register MODE=tight SEED=42 TIME=1m0s NEMESIS=kill-one,pause", "a leads shard 1 in term 2", "not known to have had one") {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s: the page does not say %q", v, w)
+			}
+		}
+		for _, bad := range []string{"<script", "src=", "url(", "@import", `href="http`} {
+			if strings.Contains(text, bad) {
+				t.Errorf("%s: the page has %q", v, bad)
+			}
+		}
+		summary, err := os.ReadFile(filepath.Join(dir, "summary.txt"))
+		if err != nil || !strings.HasPrefix(string(summary), strings.ToUpper(string(v))+"\n") || !strings.Contains(string(summary), "kill-one") {
+			t.Errorf("%s: summary %q, %v", v, summary, err)
+		}
+		for _, f := range figures(r) {
+			wellFormed(t, f.Title, string(f.SVG))
+		}
+	}
+}
+
+// TestSummary ensures that what the summary counts is what there was.
+func TestSummary(t *testing.T) {
+	r := forged(1000)
+	s := summarize(r, verdict(check.Valid, r))
+	var ok, refused, unknown int
+	for _, k := range s.Kinds {
+		ok, refused, unknown = ok+k.OK, refused+k.Refused, unknown+k.Unknown
+	}
+	if ok != 955 || refused != 25 || unknown != 20 {
+		t.Errorf("%d answered, %d refused, %d unknown", ok, refused, unknown)
+	}
+	want := []FaultSum{
+		{"kill-one", "crash", 4, 4, 4, 2, 3}, {"pause-leader", "pause", 4, 0, 4, 2.5, 3.5},
+	}
+	if !slices.Equal(s.Faults, want) {
+		t.Errorf("faults %+v", s.Faults)
+	}
+	if p := s.Phases; p[1].Seconds != 24 || p[0].Seconds < 35.9 || p[0].Seconds > 37 {
+		t.Errorf("phases %+v", p)
+	}
+	hits := map[string]int{}
+	for _, c := range s.Classes {
+		hits[c.Class] = c.Hits + c.Misses
+	}
+	if hits["crash"] < 50 || hits["pause"] < 50 || hits["none"] < 150 || len(hits) != 3 {
+		t.Errorf("hits %v", hits)
+	}
+	if s.HitsPerKey.Least > s.HitsPerKey.Median || s.HitsPerKey.Median > s.HitsPerKey.Most || s.HitsPerKey.Most == 0 {
+		t.Errorf("hits per key %+v", s.HitsPerKey)
+	}
+	if empty := summarize(&history.Run{}, check.Report{}); empty.Lasted != 0 || empty.Rate != 0 {
+		t.Errorf("of nothing: %+v", empty)
+	}
+}
+
+// TestLargeRun ensures that a run of 300,000 operations is written fast, and as a page that a browser takes.
+func TestLargeRun(t *testing.T) {
+	r := forged(300_000)
+	dir := t.TempDir()
+	start := time.Now()
+	if err := Write(dir, r, verdict(check.Valid, r)); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(start)
+	page, err := os.ReadFile(filepath.Join(dir, "index.html"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes in %v", len(page), took)
+	const most = 5 << 20
+	if len(page) > most {
+		t.Errorf("a page of %d bytes", len(page))
+	}
+	if !strings.Contains(string(page), "one in 48 of the others") {
+		t.Errorf("the page does not say what it left out")
+	}
+}
+
+// TestIndex ensures that the overview has all runs, the worst verdict and the sums.
+func TestIndex(t *testing.T) {
+	out := t.TempDir()
+	var dirs []string
+	for i, v := range []check.Verdict{check.Valid, check.NotProved, check.Valid} {
+		dir := filepath.Join(out, fmt.Sprint("run", i))
+		r := forged(500)
+		if err := errors.Join(r.Write(dir), Write(dir, r, verdict(v, r))); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir)
+	}
+	text, err := Index(out, dirs...)
+	if want := "2 of 3 runs valid: 3.0 minutes, 1500 operations checked, 12 faults that took effect"; err != nil || text != want {
+		t.Errorf("got %q, %v, want %q", text, err, want)
+	}
+	page, err := os.ReadFile(filepath.Join(out, "index.html"))
+	if err != nil || !strings.Contains(string(page), "<strong>not proved</strong>") || !strings.Contains(string(page), `href="run1/index.html"`) {
+		t.Errorf("page %s, %v", page, err)
+	}
+	wellFormed(t, "overview", string(page))
+	if _, err := Index(out, dirs[0], filepath.Join(out, "none")); err == nil {
+		t.Error("a folder without a report went unnoticed")
+	}
+}
