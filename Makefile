@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration
+.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -69,3 +69,13 @@ test-extra:
 # The tests on real processes at length: each fault ten times, with the table of failover times.
 integration:
 	LARDER_ROUNDS=10 go test -C integration -count 1 -v -timeout 40m .
+
+# Real processes under faults, with clients whose answers are checked: WORKLOAD NEMESIS TIME SEED MODE NET NODES SHARDS BUG OUT,
+# for example make jepsen WORKLOAD=counter NEMESIS=pause,kill-all TIME=2m SEED=42. It ends with a verdict and a folder.
+# "bin/jepsen list" tells what there is, "bin/jepsen check DIR" checks a folder again. Root is wanted, not needed.
+OUT ?= out
+jepsen:
+	go build -C integration -o ../bin/jepsen ./cmd/jepsen
+	cd integration && exec ../bin/jepsen run --out $(abspath $(OUT)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
+		$(if $(NEMESIS),--nemesis $(NEMESIS)) $(if $(TIME),--time $(TIME)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(MODE),--mode $(MODE)) $(if $(NET),--net $(NET)) $(if $(NODES),--nodes $(NODES)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(BUG),--bug $(BUG)) $(ARGS)

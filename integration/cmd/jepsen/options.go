@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/larder-cache/larder/integration/cluster"
+	"github.com/larder-cache/larder/integration/history"
+	"github.com/larder-cache/larder/integration/nemesis"
+	"github.com/larder-cache/larder/integration/workload"
+)
+
+// options are what a run is asked to do; each is a flag of jepsen run, which says what it means.
+type options struct {
+	workload string
+	nemesis  []string
+	mode     string
+	net      string
+	disk     string
+	out      string
+	time     time.Duration
+	rounds   int
+	seed     uint64
+	rate     int
+	clients  int
+	least    float64
+	nodes    int
+	replicas int
+	shards   int
+	delay    time.Duration
+	bug      string
+	binary   string
+	keep     bool
+
+	say io.Writer // what a person wants to see while it runs
+}
+
+// noFaults is the nemesis that does nothing.
+const noFaults = "none"
+
+func (o options) validate() error {
+	if !slices.Contains(workload.Names(), o.workload) {
+		return fmt.Errorf("no workload is called %q: there are %s", o.workload, strings.Join(workload.Names(), ", "))
+	}
+	if !slices.Contains([]string{"", string(history.Strict), string(history.Tight)}, o.mode) {
+		return fmt.Errorf("mode %q, want strict or tight", o.mode)
+	}
+	if !slices.Contains([]string{"auto", string(cluster.Tap), string(cluster.Proxy)}, o.net) {
+		return fmt.Errorf("net %q, want auto, tap or proxy", o.net)
+	}
+	if !slices.Contains([]string{"auto", string(cluster.Loop), string(cluster.Folder)}, o.disk) {
+		return fmt.Errorf("disk %q, want auto, loop or folder", o.disk)
+	}
+	if o.time <= 0 || o.rate < 1 || o.clients < 1 || o.rounds < 0 {
+		return fmt.Errorf("time %v, rate %d and clients %d must be above 0", o.time, o.rate, o.clients)
+	}
+	if !slices.Contains(o.nemesis, noFaults) {
+		if _, err := nemesis.Find(o.nemesis); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// roomMode is strict unless asked otherwise; the workload evict is about a lack of room.
+func (o options) roomMode() history.Mode {
+	switch {
+	case o.mode != "":
+		return history.Mode(o.mode)
+	case o.workload == "evict":
+		return history.Tight
+	default:
+		return history.Strict
+	}
+}

@@ -1,0 +1,228 @@
+package nemesis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+var diskFaults = []Fault{
+	{
+		Name: "disk-full", Class: Disk, Weight: 1, Needs: Loop, Hold: seconds(2, 8), About: "a node, more often a leader, has no space left",
+		Do: func(_ context.Context, a *Act) error {
+			a.Targets = []string{a.someone()}
+			a.n.keep(a.Targets[0]) // it may end itself: a write that failed is never tried again
+			a.n.setDamaged(a.Targets[0])
+			return a.n.sys.FillDisk(a.Targets[0])
+		},
+		Undo: func(_ context.Context, a *Act) error {
+			node := a.Targets[0]
+			err := a.n.sys.FreeDisk(node)
+			if !a.n.sys.Running(node) {
+				a.show(fmt.Sprintf("%s ended when its disk was full", node))
+				err = errors.Join(err, a.n.sys.Start(node))
+			}
+			a.n.release(node)
+			return err
+		},
+		Effect: func(ctx context.Context, a *Act) string {
+			if !a.n.sys.Running(a.Targets[0]) {
+				return fmt.Sprintf("%s ended when its disk was full", a.Targets[0])
+			}
+			return hurt(ctx, a)
+		},
+	},
+	{
+		Name: "disk-slow", Class: Disk, Weight: 1, Needs: Loop, About: "each sync of a node, more often a leader, takes 20 to 200 ms",
+		Do: func(_ context.Context, a *Act) error {
+			a.Targets = []string{a.someone()}
+			return a.n.sys.SlowDisk(a.Targets[0], a.syncTime())
+		},
+		Undo:   func(_ context.Context, a *Act) error { return a.n.sys.SlowDisk(a.Targets[0], 0) },
+		Effect: func(ctx context.Context, a *Act) string { return a.slowSync(ctx, a.syncTime()/2) },
+	},
+	damage("damage-log-tail", DamageLogTail, 1, "the end of a stopped node's log is damaged"),
+	damage("damage-snapshot", DamageSnapshot, 1, "a snapshot of a stopped node is damaged"),
+	damage("truncate-log", TruncateLog, 1, "the end of a stopped node's log is missing"),
+	{
+		Name: "wipe-and-replace", Class: Disk, Weight: 1, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
+		About: "a node loses its disk, is removed by an operator, and joins anew",
+		Do: func(_ context.Context, a *Act) error {
+			if err := a.breakDisk(a.Order[0]); err != nil {
+				return err
+			}
+			return a.n.sys.Wipe(a.Targets[0])
+		},
+		Undo: func(ctx context.Context, a *Act) error {
+			if len(a.Targets) == 0 || len(a.killed) == 0 {
+				return undoEnd(ctx, a)
+			}
+			return a.replaceNode(ctx)
+		},
+		Effect: ended,
+	},
+}
+
+// syncTime is how long a sync takes of a disk that is slow.
+func (a *Act) syncTime() time.Duration {
+	return 20*time.Millisecond + time.Duration(a.Size*float64(180*time.Millisecond))
+}
+
+// slowSync says that writes take longer than they did, by at least that.
+func (a *Act) slowSync(ctx context.Context, by time.Duration) string {
+	before, now := a.n.cfg.Writes(0, a.begun), a.n.cfg.Writes(a.begun, a.n.cfg.Recorder.Now())
+	wait(ctx, askTime) // it is a look at all operations
+	if before == 0 || now < before+by {
+		return ""
+	}
+	return fmt.Sprintf("half of the writes took %v or more, before %v", now.Round(time.Millisecond), before.Round(time.Millisecond))
+}
+
+// damage is a row that hurts the files of a node which was stopped. A server that notices says so and refuses to run, and
+// is replaced then.
+func damage(name string, d Damage, weight int, about string) Fault {
+	return Fault{
+		Name: name, Class: Disk, Weight: weight, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
+		Hold: seconds(0, 3), About: about,
+		Do: func(_ context.Context, a *Act) error {
+			if err := a.breakDisk(a.Order[0]); err != nil {
+				return err
+			}
+			a.show("")
+			did, err := a.n.sys.Damage(a.Targets[0], d, a.Seed)
+			if err != nil {
+				// Nothing is broken: it comes back as it was.
+				a.n.setBroken(a.Targets[0], false)
+				return err
+			}
+			a.show(fmt.Sprintf("%s: %s", a.Targets[0], did))
+			return nil
+		},
+		Undo: func(ctx context.Context, a *Act) error {
+			if len(a.Targets) == 0 || !a.n.isBroken(a.Targets[0]) {
+				return undoEnd(ctx, a)
+			}
+			node := a.Targets[0]
+			if err := a.n.sys.Start(node); err != nil {
+				return err
+			}
+			if a.serves(ctx, node) {
+				a.show(a.shown() + "; it serves with that")
+				a.n.setBroken(node, false)
+				return undoEnd(ctx, a)
+			}
+			a.show(a.shown() + "; it refused to run, or to serve some shard")
+			return a.replaceNode(ctx)
+		},
+		Effect: ended,
+	}
+}
+
+// breakDisk ends a node whose disk is going to lose what it acknowledged. It refuses while another one is broken.
+func (a *Act) breakDisk(node string) error {
+	n := a.n
+	n.mu.Lock()
+	for other, broken := range n.broken {
+		if broken {
+			n.mu.Unlock()
+			return fmt.Errorf("%s is still broken: no shard may lose more", other)
+		}
+	}
+	n.broken[node], n.damaged[node] = true, true
+	n.mu.Unlock()
+	if err := a.end(a.kill, node); err != nil {
+		n.setBroken(node, false)
+		return err
+	}
+	return nil
+}
+
+func (n *Nemesis) setBroken(node string, broken bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.broken[node] = broken
+}
+
+func (n *Nemesis) setDamaged(node string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.damaged[node] = true
+}
+
+func (n *Nemesis) isBroken(node string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.broken[node]
+}
+
+// serves waits until a node that was just started says that all its replicas serve. It gives up when the node ends, and
+// after a while: it may run and refuse to open a replica.
+func (a *Act) serves(ctx context.Context, node string) bool {
+	const limit = 8 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return poll(ctx, func() bool {
+		if !a.n.sys.Running(node) {
+			cancel()
+			return false
+		}
+		return a.n.sys.Ready(ctx, node)
+	}) == nil
+}
+
+// replaceNode lets an operator replace the target, which lost what it knew: out of all shards and the table, then back as
+// a new one.
+func (a *Act) replaceNode(ctx context.Context) error {
+	node := a.Targets[0]
+	if a.n.sys.Running(node) {
+		if err := a.n.sys.Kill(node); err != nil {
+			return err
+		}
+	}
+	if err := a.n.sys.Wipe(node); err != nil {
+		return err
+	}
+	var hosted []uint64
+	for shard := range uint64(a.n.cfg.Knobs.Shards + 1) {
+		voters, err := a.votersOf(ctx, shard)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(voters, node) {
+			continue
+		}
+		hosted = append(hosted, shard)
+		if err := a.settle(ctx, shard, slices.DeleteFunc(voters, func(v string) bool { return v == node })); err != nil {
+			return err
+		}
+	}
+	if err := a.ask(ctx, func(ctx context.Context, via string) error {
+		answer, err := a.n.sys.Forget(ctx, via, node)
+		if err == nil && answer.Status != 204 && answer.Status != 404 {
+			err = fmt.Errorf("removing node %s: %s", node, answer)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := a.n.sys.Rejoin(node, a.others(node)[0]); err != nil {
+		return err
+	}
+	for _, shard := range hosted {
+		voters, err := a.votersOf(ctx, shard)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(voters, node) {
+			voters = append(voters, node)
+		}
+		if err := a.settle(ctx, shard, voters); err != nil {
+			return err
+		}
+	}
+	a.n.setBroken(node, false)
+	a.show(a.shown() + "; it was replaced")
+	return undoEnd(ctx, a)
+}
