@@ -20,24 +20,28 @@ func (s *Snapshot) Checksum() [sha256.Size]byte {
 
 // summed is a store or a view of one.
 type summed interface {
-	sums(slot uint16) slotSums
+	// slots are the sums of the owned slots, in order; nil where all are zero.
+	slots() []slotSums
 }
 
 func checksum(h *header, entries, timed, opaque summed) (sum [sha256.Size]byte) {
 	const chunk = 32 << 10
 	hash := sha256.New()
 	buf := h.append(make([]byte, 0, chunk+512))
+	kinds := [...][]slotSums{entries.slots(), timed.slots(), opaque.slots()}
 	for slot := h.owned.Start; slot < h.owned.End; slot++ {
-		for kind, s := range []summed{entries, timed, opaque} {
-			sums := s.sums(uint16(slot))
+		i := int(slot - h.owned.Start)
+		for kind, all := range kinds {
+			if i >= len(all) || all[i].entries == 0 && (kind > 0 || all[i].gone == 0) {
+				continue // without entries there is nothing to sum up
+			}
+			sums := all[i]
 			if kind > 0 {
 				sums.gone = 0 // of records, it means nothing and is in no snapshot
 			}
-			if sums != (slotSums{}) {
-				buf = append(buf, byte(kind))
-				buf = binary.BigEndian.AppendUint16(buf, uint16(slot))
-				buf = sums.append(buf)
-			}
+			buf = append(buf, byte(kind))
+			buf = binary.BigEndian.AppendUint16(buf, uint16(slot))
+			buf = sums.append(buf)
 		}
 		if len(buf) >= chunk {
 			hash.Write(buf)

@@ -348,6 +348,9 @@ func (s *store) inSlot(slot uint16, partBits uint8, part uint32, f func(ref) boo
 	}
 }
 
+// slots returns the sums of the owned slots, in order; nil if nothing was ever stored or removed.
+func (s *store) slots() []slotSums { return s.summed }
+
 // sums returns the sums of slot, zero if it is not owned.
 func (s *store) sums(slot uint16) slotSums {
 	if i := uint32(slot) - s.owned.Start; i < uint32(len(s.summed)) {

@@ -48,6 +48,9 @@ func (v *view) len() int { return v.entries }
 // payload returns the bytes of all keys, values and content types.
 func (v *view) payload() uint64 { return v.size }
 
+// slots returns the sums of the owned slots, in order; nil if nothing was ever stored or removed.
+func (v *view) slots() []slotSums { return v.summed }
+
 // sums returns the sums of slot, zero if it was not owned.
 func (v *view) sums(slot uint16) slotSums {
 	if i := uint32(slot) - v.owned.Start; i < uint32(len(v.summed)) {
