@@ -65,6 +65,9 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if bugOwnClock.on() {
+		b.Stamp = uint64(time.Now().UnixMilli())
+	}
 	results, err := c.m.Apply(index, b)
 	if err != nil {
 		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
@@ -95,6 +98,7 @@ func (c *cacheMachine) Restore(r io.Reader) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.misrestore(m)
 	c.m = m
 	c.m.Observe(&c.aside)
 	c.aside.restored(m.Stats())
@@ -291,8 +295,9 @@ func (r Request) check() error {
 
 // command is the write that r asks for.
 func (r Request) command() *fsm.Command {
-	c := &fsm.Command{Key: r.Key, Cond: r.Cond, IdempotencyKey: r.IdempotencyKey}
-	if r.IdempotencyKey != "" {
+	c := &fsm.Command{Key: r.Key, Cond: r.Cond}
+	if r.IdempotencyKey != "" && !bugNoDedup.on() {
+		c.IdempotencyKey = r.IdempotencyKey
 		c.Caller = r.Caller
 		c.DefaultTTL = r.DefaultTTL && (r.Op == OpPut || r.Op == OpIncr || r.Op == OpAppend)
 	}
@@ -321,8 +326,18 @@ func (c *Cache) response(epoch, index uint64, position uint32) Response {
 // write proposes what changes a key. Whether this shard owns it, whether the condition holds and whether
 // the same was done before is decided when the entry is applied.
 func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
+	if bugConditionOutside.on() {
+		if r, decided := c.judgeOutside(&req); decided {
+			return r, nil
+		}
+	}
 	o, err := c.batches.submit(ctx, req.command())
-	if err != nil {
+	switch unknown := errors.Is(err, ErrOutcomeUnknown); {
+	case unknown && bugAckUnknown.on():
+		o = c.guess(&req)
+	case unknown && bugUnknownRefused.on():
+		return Response{}, ErrNoLeader
+	case err != nil:
 		return Response{}, err
 	}
 	if o.result.Status == fsm.StatusNotOwner {
@@ -353,6 +368,10 @@ func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	for {
 		l, place, none := m.look(req.Key)
 		now := l.Clock
+		if bugTTLByOwnClock.on() {
+			l.Found = l.Found && !due(l, uint64(c.group.host.now().UnixMilli()))
+			return c.answer(l, place, none, now, path)
+		}
 		if stamps := i.stamps.Load(); stamps != nil {
 			now = max(now, stamps.peek())
 		}
@@ -405,6 +424,9 @@ func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
 	path := ReadLocal
 	fresh, known := i.fresh() // before the look: what that shows is at least as new
 	l, place, none := m.look(req.Key)
+	if bugBoundedAge.on() {
+		fresh, known = mono(), true
+	}
 	if !known || req.Consistency == Bounded && mono()-fresh > req.MaxStaleness {
 		fresh = mono()
 		var err error
@@ -458,6 +480,8 @@ func (c *Cache) touch(req Request, m *cacheMachine, l fsm.Lookup) {
 	case req.NoTouch || !l.Found || !c.touches.wanted():
 	case m.featureLevel() < touchLevel:
 		c.touches.drop(1)
+	case bugOwnRecency.on():
+		m.misuse(req.Key)
 	case l.Recent:
 		c.touches.skipped.Add(1)
 	default:

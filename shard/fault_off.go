@@ -2,6 +2,18 @@
 
 package shard
 
-// Seeded bugs and test knobs exist in builds with the tag faults only.
+import "github.com/larder-cache/larder/fsm"
 
-func faultVerifyLeaderReads() bool { return false }
+// No bug is seeded in what users run: the compiler leaves out all of it.
+
+func (bug) on() bool { return false }
+
+func (i *instance) replicas() (all []ReplicaID) { return nil }
+
+func (c *cacheMachine) misrestore(*fsm.Machine) {}
+
+func (c *cacheMachine) misuse([]byte) {}
+
+func (c *Cache) judgeOutside(*Request) (Response, bool) { return Response{}, false }
+
+func (c *Cache) guess(*Request) outcome { return outcome{} }

@@ -56,6 +56,9 @@ type readRounds struct {
 func (q *readRounds) join(ctx context.Context) (visible uint64, err error) {
 	q.mu.Lock()
 	r := q.open
+	if bugLateJoin.on() && len(q.sent) > 0 {
+		r = q.sent[len(q.sent)-1]
+	}
 	fresh := r == nil
 	if fresh {
 		r = &readRound{done: make(chan struct{})}
@@ -128,8 +131,11 @@ func (q *readRounds) closeLocked() {
 	commit := i.raft.CommitIndex()
 	r.visible = i.visible(commit)
 	voters, self := i.voters()
+	if bugLearnersCounted.on() {
+		voters = i.replicas()
+	}
 	r.need = len(voters)/2 + 1
-	if self {
+	if self || bugSelfCounted.on() {
 		r.need--
 	}
 	r.ask = map[string]bool{}

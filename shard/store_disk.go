@@ -59,6 +59,7 @@ func openBolt(path string, readOnly bool) (*raftboltdb.BoltStore, error) {
 			NoFreelistSync: true,
 			FreelistType:   bbolt.FreelistMapType,
 			ReadOnly:       readOnly,
+			NoSync:         bugNoSync.on(),
 		},
 	})
 }

@@ -198,8 +198,9 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 		network.Source = ip
 	}
 	var err error
+	now, control := faultClock()
 	n.host, err = shard.NewHost(shard.Config{
-		Node: cfg.id, Dir: cfg.dataDir, Network: network, Addr: cfg.raft, Log: log,
+		Node: cfg.id, Dir: cfg.dataDir, Network: network, Addr: cfg.raft, Log: log, Now: now,
 		SnapshotEntries: cfg.snapshotEntries, TrailingLogs: cfg.trailingLogs,
 		Fatal: func(err error) {
 			fmt.Fprintf(os.Stderr, "larder: node %s can't go on: %v\n", cfg.id, err)
@@ -249,7 +250,7 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 			fail(err)
 		}
 	})
-	n.server = httpapi.NewServer(handler)
+	n.server = httpapi.NewServer(control(handler))
 	n.work.Go(func() {
 		if err := n.server.Serve(httpapi.Listener(listener)); !errors.Is(err, http.ErrServerClosed) {
 			fail(fmt.Errorf("REST: %w", err))

@@ -1,0 +1,35 @@
+package shard
+
+// bug is a seeded bug: something done wrong on purpose, in builds with the tag faults alone and there only if
+// the variable LARDER_FAULTS, a comma-separated list, names it. The consistency runs must find each of them;
+// that is what their green results are worth. Each is one branch at one place.
+type bug string
+
+const (
+	// Reads on the leader.
+	bugLocalReads       bug = "local-reads"         // whoever takes itself for the leader answers, and asks nobody
+	bugVerifyLeader     bug = "verify-leader-reads" // trust hashicorp/raft's VerifyLeader: stale after a pause
+	bugNoReadIndex      bug = "no-read-index"       // confirm the leader, and don't wait until its state has what is committed
+	bugLateJoin         bug = "late-join"           // join a round of confirmations that was sent before the read came
+	bugSelfCounted      bug = "self-counted"        // count oneself in the quorum of a read though one is no voter
+	bugLearnersCounted  bug = "learners-counted"    // count learners in it
+	bugReadyAtElection  bug = "ready-at-election"   // serve before an entry of one's own term is applied
+	bugTTLByOwnClock    bug = "ttl-by-own-clock"    // judge a time to live by the node's clock, not the log's
+	bugFollowerLocal    bug = "follower-local"      // read on a follower what it has, without a read index
+	bugBoundedAge       bug = "bounded-age"         // answer reads of a bounded age however old the state is
+	bugConditionOutside bug = "condition-outside"   // judge conditions before the log, not in it
+
+	// Writes.
+	bugUnknownRefused bug = "unknown-refused" // say of a write whose fate is open that it did not happen
+	bugAckUnknown     bug = "ack-unknown"     // say of such a write that it did
+	bugNoDedup        bug = "no-dedup"        // forget idempotency keys
+	bugNoSync         bug = "no-sync"         // don't wait for the disk
+
+	// The state.
+	bugOwnClock       bug = "own-clock"        // apply entries at the node's time, not at theirs
+	bugOwnRecency     bug = "own-recency"      // make what is read recent on the replica that read it, without the log
+	bugRestoreNoOrder bug = "restore-no-order" // lose the order of recency in a snapshot
+	bugRestoreNoKeys  bug = "restore-no-keys"  // lose the idempotency keys in a snapshot
+	bugRestoreMerges  bug = "restore-merges"   // keep what was there when a snapshot comes in
+	bugChecksumSilent bug = "checksum-silent"  // don't stop replicas that differ, so that only clients can tell
+)
