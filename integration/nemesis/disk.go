@@ -109,16 +109,37 @@ func damage(name string, d Damage, weight int, about string) Fault {
 				return err
 			}
 			if a.serves(ctx, node) {
-				a.show(a.shown() + "; it serves with that")
-				a.n.setBroken(node, false)
-				return undoEnd(ctx, a)
+				a.show(a.shown() + "; it served with that")
+				a.watchDamaged(ctx, node)
+			} else {
+				a.show(a.shown() + "; it refused to run, or to serve some shard")
 			}
-			a.show(a.shown() + "; it refused to run, or to serve some shard")
+			// Whatever it is like, its disk is not what it acknowledged: the next one must not break beside it.
 			return a.replaceNode(ctx)
 		},
 		Effect: ended,
 	}
 }
+
+// watchDamaged lets a node serve with damage for longer than the servers take to compare their replicas, and lets them
+// finish what they do about it.
+func (a *Act) watchDamaged(ctx context.Context, node string) {
+	const comparison, repair = 7 * time.Second, 30 * time.Second
+	before, err := a.n.sys.Logged(node, divergedLine)
+	wait(ctx, comparison)
+	if now, again := a.n.sys.Logged(node, divergedLine); err == nil && again == nil && now > before {
+		a.show(a.shown() + " until it was found to differ")
+	}
+	ctx, cancel := context.WithTimeout(ctx, repair)
+	defer cancel()
+	for shard := range uint64(a.n.cfg.Knobs.Shards + 1) {
+		// What is not over by then is waited for when the node is replaced.
+		_ = poll(ctx, func() bool { return !a.busy(ctx, shard) })
+	}
+}
+
+// divergedLine is what a node logs of a replica that was found to differ from the others.
+const divergedLine = "its state has diverged"
 
 // breakDisk ends a node whose disk is going to lose what it acknowledged. It refuses while another one is broken.
 func (a *Act) breakDisk(node string) error {

@@ -85,6 +85,9 @@ func (r *runner) prepare() error {
 		// Where no node is free operators can only take members away, and who is cut off then may be one too many.
 		planned.Nodes, planned.Replicas = cmp.Or(o.nodes, 5), cmp.Or(o.replicas, 3)
 	}
+	if o.roomMode() == history.Tight {
+		planned.Shards = cmp.Or(o.shards, tightShards)
+	}
 	if planned.Rounds == 0 {
 		planned.Rounds = int(o.time/shortestRound) + 1
 	}
@@ -141,8 +144,11 @@ func (r *runner) open(ctx context.Context) error {
 	return nil
 }
 
-// tightBytes is the room of a shard that has too little of it.
-const tightBytes = 64 << 10
+// tightBytes is the room of a shard that has too little of it, tightShards how many shards the clients can fill.
+const (
+	tightBytes  = 64 << 10
+	tightShards = 2
+)
 
 // begin waits until all nodes are ready, and starts clients, sampler and nemesis.
 func (r *runner) begin(ctx context.Context, binary string) error {
@@ -168,7 +174,7 @@ func (r *runner) begin(ctx context.Context, binary string) error {
 	r.load = workload.Start(context.WithoutCancel(ctx), r.recorder, workload.Config{
 		Workload: o.workload, Targets: cluster.Targets(r.cluster.Nodes), Dial: r.cluster.Dial, Nodes: r.cluster.Nodes,
 		Pinned: pinned, Roaming: max(0, o.clients-pinned*nodes), Keys: keysFor(o.clients), Prefix: "k",
-		Timeout: clientTimeout, Rate: o.rate, Seed: o.seed,
+		Timeout: clientTimeout, Rate: o.rate, Seed: o.seed, Tight: o.roomMode() == history.Tight,
 		SteadyClocks: !wantsBuild(r.plan.Enabled),
 	})
 	r.done = r.load.Done
