@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen
+.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -79,3 +79,12 @@ jepsen:
 	cd integration && exec ../bin/jepsen run --out $(abspath $(OUT)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
 		$(if $(NEMESIS),--nemesis $(NEMESIS)) $(if $(TIME),--time $(TIME)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(MODE),--mode $(MODE)) $(if $(NET),--net $(NET)) $(if $(NODES),--nodes $(NODES)) $(if $(SHARDS),--shards $(SHARDS)) $(if $(BUG),--bug $(BUG)) $(ARGS)
+
+# Two short runs, with room for all and without: what .ci/run does.
+jepsen-smoke:
+	$(MAKE) jepsen WORKLOAD=register TIME=12s SEED=7 NODES=3 NEMESIS=pause-leader,kill-one,partition-leader,oneway-in
+	$(MAKE) jepsen WORKLOAD=evict MODE=tight TIME=12s SEED=8 NODES=3 NEMESIS=kill-one,transfer-leader,force-snapshot
+
+# Each seeded bug that the schedules in virtual time are known to find must turn them red. BUG=name,name for some.
+jepsen-selftest:
+	LARDER_BUGS=$(BUG) go test -tags faults ./shard -count 1 -run '^TestSeededBugs$$' -v -timeout 30m
