@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +17,12 @@ const deviceName = "eth0"
 // namespace is a network namespace, and the goroutine in it that runs calls.
 type namespace struct {
 	tap   *os.File // frames that it sends and gets
-	self  *os.File // the namespace, to enter it
 	calls chan func()
 	quit  chan struct{}
 	ended chan struct{} // when the thread has left
+
+	mu   sync.Mutex // guards self against a use after its end
+	self *os.File   // the namespace, to enter it
 }
 
 // newNamespace makes a namespace with a loopback, and a device that has the address.
@@ -177,7 +180,9 @@ func (ns *namespace) enter(f func() error) error {
 		before, err := openOwn()
 		if err == nil {
 			defer before.Close()
-			err = unix.Setns(int(ns.self.Fd()), unix.CLONE_NEWNET)
+			ns.mu.Lock()
+			err = unix.Setns(int(ns.self.Fd()), unix.CLONE_NEWNET) // refused once it is closed
+			ns.mu.Unlock()
 		}
 		if err == nil {
 			err = f()
@@ -196,5 +201,7 @@ func (ns *namespace) close() {
 	close(ns.quit)
 	<-ns.ended
 	ns.tap.Close()
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
 	ns.self.Close()
 }
