@@ -206,7 +206,7 @@ func (c *certificate) key(key string, group []*history.Operation) {
 	if c.traits[key].derived {
 		return
 	}
-	r := replay{c: c, trait: c.traits[key], unplaced: unplaced, shown: map[*history.Operation]bool{}}
+	r := replay{c: c, trait: c.traits[key], unplaced: unplaced, shown: map[*history.Operation]bool{}, spent: map[*history.Operation]bool{}}
 	for _, o := range inLog(placed, history.Place.CompareSlot) {
 		r.step(o)
 	}

@@ -117,6 +117,24 @@ func TestGoodHistories(t *testing.T) {
 			s.get("a", 10, 5)
 			s.get("b", 11, 6)
 		},
+		"values that end": func(s *script) {
+			s.put("a", 10, 5).TTL = time.Second
+			s.get("", 0, 6)
+			s.put("b", 11, 7).Existed = false
+			s.add(history.Operation{Kind: history.Expire, Existed: true, Version: 11, TTL: time.Second, Place: at(8)})
+			s.get("", 0, 9)
+			s.put("c", 12, 10).Existed = false
+			s.add(history.Operation{Kind: history.Expire, TTL: time.Second, Outcome: history.Unknown})
+			s.get("", 0, 11)
+		},
+		"two unknown deletes take two values": func(s *script) {
+			s.put("a", 10, 5)
+			s.add(history.Operation{Kind: history.Delete, Outcome: history.Unknown})
+			s.get("", 0, 6)
+			s.put("b", 11, 7).Existed = false
+			s.add(history.Operation{Kind: history.Delete, Outcome: history.Unknown})
+			s.get("", 0, 8)
+		},
 		"several places in one entry": func(s *script) {
 			s.put("a", 10, 5)
 			s.add(history.Operation{Kind: history.Put, Value: "b", Version: 11, Place: history.Place{Index: 5, Position: 1}, Existed: true})
@@ -248,6 +266,29 @@ func TestForgedHistories(t *testing.T) {
 			s.put("a", 10, 6)
 			s.put("b", 11, 5)
 			s.get("b", 11, 6)
+		}, "certificate"},
+		{"one unknown delete takes two values", func(s *script) {
+			s.put("a", 10, 5)
+			s.add(history.Operation{Kind: history.Delete, Outcome: history.Unknown})
+			s.get("", 0, 6)
+			s.put("b", 11, 7).Existed = false
+			s.get("", 0, 8)
+		}, "linearizable certificate"},
+		{"a value without end is lost beside ones that end", func(s *script) {
+			s.put("a", 10, 5).TTL = time.Second
+			s.put("b", 11, 6)
+			s.get("", 0, 7)
+		}, "linearizable certificate durable"},
+		{"a value is lost that was freed of its end", func(s *script) {
+			s.put("a", 10, 5).TTL = time.Second
+			s.add(history.Operation{Kind: history.Expire, Existed: true, Version: 10, Place: at(6)})
+			s.get("", 0, 7)
+		}, "linearizable certificate"},
+		{"a value is there and gone at one place", func(s *script) {
+			s.put("a", 10, 5).TTL = time.Second
+			s.get("", 0, 5)
+			o := s.get("a", 10, 5)
+			o.Invoke -= 2 * tick // at the same time, so that the order is open
 		}, "certificate"},
 		{"two writes share a place", func(s *script) {
 			s.put("a", 10, 5)

@@ -20,7 +20,7 @@ func Counters(ops, final []history.Operation, mode history.Mode) (violations []V
 	sums, traits := map[string]*sum{}, traitsOf(ops, mode)
 	for i := range ops {
 		o := &ops[i]
-		if !o.Kind.Write() || traits[o.Key].vanish {
+		if !o.Kind.Write() || traits[o.Key].vanish() {
 			continue
 		}
 		s := sums[o.Key]
@@ -99,7 +99,7 @@ func Sets(ops, final []history.Operation, mode history.Mode) (violations []Viola
 		}
 	}
 	for _, o := range final {
-		if o.Outcome != history.OK || traits[o.Key].vanish {
+		if o.Outcome != history.OK || traits[o.Key].vanish() {
 			continue
 		}
 		for _, e := range appended[o.Key] {

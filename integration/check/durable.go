@@ -40,7 +40,7 @@ func Durable(ops, final []history.Operation, mode history.Mode) []Violation {
 			report(fmt.Sprintf("nobody read key %s at the end", key), last)
 		}
 		for _, end := range ends[key] {
-			if what := loss(group, last, end, traits[key].vanish); what != "" {
+			if what := loss(group, last, end, traits[key].evicts || mayEnd(group, last)); what != "" {
 				report(what, last, end)
 			}
 		}
@@ -86,6 +86,20 @@ func lastChange(group []*history.Operation) *history.Operation {
 		}
 	}
 	return last
+}
+
+// mayEnd reports whether the value that last left may be gone since its time is over: by its own time to live, by
+// one that it was given, or by that of a value of unknown outcome in its place.
+func mayEnd(group []*history.Operation, last *history.Operation) bool {
+	return slices.ContainsFunc(group, func(o *history.Operation) bool {
+		switch {
+		case o.TTL == 0:
+			return false
+		case o == last, o.Outcome == history.Unknown:
+			return true
+		}
+		return o.Kind == history.Expire && o.Existed && o.Place.CompareSlot(last.Place) > 0
+	})
 }
 
 // loss says what end has lost of last, "" when nothing.

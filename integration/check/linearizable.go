@@ -30,8 +30,8 @@ func Linearizable(ops []history.Operation, mode history.Mode, keyLimit time.Dura
 		workers.Go(func() {
 			for key := range names {
 				group := keys[key]
-				vanish := traits[key].vanish
-				result := checkKey(group, vanish, keyLimit)
+				evicts := traits[key].evicts
+				result := checkKey(group, evicts, keyLimit)
 				mu.Lock()
 				r.Operations += len(group)
 				switch result {
@@ -39,7 +39,7 @@ func Linearizable(ops []history.Operation, mode history.Mode, keyLimit time.Dura
 					r.Violations = append(r.Violations, Violation{
 						Check: "linearizable",
 						What:  "no order explains the answers for key " + key + "; the shortest history that has none:",
-						Ops:   shortest(group, vanish, keyLimit),
+						Ops:   shortest(group, evicts, keyLimit),
 					})
 				case porcupine.Unknown:
 					r.Undecided = append(r.Undecided, key)
@@ -60,8 +60,8 @@ func Linearizable(ops []history.Operation, mode history.Mode, keyLimit time.Dura
 }
 
 // checkKey asks porcupine about one key.
-func checkKey(group []*history.Operation, vanish bool, limit time.Duration) porcupine.CheckResult {
-	return porcupine.CheckOperationsTimeout(model.Law(vanish), intervals(group), limit)
+func checkKey(group []*history.Operation, evicts bool, limit time.Duration) porcupine.CheckResult {
+	return porcupine.CheckOperationsTimeout(model.Law(evicts), intervals(group), limit)
 }
 
 func intervals(group []*history.Operation) []porcupine.Operation {
@@ -79,7 +79,7 @@ func intervals(group []*history.Operation) []porcupine.Operation {
 // shortest cuts an illegal history to the shortest prefix, by time, that is illegal too. An
 // operation still under way at the cut counts as unknown there if it writes, and is left out if it
 // reads, so that each prefix is a history of its own.
-func shortest(group []*history.Operation, vanish bool, limit time.Duration) []history.Operation {
+func shortest(group []*history.Operation, evicts bool, limit time.Duration) []history.Operation {
 	ends := make([]time.Duration, 0, len(group))
 	for _, o := range group {
 		ends = append(ends, o.Return)
@@ -101,7 +101,7 @@ func shortest(group []*history.Operation, vanish bool, limit time.Duration) []hi
 	}
 	// Legality is lost once and for all as the prefix grows, so the first illegal one is found by halving.
 	n, _ := slices.BinarySearchFunc(ends, porcupine.Illegal, func(end time.Duration, _ porcupine.CheckResult) int {
-		if checkKey(prefix(end), vanish, limit) == porcupine.Illegal {
+		if checkKey(prefix(end), evicts, limit) == porcupine.Illegal {
 			return 0
 		}
 		return -1

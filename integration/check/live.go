@@ -24,6 +24,24 @@ func Liveness(r *history.Run) (violations []Violation) {
 	return violations
 }
 
+// recovery says whether it was seen of every fault that it was undone, and that clients' successes were back after that.
+func recovery(r *history.Run) Result {
+	seen := time.Duration(0)
+	for _, f := range r.Faults {
+		seen = max(seen, f.Recovered)
+	}
+	result := Result{"recovery", Valid, len(r.Faults), ""}
+	for _, f := range r.Faults {
+		switch {
+		case f.Healed == 0:
+			result.Verdict, result.Detail = NotProved, fmt.Sprintf("%s of %v was never undone", f.Name, f.Targets)
+		case f.Recovered == 0 && seen < f.Healed:
+			result.Verdict, result.Detail = NotProved, fmt.Sprintf("nobody saw that the clients' successes were back after %s of %v", f.Name, f.Targets)
+		}
+	}
+	return result
+}
+
 // leastHits is the share of linearizable reads that must have found something: a verdict on nothing but misses means nothing.
 const leastHits = 0.05
 
@@ -55,7 +73,10 @@ func coverage(r *history.Run, o Options) Result {
 	}
 	rate := float64(ok) / max((last-first).Seconds(), 1e-9)
 	result := Result{"coverage", Valid, ok, fmt.Sprintf("%.0f successes a second, %d faults that took effect, %d of %d linearizable reads found something", rate, faults, hits, reads)}
+	what, n := missing(r)
 	switch {
+	case reads+len(r.Final) == 0:
+		result.Verdict = NotProved
 	case rate < o.LeastRate:
 		result.Verdict = NotProved
 		result.Detail += fmt.Sprintf("; %.0f successes a second are the least", o.LeastRate)
@@ -65,6 +86,9 @@ func coverage(r *history.Run, o Options) Result {
 	case float64(hits) < leastHits*float64(reads):
 		result.Verdict = NotProved
 		result.Detail += fmt.Sprintf("; %.0f %% must", leastHits*100)
+	case what != "":
+		result.Verdict = NotProved
+		result.Detail += fmt.Sprintf("; %d %s, and %d are the least of a run of %s", n, what, leastOfNeed, r.Meta.Workload)
 	}
 	return result
 }

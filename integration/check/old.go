@@ -119,8 +119,8 @@ func (c *oldReads) atPlace(o *history.Operation) {
 	if c.traits[o.Key].derived {
 		return
 	}
-	var last, next *history.Operation // acknowledged changes around the place of o
-	removed := c.traits[o.Key].vanish // or a change of unknown outcome may have left the key absent
+	var last, next *history.Operation   // acknowledged changes around the place of o
+	removed := c.traits[o.Key].vanish() // or a change of unknown outcome may have left the key absent
 	for _, w := range c.keys[o.Key] {
 		switch {
 		case !change(w):
@@ -160,7 +160,7 @@ func (c *oldReads) seen(o *history.Operation) {
 		case o.Found && w != nil && w.Outcome == history.OK && w.Return < x.Invoke:
 			c.report("a read shows a value that was replaced for longer than it may be old", w, x, o)
 			return
-		case !o.Found && x.Kind.Stores() && !c.traits[o.Key].vanish && !c.removal(o.Key, x.Invoke, o.Return):
+		case !o.Found && x.Kind.Stores() && !c.traits[o.Key].vanish() && !c.removal(o.Key, x.Invoke, o.Return):
 			c.report("an answer says absent, but a value was there for longer than it may be old", x, o)
 			return
 		}

@@ -16,9 +16,9 @@ import (
 // without an order it shows the shortest history that has none.
 func Page(w io.Writer, r *history.Run, key string, o Options) error {
 	group := byKey(r.Ops)[key]
-	vanish := traitsOf(r.Ops, r.Meta.Mode)[key].vanish
-	if checkKey(group, vanish, o.KeyLimit) == porcupine.Illegal {
-		cut := shortest(group, vanish, o.KeyLimit)
+	evicts := traitsOf(r.Ops, r.Meta.Mode)[key].evicts
+	if checkKey(group, evicts, o.KeyLimit) == porcupine.Illegal {
+		cut := shortest(group, evicts, o.KeyLimit)
 		group = group[:0]
 		for i := range cut {
 			group = append(group, &cut[i])
@@ -27,7 +27,7 @@ func Page(w io.Writer, r *history.Run, key string, o Options) error {
 	if len(group) == 0 {
 		return fmt.Errorf("nobody used key %q", key)
 	}
-	m := model.Law(vanish)
+	m := model.Law(evicts)
 	_, info := porcupine.CheckOperationsVerbose(m, intervals(group), o.KeyLimit)
 	first := slices.MinFunc(group, func(a, b *history.Operation) int { return int(a.Invoke - b.Invoke) }).Invoke
 	last := slices.MaxFunc(group, func(a, b *history.Operation) int { return int(a.Return - b.Return) }).Return

@@ -16,7 +16,10 @@ type replay struct {
 	unplaced []*history.Operation        // changes of unknown outcome
 	shown    map[*history.Operation]bool // those of them whose value was read: their place is found
 
+	spent map[*history.Operation]bool // those of them that explain why a value was gone
+
 	present bool
+	mortal  bool               // the value there may have a time to live
 	version uint64             // of the value there
 	holder  *history.Operation // stored the value there; nil when absent, or when only the version was shown
 	floor   uint64             // highest version seen
@@ -33,10 +36,13 @@ func (r *replay) step(o *history.Operation) {
 	case o.Conflict:
 		r.showsVersion(o)
 	case o.Kind == history.Expire, o.Kind == history.Touch:
-		if o.Existed {
-			r.showsVersion(o)
-		} else {
+		if !o.Existed {
 			r.showsAbsent(o)
+			return
+		}
+		r.showsVersion(o)
+		if o.Kind == history.Expire {
+			r.mortal = o.TTL != 0
 		}
 	default:
 		r.changes(o)
@@ -66,6 +72,7 @@ func (r *replay) changes(o *history.Operation) {
 	}
 	if o.Kind.Stores() {
 		r.set(o, o.Version, o)
+		r.mortal = o.TTL != 0
 	} else {
 		r.clear(o)
 		r.floor = max(r.floor, o.Version)
@@ -111,6 +118,14 @@ func (r *replay) shows(o, w *history.Operation) {
 	case o.Version <= r.floor:
 		r.wrong("a read shows a version that fits no place before it", o, w)
 	}
+	switch {
+	case r.present && r.holder == w:
+	case w == nil:
+		r.mortal = true
+	default:
+		// Of a value whose version alone was known, the time to live may have been changed since.
+		r.mortal = w.TTL != 0 || r.present && r.holder == nil && r.mortal
+	}
 	if w != nil {
 		r.shown[w] = true
 	}
@@ -146,6 +161,7 @@ func (r *replay) showsVersion(o *history.Operation) {
 		r.wrong("a refused condition names a version that was not there at its place", o)
 	}
 	r.set(nil, o.Version, o) // whose value it is stays open until a read shows it
+	r.mortal = r.trait.timed
 }
 
 func (r *replay) set(holder *history.Operation, version uint64, cause *history.Operation) {
@@ -154,24 +170,47 @@ func (r *replay) set(holder *history.Operation, version uint64, cause *history.O
 }
 
 func (r *replay) clear(cause *history.Operation) {
-	r.present, r.holder, r.version, r.cause = false, nil, 0, cause
+	r.present, r.mortal, r.holder, r.version, r.cause = false, false, nil, 0, cause
 }
 
 // possible reports whether a change of unknown outcome, asked for before o was answered, may have
 // left the key present, or absent; or whether the value may have vanished.
 func (r *replay) possible(o *history.Operation, present bool) bool {
-	if slices.ContainsFunc(r.unplaced, func(w *history.Operation) bool {
-		return w.Kind.Changes() && w.Kind.Stores() == present && w.Invoke < o.Return
-	}) {
+	if present {
+		return slices.ContainsFunc(r.unplaced, func(w *history.Operation) bool {
+			return w.Kind.Stores() && w.Invoke < o.Return
+		})
+	}
+	return r.removed(o) || r.vanished(o)
+}
+
+// removed reports whether a change of unknown outcome may have removed the value before o. It happened once at most, so
+// that it explains one value's end; the one that was asked for last leaves the others to answers before which it was not.
+func (r *replay) removed(o *history.Operation) bool {
+	var last *history.Operation
+	for _, w := range r.unplaced {
+		if w.Kind.Changes() && !w.Kind.Stores() && w.Invoke < o.Return && !r.spent[w] && (last == nil || w.Invoke > last.Invoke) {
+			last = w
+		}
+	}
+	if last != nil {
+		r.spent[last] = true
+	}
+	return last != nil
+}
+
+// vanished reports whether the value may be gone by itself before o, and counts those that were evicted for sure.
+func (r *replay) vanished(o *history.Operation) bool {
+	if r.trait.evicts {
+		if !r.trait.timed {
+			r.c.vanished[o.Place.Shard]++
+		}
 		return true
 	}
-	if present || !r.trait.vanish {
-		return false
-	}
-	if !r.trait.timed {
-		r.c.vanished[o.Place.Shard]++
-	}
-	return true
+	// Whatever gave a time to live, and is of unknown outcome, may have come before.
+	return r.mortal || slices.ContainsFunc(r.unplaced, func(w *history.Operation) bool {
+		return w.TTL != 0 && w.Invoke < o.Return
+	})
 }
 
 // wrong reports o after what determined the state before it, and others.

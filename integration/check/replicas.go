@@ -37,6 +37,34 @@ func Replicas(r *history.Run) (violations []Violation) {
 	return violations
 }
 
+// convergence says whether of every data shard at least two replicas' states were compared at the end.
+func convergence(r *history.Run) Result {
+	replicas := map[uint64]int{}
+	for _, s := range r.Samples {
+		if s.Shard != 0 { // the directory tells no checksum
+			replicas[s.Shard] += 0
+		}
+	}
+	for shard := range uint64(r.Meta.Shards) {
+		replicas[shard+1] += 0
+	}
+	for _, s := range r.Ends {
+		if s.Checksum != "" {
+			replicas[s.Shard]++
+		}
+	}
+	result := Result{"convergence", Valid, len(replicas), ""}
+	for _, shard := range sortedKeys(replicas) {
+		if n := replicas[shard]; n < 2 {
+			result.Verdict, result.Detail = NotProved, fmt.Sprintf("the states of %d replicas of shard %d are known at the end", n, shard)
+		}
+	}
+	if len(replicas) == 0 {
+		result.Verdict, result.Detail = NotProved, "no replica's state is known at the end"
+	}
+	return result
+}
+
 // Leaders checks that a term of a shard has one leader.
 func Leaders(r *history.Run) (violations []Violation) {
 	type term struct{ shard, term uint64 }

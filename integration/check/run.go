@@ -88,14 +88,18 @@ func Run(r *history.Run, o Options) Report {
 	add("sets", count(r.Ops, history.Append), Sets(r.Ops, r.Final, mode))
 	add("bounded", count(r.Ops, history.GetBounded), Bounded(r.Ops, mode))
 	add("any", count(r.Ops, history.GetAny), Any(r.Ops, mode))
-	add("time to live", timedCount(r.Ops), TimeToLive(r))
-	if len(r.Samples)+len(r.Ends) > 0 { // a run of processes, not a list of operations alone
+	violations, bounds := TimeToLive(r)
+	add("time to live", bounds, violations)
+	violations, reasons := Misses(r.Ops, mode)
+	add("misses", reasons, violations)
+	if len(r.Meta.Nodes)+len(r.Samples)+len(r.Ends) > 0 { // a run of processes, not a list of operations alone
 		add("replicas", len(r.Samples)+len(r.Ends), Replicas(r))
 		add("leaders", len(r.Samples), Leaders(r))
 		add("room", len(r.Samples)+len(r.Ends), vanishings(r, vanished))
-		report.Checks = append(report.Checks, room(r))
+		report.Checks = append(report.Checks, room(r), convergence(r))
 	}
 	add("liveness", len(r.Faults), Liveness(r))
+	report.Checks = append(report.Checks, recovery(r))
 	add("interface", len(r.Ops), defects(r))
 	report.Checks = append(report.Checks, coverage(r, o))
 	report.Took = time.Since(start)

@@ -23,6 +23,10 @@ func TestRunChecks(t *testing.T) {
 		}
 		return o
 	}
+	expire := func(at float64, ttl time.Duration) history.Operation {
+		return history.Operation{Process: 3, Kind: history.Expire, Key: "k", TTL: ttl, Invoke: second(at), Return: second(at + .1), Outcome: history.OK,
+			Existed: true, Version: 9, Place: history.Place{Shard: 1, Epoch: 1, Index: 6}}
+	}
 	sample := func(node string, term, applied uint64, sum string) history.Sample {
 		return history.Sample{Node: node, Shard: 1, Role: "leader", Term: term, Applied: applied, Checksum: sum}
 	}
@@ -46,6 +50,32 @@ func TestRunChecks(t *testing.T) {
 			r.Ops[1] = get(1.5, false)
 			r.Ops = append(r.Ops, history.Operation{Process: 3, Kind: history.Delete, Key: "k", Invoke: second(1.2), Return: second(9), Outcome: history.Unknown})
 		}, "time to live", Valid},
+		"shown after a later end": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(9, true)
+			r.Ops = append(r.Ops, expire(1.5, 2*time.Second), expire(2, 5*time.Second))
+		}, "time to live", Invalid},
+		"shown until a later end": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(7, true)
+			r.Ops = append(r.Ops, expire(2, 5*time.Second))
+		}, "time to live", Valid},
+		"shown without an end": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(7, true)
+			r.Ops = append(r.Ops, expire(2, 0))
+		}, "time to live", Valid},
+		"shown though an expire is unknown": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(7, true)
+			e := expire(2, 5*time.Second)
+			e.Outcome = history.Unknown
+			r.Ops = append(r.Ops, e)
+		}, "time to live", Valid},
+		"gone before a later end": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(4.5, false)
+			r.Ops = append(r.Ops, expire(2, 9*time.Second))
+		}, "time to live", Invalid},
+		"gone by an earlier end": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(1.5, false)
+			r.Ops = append(r.Ops, expire(1.2, 100*time.Millisecond))
+		}, "time to live", Valid},
 		"two leaders in a term":     {func(r *history.Run, _ *Options) { r.Samples = append(r.Samples, sample("b", 2, 8, "")) }, "leaders", Invalid},
 		"two leaders in two terms":  {func(r *history.Run, _ *Options) { r.Samples = append(r.Samples, sample("b", 3, 8, "")) }, "leaders", Valid},
 		"states differ":             {func(r *history.Run, _ *Options) { r.Samples = append(r.Samples, sample("a", 2, 7, "y")) }, "replicas", Invalid},
@@ -64,11 +94,47 @@ func TestRunChecks(t *testing.T) {
 			}
 		}, "room", Invalid},
 		"slow recovery":       {func(r *history.Run, _ *Options) { r.Faults[0] = fault(2, 12.5) }, "liveness", Invalid},
-		"a failure":           {func(r *history.Run, _ *Options) { r.Failures = []string{"no progress"} }, "liveness", Invalid},
-		"a defect":            {func(r *history.Run, _ *Options) { r.Defects = []string{"said 500"} }, "interface", Invalid},
-		"too slow":            {func(_ *history.Run, o *Options) { o.LeastRate = 100 }, "coverage", NotProved},
-		"too few faults":      {func(_ *history.Run, o *Options) { o.LeastFaults = 2 }, "coverage", NotProved},
-		"a fault of no avail": {func(r *history.Run, _ *Options) { r.Faults[0].Effect = "" }, "coverage", NotProved},
+		"never undone":        {func(r *history.Run, _ *Options) { r.Faults[0].Healed = 0 }, "recovery", NotProved},
+		"recovery not seen":   {func(r *history.Run, _ *Options) { r.Faults[0] = fault(2, 0) }, "recovery", NotProved},
+		"recovery seen later": {func(r *history.Run, _ *Options) { r.Faults = append(r.Faults, fault(2, 0), fault(2.5, 3.5)) }, "recovery", Valid},
+		"no state at the end": {func(r *history.Run, _ *Options) { r.Ends = nil }, "convergence", NotProved},
+		"one replica's state": {func(r *history.Run, _ *Options) { r.Ends = r.Ends[:1] }, "convergence", NotProved},
+		"no sums at the end": {func(r *history.Run, _ *Options) {
+			r.Ends[0].Checksum, r.Ends[1].Checksum = "", ""
+		}, "convergence", NotProved},
+		"a shard without a state": {func(r *history.Run, _ *Options) { r.Meta.Shards = 2 }, "convergence", NotProved},
+		"nodes that said nothing": {func(r *history.Run, _ *Options) { r.Meta.Nodes, r.Samples, r.Ends = []string{"a"}, nil, nil }, "convergence", NotProved},
+		"a failure":               {func(r *history.Run, _ *Options) { r.Failures = []string{"no progress"} }, "liveness", Invalid},
+		"a defect":                {func(r *history.Run, _ *Options) { r.Defects = []string{"said 500"} }, "interface", Invalid},
+		"too slow":                {func(_ *history.Run, o *Options) { o.LeastRate = 100 }, "coverage", NotProved},
+		"too few faults":          {func(_ *history.Run, o *Options) { o.LeastFaults = 2 }, "coverage", NotProved},
+		"a fault of no avail":     {func(r *history.Run, _ *Options) { r.Faults[0].Effect = "" }, "coverage", NotProved},
+		"no operation":            {func(r *history.Run, _ *Options) { r.Ops, r.Final = nil, nil }, "coverage", NotProved},
+		"no read": {func(r *history.Run, o *Options) {
+			r.Ops, r.Final, o.LeastRate = r.Ops[:1], nil, 0
+		}, "coverage", NotProved},
+		"too little of the workload": {func(r *history.Run, _ *Options) { r.Meta.Workload = "follower" }, "coverage", NotProved},
+		"enough of the workload": {func(r *history.Run, _ *Options) {
+			r.Meta.Workload = "ttl"
+			for i := range 9 {
+				o := put
+				o.Value, o.Version, o.Place.Index = string(rune('a'+i)), uint64(10+i), uint64(8+i)
+				o.Invoke, o.Return, o.Existed = second(2+float64(i)/10), second(2.05+float64(i)/10), true
+				r.Ops = append(r.Ops, o)
+			}
+		}, "coverage", Valid},
+		"deleted by nobody": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(7, false)
+			r.Ops[1].Miss = "deleted"
+		}, "misses", Invalid},
+		"ended, as it may": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(7, false)
+			r.Ops[1].Miss = "expired"
+		}, "misses", Valid},
+		"evicted, with room": {func(r *history.Run, _ *Options) {
+			r.Ops[1] = get(7, false)
+			r.Ops[1].Miss = "evicted"
+		}, "misses", Invalid},
 		"nothing but misses": {func(r *history.Run, _ *Options) {
 			r.Ops = append(r.Ops[:0:0], get(1, false), get(2, false))
 			r.Final = nil
@@ -76,7 +142,7 @@ func TestRunChecks(t *testing.T) {
 	} {
 		r := &history.Run{
 			Meta: history.Meta{Mode: history.Strict}, Ops: []history.Operation{put, get(2, true)}, Faults: []history.Fault{fault(2, 3)},
-			Samples: []history.Sample{sample("a", 2, 7, "x")}, Ends: []history.Sample{sample("a", 2, 7, "x")},
+			Samples: []history.Sample{sample("a", 2, 7, "x")}, Ends: []history.Sample{sample("a", 2, 7, "x"), sample("b", 2, 7, "x")},
 		}
 		final := get(8, false)
 		final.Place.Index = 99

@@ -11,14 +11,17 @@ const settings = "settings/"
 
 // trait says what is special about a key.
 type trait struct {
-	// vanish: what it holds may vanish by itself, since there is not room for all or since some values end.
-	vanish bool
+	// evicts: there is not room for all, so that what it holds may vanish.
+	evicts bool
 	// timed: some values end.
 	timed bool
 	// derived: values are made of those before them (incr, append), so what a read shows need not have been stored by one
 	// request.
 	derived bool
 }
+
+// vanish reports whether something that the key holds may vanish by itself.
+func (t trait) vanish() bool { return t.evicts || t.timed }
 
 // traitsOf returns the traits of all keys.
 func traitsOf(ops []history.Operation, mode history.Mode) map[string]trait {
@@ -27,7 +30,7 @@ func traitsOf(ops []history.Operation, mode history.Mode) map[string]trait {
 		o := &ops[i]
 		t := traits[o.Key]
 		t.timed = t.timed || o.TTL != 0
-		t.vanish = mode == history.Tight && !strings.HasPrefix(o.Key, settings) || t.timed
+		t.evicts = mode == history.Tight && !strings.HasPrefix(o.Key, settings)
 		t.derived = t.derived || o.Kind == history.Incr || o.Kind == history.Append
 		traits[o.Key] = t
 	}

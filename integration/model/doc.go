@@ -4,8 +4,8 @@
 // with Lowe's improvements) holds against a history: a value with a version, or nothing. Versions are part of it: a read shows
 // the version that its write was given, and each change's version is above all that the key had before.
 //
-// Where values may vanish, since there is not room for all or their time ends, a key may hold nothing at any moment. It never
-// takes a value back: what was seen to be gone stays gone until the next write. That is the law of a cache that is
+// Where entries may be evicted, a key may hold nothing at any moment, and so may one whose value has a time to live; a value
+// without one stays where there is room. When a value's time ends is not part of the law. A key never takes a value back: what was seen to be gone stays gone until the next write. That is the law of a cache that is
 // linearizable, and most of what is wrong with caches breaks it.
 //
 // # Concurrency

@@ -14,6 +14,8 @@ import (
 type value struct {
 	text    string
 	version uint64
+	// mortal: it may have a time to live, and so be gone by itself.
+	mortal bool
 }
 
 // held is what is known of a key: it holds one of the values, or, if that may be, nothing. Several values are possible
@@ -28,8 +30,13 @@ func equal(a, b held) bool {
 	return a.absent == b.absent && a.floor == b.floor && slices.Equal(a.values, b.values)
 }
 
-func one(text string, version, floor uint64) held {
-	return held{values: []value{{text, version}}, floor: max(floor, version)}
+// stored is what a key holds after o stored its value.
+func stored(o *history.Operation, version, floor uint64) held {
+	return held{values: []value{valueOf(o, version)}, floor: max(floor, version)}
+}
+
+func valueOf(o *history.Operation, version uint64) value {
+	return value{o.Value, version, o.TTL != 0}
 }
 
 func nothing(floor uint64) held { return held{absent: true, floor: floor} }
@@ -55,28 +62,58 @@ func (h held) shown(text *string, version uint64) (held, bool) {
 	return next.sorted(), len(next.values) > 0
 }
 
-// each returns h after every value became another one, or stayed; put is what an absent one became, nil if nothing.
-func (h held) each(version uint64, f func(text string) (string, bool), put *string) (held, bool) {
-	next := held{floor: max(h.floor, version), absent: h.absent && put == nil}
+// each returns h after every value became another one, which keeps its time to live; put is what an absent one became.
+func (h held) each(version uint64, f func(text string) (string, bool), put value) (held, bool) {
+	next := held{floor: max(h.floor, version)}
 	for _, v := range h.values {
 		if text, ok := f(v.text); ok {
-			next.values = append(next.values, value{text, version})
+			next.values = append(next.values, value{text, version, v.mortal})
 		}
 	}
-	if h.absent && put != nil {
-		next.values = append(next.values, value{*put, version})
+	if h.absent {
+		next.values = append(next.values, put)
 	}
-	return next.sorted(), h.newer(version) && (len(next.values) > 0 || next.absent)
+	return next.sorted(), h.newer(version) && (len(next.values) > 0)
+}
+
+// given returns h after its values were given a time to live, or, with mortal false, freed of it.
+func (h held) given(mortal bool) held {
+	h.values = slices.Clone(h.values)
+	for i := range h.values {
+		h.values[i].mortal = mortal
+	}
+	return h.sorted()
+}
+
+// mortal reports whether what the key holds may be gone by itself.
+func (h held) mortal() bool {
+	return slices.ContainsFunc(h.values, func(v value) bool { return v.mortal })
+}
+
+// timed returns h without the values that have no time to live for sure.
+func (h held) timed() held {
+	h.values = slices.DeleteFunc(slices.Clone(h.values), func(v value) bool { return !v.mortal })
+	return h
 }
 
 func (h held) sorted() held {
 	if len(h.values) > 1 {
 		slices.SortFunc(h.values, func(a, b value) int {
-			return cmp.Or(cmp.Compare(a.text, b.text), cmp.Compare(a.version, b.version))
+			return cmp.Or(cmp.Compare(a.text, b.text), cmp.Compare(a.version, b.version), compareBool(a.mortal, b.mortal))
 		})
 		h.values = slices.Compact(h.values)
 	}
 	return h
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // matched parts h by a version.
@@ -99,15 +136,18 @@ func law(h held, o *history.Operation) (held, bool) {
 		if !o.Found {
 			return nothing(h.floor), h.absent
 		}
+		if o.Timed {
+			h = h.timed()
+		}
 		return h.shown(&o.Read, o.Version)
 	case history.Put, history.Swap:
 		if unknown {
-			return one(o.Value, 0, h.floor), true
+			return stored(o, 0, h.floor), true
 		}
 		if !h.existed(o) || o.Kind == history.Swap && !h.told(o) {
 			return h, false
 		}
-		return one(o.Value, o.Version, h.floor), h.newer(o.Version)
+		return stored(o, o.Version, h.floor), h.newer(o.Version)
 	case history.Create:
 		return create(h, o, unknown)
 	case history.Replace, history.DeleteIf:
@@ -121,16 +161,27 @@ func law(h held, o *history.Operation) (held, bool) {
 		return incr(h, o, unknown)
 	case history.Append:
 		return appended(h, o, unknown)
-	case history.Expire, history.Touch:
-		switch {
-		case unknown:
-			return h, true
-		case !o.Existed:
-			return nothing(h.floor), h.absent
+	case history.Expire:
+		if unknown {
+			return h.given(o.TTL != 0 || h.mortal()), true // or it stayed as it was
 		}
-		return h.shown(nil, o.Version)
+		next, ok := touched(h, o)
+		return next.given(o.TTL != 0), ok
+	case history.Touch:
+		if unknown {
+			return h, true
+		}
+		return touched(h, o)
 	}
 	panic("model: unknown kind " + string(o.Kind))
+}
+
+// touched is what an answer says of what stands there and stays.
+func touched(h held, o *history.Operation) (held, bool) {
+	if !o.Existed {
+		return nothing(h.floor), h.absent
+	}
+	return h.shown(nil, o.Version)
 }
 
 // existed reports whether what an answer says of a former value may be so.
@@ -151,7 +202,7 @@ func create(h held, o *history.Operation, unknown bool) (held, bool) {
 	case unknown:
 		next := held{values: slices.Clone(h.values), floor: h.floor}
 		if h.absent {
-			next.values = append(next.values, value{o.Value, 0})
+			next.values = append(next.values, valueOf(o, 0))
 		}
 		return next.sorted(), true
 	case o.Conflict && o.Version == 0:
@@ -160,7 +211,7 @@ func create(h held, o *history.Operation, unknown bool) (held, bool) {
 	case o.Conflict:
 		return h.shown(nil, o.Version)
 	}
-	return one(o.Value, o.Version, h.floor), h.absent && h.newer(o.Version)
+	return stored(o, o.Version, h.floor), h.absent && h.newer(o.Version)
 }
 
 // conditional is a replace or delete of one version. The version was told before, so a value whose version nobody
@@ -171,7 +222,7 @@ func conditional(h held, o *history.Operation, unknown bool) (held, bool) {
 	case unknown:
 		next := held{values: others, absent: h.absent, floor: h.floor}
 		if len(matching) > 0 && o.Kind == history.Replace {
-			next.values = append(others, value{o.Value, 0})
+			next.values = append(others, valueOf(o, 0))
 		} else if len(matching) > 0 {
 			next.absent = true
 		}
@@ -186,7 +237,7 @@ func conditional(h held, o *history.Operation, unknown bool) (held, bool) {
 	case len(matching) == 0:
 		return h, false
 	case o.Kind == history.Replace:
-		return one(o.Value, o.Version, h.floor), h.newer(o.Version)
+		return stored(o, o.Version, h.floor), h.newer(o.Version)
 	}
 	return nothing(max(h.floor, o.Version)), o.Existed && h.newer(o.Version)
 }
@@ -196,11 +247,12 @@ func incr(h held, o *history.Operation, unknown bool) (held, bool) {
 		n, err := strconv.ParseInt(text, 10, 64)
 		return strconv.FormatInt(n+o.Delta, 10), err == nil
 	}
-	first := strconv.FormatInt(o.Delta, 10)
+	first := value{strconv.FormatInt(o.Delta, 10), o.Version, o.TTL != 0}
 	if unknown {
-		return h.each(0, add, &first)
+		first.version = 0
+		return h.each(0, add, first)
 	}
-	next, ok := h.each(o.Version, add, &first)
+	next, ok := h.each(o.Version, add, first)
 	if !ok {
 		return h, false
 	}
@@ -211,23 +263,23 @@ func incr(h held, o *history.Operation, unknown bool) (held, bool) {
 func appended(h held, o *history.Operation, unknown bool) (held, bool) {
 	add := func(text string) (string, bool) { return text + o.Value, true }
 	if unknown {
-		return h.each(0, add, &o.Value)
+		return h.each(0, add, valueOf(o, 0))
 	}
-	next, ok := h.each(o.Version, add, &o.Value)
+	next, ok := h.each(o.Version, add, valueOf(o, o.Version))
 	if !ok || !o.Found {
 		return next, ok
 	}
 	return next.shown(&o.Read, 0)
 }
 
-// Law returns the model of one key. Inputs are *history.Operation, outputs are not used. Where values may vanish, by
-// eviction or as their time is over, a key may hold nothing at any moment; what vanished must not come back.
-func Law(vanish bool) porcupine.Model {
+// Law returns the model of one key. Inputs are *history.Operation, outputs are not used. Where entries may be evicted, a key
+// may hold nothing at any moment, and so may one with a value that has a time to live; what vanished must not come back.
+func Law(evicts bool) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return nothing(0) },
 		Step: func(s, input, _ any) (bool, any) {
 			h := s.(held)
-			h.absent = h.absent || vanish
+			h.absent = h.absent || evicts || h.mortal()
 			next, ok := law(h, input.(*history.Operation))
 			return ok, next
 		},
@@ -246,6 +298,9 @@ func (h held) String() string {
 			s += " or "
 		}
 		s += strconv.Quote(clip(v.text)) + " version " + strconv.FormatUint(v.version, 10)
+		if v.mortal {
+			s += " for a time"
+		}
 	}
 	if h.absent {
 		if s != "" {

@@ -17,7 +17,12 @@ func unknown(o history.Operation) history.Operation {
 	return o
 }
 
-// TestStep ensures that from each kind of state each operation leads where it must, and that an
+// one is a key that holds a value without end.
+func one(text string, version, floor uint64) held {
+	return held{values: []value{{text, version, false}}, floor: max(floor, version)}
+}
+
+// TestLaw ensures that from each kind of state each operation leads where it must, and that an
 // answer which the state does not allow is refused.
 func TestLaw(t *testing.T) {
 	var (
@@ -26,9 +31,10 @@ func TestLaw(t *testing.T) {
 		unlearned = one("a", 0, 7)
 		deleted   = nothing(10)
 		// What unknown writes leave where values may vanish.
-		either = held{values: []value{{"a", 10}, {"b", 0}}, floor: 10}
+		either = held{values: []value{{"a", 10, false}, {"b", 0, false}}, floor: 10}
 		number = one("5", 10, 10)
-		gone   = held{values: []value{{"5", 10}}, absent: true, floor: 10}
+		timed  = held{values: []value{{"a", 10, true}}, floor: 10}
+		gone   = held{values: []value{{"5", 10, false}}, absent: true, floor: 10}
 	)
 	for _, tt := range []struct {
 		name string
@@ -87,7 +93,7 @@ func TestLaw(t *testing.T) {
 		{"incr twice", gone, ok(history.Operation{Kind: history.Incr, Delta: 2, Number: 9, Version: 11}), gone, true},
 		{"incr with an old version", number, ok(history.Operation{Kind: history.Incr, Delta: 1, Number: 6, Version: 10}), number, true},
 		{"unknown incr", number, unknown(history.Operation{Kind: history.Incr, Delta: 2}), one("7", 0, 10), false},
-		{"unknown incr of what may be gone", gone, unknown(history.Operation{Kind: history.Incr, Delta: 2}), held{values: []value{{"2", 0}, {"7", 0}}, floor: 10}, false},
+		{"unknown incr of what may be gone", gone, unknown(history.Operation{Kind: history.Incr, Delta: 2}), held{values: []value{{"2", 0, false}, {"7", 0, false}}, floor: 10}, false},
 		{"append", a, ok(history.Operation{Kind: history.Append, Value: "b", Found: true, Read: "ab", Version: 11}), one("ab", 11, 11), false},
 		{"append that lost what was there", a, ok(history.Operation{Kind: history.Append, Value: "b", Found: true, Read: "b", Version: 11}), a, true},
 		{"append that tells nothing, repeated", a, ok(history.Operation{Kind: history.Append, Value: "b", Version: 11}), one("ab", 11, 11), false},
@@ -95,15 +101,25 @@ func TestLaw(t *testing.T) {
 		{"expire", a, ok(history.Operation{Kind: history.Expire, Existed: true, Version: 10}), a, false},
 		{"expire of nothing", a, ok(history.Operation{Kind: history.Expire}), a, true},
 		{"expire that names another version", a, ok(history.Operation{Kind: history.Expire, Existed: true, Version: 11}), a, true},
+		{"put for a time", a, ok(history.Operation{Kind: history.Put, Value: "a", TTL: 1, Version: 11, Existed: true}), held{values: []value{{"a", 11, true}}, floor: 11}, false},
+		{"put without end over one for a time", timed, ok(history.Operation{Kind: history.Put, Value: "b", Version: 11, Existed: true}), one("b", 11, 11), false},
+		{"append to one for a time", timed, ok(history.Operation{Kind: history.Append, Value: "b", Version: 11}), held{values: []value{{"ab", 11, true}}, floor: 11}, false},
+		{"append of nothing for a time", empty, ok(history.Operation{Kind: history.Append, Value: "b", TTL: 1, Version: 11}), held{values: []value{{"b", 11, true}}, floor: 11}, false},
+		{"expire gives a time", a, ok(history.Operation{Kind: history.Expire, TTL: 1, Existed: true, Version: 10}), timed, false},
+		{"expire takes a time", timed, ok(history.Operation{Kind: history.Expire, Existed: true, Version: 10}), a, false},
+		{"unknown expire may give a time", a, unknown(history.Operation{Kind: history.Expire, TTL: 1}), timed, false},
+		{"unknown expire may take a time, or not", timed, unknown(history.Operation{Kind: history.Expire}), timed, false},
+		{"read that says for a time", timed, ok(history.Operation{Kind: history.Get, Found: true, Timed: true, Read: "a", Version: 10}), timed, false},
+		{"read that says for a time without cause", a, ok(history.Operation{Kind: history.Get, Found: true, Timed: true, Read: "a", Version: 10}), a, true},
 		{"touch of what may be gone", gone, ok(history.Operation{Kind: history.Touch}), deleted, false},
 		{"touch of what is there yet", gone, ok(history.Operation{Kind: history.Touch, Existed: true}), number, false},
 		{"read of what may be gone", gone, ok(history.Operation{Kind: history.Get}), deleted, false},
 		{"read of one of two", either, ok(history.Operation{Kind: history.Get, Found: true, Read: "b", Version: 12}), one("b", 12, 12), false},
 		{"read of neither", either, ok(history.Operation{Kind: history.Get, Found: true, Read: "c", Version: 12}), either, true},
 		{"put over one of two", either, ok(history.Operation{Kind: history.Put, Value: "c", Existed: true, Version: 12}), one("c", 12, 12), false},
-		{"unknown create of what may be gone", gone, unknown(history.Operation{Kind: history.Create, Value: "b"}), held{values: []value{{"5", 10}, {"b", 0}}, floor: 10}, false},
-		{"replace of one of two", either, unknown(history.Operation{Kind: history.Replace, Value: "c", IfMatch: 10}), held{values: []value{{"b", 0}, {"c", 0}}, floor: 10}, false},
-		{"unknown delete-if of one of two", either, unknown(history.Operation{Kind: history.DeleteIf, IfMatch: 10}), held{values: []value{{"b", 0}}, absent: true, floor: 10}, false},
+		{"unknown create of what may be gone", gone, unknown(history.Operation{Kind: history.Create, Value: "b"}), held{values: []value{{"5", 10, false}, {"b", 0, false}}, floor: 10}, false},
+		{"replace of one of two", either, unknown(history.Operation{Kind: history.Replace, Value: "c", IfMatch: 10}), held{values: []value{{"b", 0, false}, {"c", 0, false}}, floor: 10}, false},
+		{"unknown delete-if of one of two", either, unknown(history.Operation{Kind: history.DeleteIf, IfMatch: 10}), held{values: []value{{"b", 0, false}}, absent: true, floor: 10}, false},
 		{"create by a token, refused by nothing", empty, ok(history.Operation{Kind: history.Create, FillToken: 4, Conflict: true}), empty, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -121,6 +137,8 @@ func TestLaw(t *testing.T) {
 // TestVanish ensures that what vanished does not come back where values may vanish, and that nothing vanishes elsewhere.
 func TestVanish(t *testing.T) {
 	put := ok(history.Operation{Kind: history.Put, Value: "a", Version: 1})
+	brief := ok(history.Operation{Kind: history.Put, Value: "a", TTL: 1, Version: 1})
+	free := ok(history.Operation{Kind: history.Expire, Existed: true, Version: 1})
 	there := ok(history.Operation{Kind: history.Get, Found: true, Read: "a", Version: 1})
 	absent := ok(history.Operation{Kind: history.Get})
 	for _, tt := range []struct {
@@ -130,6 +148,9 @@ func TestVanish(t *testing.T) {
 	}{
 		{false, []history.Operation{put, there, there}, true},
 		{false, []history.Operation{put, absent}, false},
+		{false, []history.Operation{brief, there, absent}, true},
+		{false, []history.Operation{brief, absent, there}, false},
+		{false, []history.Operation{brief, free, absent}, false},
 		{true, []history.Operation{put, there, absent, absent}, true},
 		{true, []history.Operation{put, absent, there}, false},
 		{true, []history.Operation{absent, there}, false},

@@ -165,6 +165,9 @@ func (f *fake) serve(r *reply, req *http.Request, body string) {
 func (f *fake) read(r *reply, req *http.Request, key string) {
 	e, present := f.look(key)
 	r.Set("Larder-Read", "probe")
+	if r.Get("Larder-Served-By") != f.leader {
+		r.Set("Larder-Read", "follower")
+	}
 	if req.URL.Query().Get("consistency") != "" {
 		r.Set("Larder-Read", "local")
 		r.Set("Age", "0")
