@@ -154,11 +154,14 @@ func cleanOne(path string) (removed []string, err error) {
 		if !id.alive() {
 			continue
 		}
-		if exe, err := executable(id.Pid); err != nil || filepath.Base(exe) != filepath.Base(r.Binary) {
+		switch exe, err := executable(id.Pid); {
+		case err != nil: // it is on its way out, as its parent is gone, and runs nothing any more
+		case filepath.Base(exe) != filepath.Base(r.Binary):
 			return removed, fmt.Errorf("pid %d of node %s is %q now: left alone", id.Pid, node, exe)
-		}
-		if err := syscall.Kill(id.Pid, syscall.SIGKILL); err != nil {
-			return removed, fmt.Errorf("killing pid %d of node %s: %w", id.Pid, node, err)
+		default:
+			if err := syscall.Kill(id.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return removed, fmt.Errorf("killing pid %d of node %s: %w", id.Pid, node, err)
+			}
 		}
 		for deadline := time.Now().Add(killTime); id.alive(); time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(deadline) {
