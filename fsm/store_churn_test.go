@@ -63,7 +63,11 @@ func (c *churn) mixed() int {
 // TestStoreChurn ensures that memory follows what is stored, whichever way sizes change and entries come
 // and go, and that the parts agree after it.
 func TestStoreChurn(t *testing.T) {
-	const limit = 24 << 20
+	scale := 1
+	if testing.Short() {
+		scale = 4
+	}
+	limit, recent := uint64(24<<20/scale), uint64(100_000/scale)
 	for _, tag := range []string{"", "{one slot}"} {
 		t.Run("tag "+tag, func(t *testing.T) {
 			c := newChurn(1)
@@ -71,7 +75,7 @@ func TestStoreChurn(t *testing.T) {
 			next := uint64(0)
 			phase := func(name string, bytes int, step func()) {
 				done := 0
-				for n := 0; done < bytes; n++ {
+				for n := 0; done < bytes/scale; n++ {
 					before := c.clock
 					step()
 					c.evict(limit)
@@ -98,7 +102,7 @@ func TestStoreChurn(t *testing.T) {
 				next++
 				c.set(next, 100+c.rng.IntN(50), 0)
 				for range 2 {
-					key := c.key(next - c.rng.Uint64N(100_000))
+					key := c.key(next - c.rng.Uint64N(recent))
 					if r := c.store.find(Slot(key), c.store.hash(key), key); r != 0 {
 						c.clock++
 						c.store.touch(r, c.clock)
@@ -107,7 +111,7 @@ func TestStoreChurn(t *testing.T) {
 			})
 			phase("removed at random", 16<<20, func() {
 				c.clock++
-				key := c.key(next - c.rng.Uint64N(150_000))
+				key := c.key(next - c.rng.Uint64N(recent+recent/2))
 				if r := c.store.find(Slot(key), c.store.hash(key), key); r != 0 {
 					c.store.remove(r)
 				}
