@@ -43,6 +43,7 @@ var badInputs = []badInput{
 	{name: "delete under a bad condition", method: "DELETE", target: "/v1/kv/victim", header: []string{"If-Match: W/\"17\""}, status: 400, typ: "bad-header"},
 	{name: "bad timeout", method: "PUT", target: "/v1/kv/victim", header: []string{"Larder-Timeout: never"}, body: "x", status: 400, typ: "bad-header"},
 	{name: "unknown path", method: "GET", target: "/v1/kw/victim", status: 404, typ: "unknown-path"},
+	{name: "a clock to be set wrong, in a build for users", method: "POST", target: "/v1/faults/clock?offset=60s", status: 404, typ: "unknown-path"},
 	{name: "unknown shard", method: "GET", target: "/v1/shards/99999", status: 404, typ: "unknown-shard"},
 	{name: "wrong method", method: "PUT", target: "/v1/directory", body: "x", status: 405, typ: "method-not-allowed"},
 	{name: "unknown method", method: "BREW", target: "/v1/kv/victim", status: 405, typ: "method-not-allowed"},

@@ -68,6 +68,9 @@ func (c *cacheMachine) Apply(index uint64, data []byte) any {
 	if bugOwnClock.on() {
 		b.Stamp = uint64(time.Now().UnixMilli())
 	}
+	if bugOwnEvictions.on() {
+		c.misevict()
+	}
 	results, err := c.m.Apply(index, b)
 	if err != nil {
 		panic(fmt.Sprintf("shard %d: log entry %d: %v", c.shard, index, err))
@@ -331,10 +334,14 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 			return r, nil
 		}
 	}
-	o, err := c.batches.submit(ctx, req.command())
+	submit := c.batches.submit
+	if bugAckEarly.on() {
+		submit = c.submitEarly
+	}
+	o, err := submit(ctx, req.command())
 	switch unknown := errors.Is(err, ErrOutcomeUnknown); {
 	case unknown && bugAckUnknown.on():
-		o = c.guess(&req)
+		o = c.guess(req.Key)
 	case unknown && bugUnknownRefused.on():
 		return Response{}, ErrNoLeader
 	case err != nil:
@@ -357,7 +364,7 @@ func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	if i == nil {
 		return Response{}, ErrStopped
 	}
-	if i.ready.Load() == 0 {
+	if i.ready.Load() == 0 && !(bugStaleOwner.on() && i.stamps.Load() != nil) {
 		return c.getAsFollower(ctx, i, req)
 	}
 	if err := i.readBarrier(ctx); err != nil {
@@ -377,6 +384,9 @@ func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 		}
 		if l.Owned && due(l, now) {
 			path = ReadLog
+			if bugExpireBlindly.on() {
+				_, _ = c.batches.submit(ctx, Request{Op: OpDelete, Key: req.Key}.command())
+			}
 			if err := c.batches.tick(ctx, l.Entry.ExpireAt); err != nil {
 				return Response{}, readError(err)
 			}

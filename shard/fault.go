@@ -17,19 +17,28 @@ const (
 	bugTTLByOwnClock    bug = "ttl-by-own-clock"    // judge a time to live by the node's clock, not the log's
 	bugFollowerLocal    bug = "follower-local"      // read on a follower what it has, without a read index
 	bugBoundedAge       bug = "bounded-age"         // answer reads of a bounded age however old the state is
+	bugStaleOwner       bug = "stale-owner"         // led once, go on as if still: a table of owners that is out of date
 	bugConditionOutside bug = "condition-outside"   // judge conditions before the log, not in it
+	bugExpireBlindly    bug = "expire-blindly"      // remove what is over without a look at whether it is still the same
 
 	// Writes.
 	bugUnknownRefused bug = "unknown-refused" // say of a write whose fate is open that it did not happen
 	bugAckUnknown     bug = "ack-unknown"     // say of such a write that it did
+	bugAckEarly       bug = "ack-early"       // say that a write happened before it is committed
 	bugNoDedup        bug = "no-dedup"        // forget idempotency keys
-	bugNoSync         bug = "no-sync"         // don't wait for the disk
+	bugNoSync         bug = "no-sync"         // don't wait for the disk: a loss of power shows it
+	bugVolatileLog    bug = "volatile-log"    // write the log behind, from the process's memory: kill -9 shows it
+	bugReturnsWiped   bug = "returns-wiped"   // come back without log and votes, under the old id
 
 	// The state.
 	bugOwnClock       bug = "own-clock"        // apply entries at the node's time, not at theirs
+	bugOwnEvictions   bug = "own-evictions"    // evict by the order of a Go map
 	bugOwnRecency     bug = "own-recency"      // make what is read recent on the replica that read it, without the log
 	bugRestoreNoOrder bug = "restore-no-order" // lose the order of recency in a snapshot
 	bugRestoreNoKeys  bug = "restore-no-keys"  // lose the idempotency keys in a snapshot
 	bugRestoreMerges  bug = "restore-merges"   // keep what was there when a snapshot comes in
 	bugChecksumSilent bug = "checksum-silent"  // don't stop replicas that differ, so that only clients can tell
+
+	// Of transfers, once there are any: the source is not fenced, deletes made during the copy are forgotten. Of
+	// watches: events are dropped silently when a reader is slow.
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -50,6 +51,33 @@ func TestIncrOnceOverFailover(t *testing.T) {
 			c.wantSameState()
 		})
 	}
+}
+
+// TestIncrOnceOverSnapshot ensures that replicas which begin from a snapshot remember what was done under an idempotency key.
+func TestIncrOnceOverSnapshot(t *testing.T) {
+	inBubble(t, 3, compacting, func(c *cluster) {
+		t, l := c.t, c.leader()
+		first, err := do(l, incrRequest("n", 5, "once"))
+		if err != nil || string(first.Value) != "5" {
+			t.Fatalf("%+v, %v", first, err)
+		}
+		c.fill(l, 40, "v")
+		c.until("all have it in a snapshot", func() bool {
+			return !slices.ContainsFunc(c.names, func(n string) bool {
+				metas, err := c.hosts[n].Group(testShard).snaps.List()
+				return err != nil || len(metas) == 0 || metas[0].Index < first.Index
+			})
+		})
+		for _, n := range c.names {
+			c.crash(n)
+		}
+		for _, n := range c.names {
+			c.start(n)
+		}
+		if r, err := do(c.leader(), incrRequest("n", 5, "once")); err != nil || string(r.Value) != "5" || !r.Replayed {
+			t.Errorf("again, after the snapshot: %+v, %v", r, err)
+		}
+	})
 }
 
 // TestIncrCountsExactly ensures that increments of many clients, each made until it is known to have happened, add up to

@@ -83,7 +83,7 @@ func (q *readRounds) join(ctx context.Context) (visible uint64, err error) {
 func (i *instance) askPeers(q *readRounds) {
 	voters, self := i.voters()
 	others := 0
-	for _, v := range voters {
+	for _, v := range i.confirmers(voters) {
 		if v.Node == i.group.id.Node {
 			continue
 		}
@@ -131,15 +131,12 @@ func (q *readRounds) closeLocked() {
 	commit := i.raft.CommitIndex()
 	r.visible = i.visible(commit)
 	voters, self := i.voters()
-	if bugLearnersCounted.on() {
-		voters = i.replicas()
-	}
 	r.need = len(voters)/2 + 1
 	if self || bugSelfCounted.on() {
 		r.need--
 	}
 	r.ask = map[string]bool{}
-	for _, v := range voters {
+	for _, v := range i.confirmers(voters) {
 		if v.Node != i.group.id.Node {
 			r.ask[v.Node] = true
 		}

@@ -196,7 +196,7 @@ func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap fun
 		}
 	}
 	r, ok := m.stores[id]
-	if ok { // what an earlier Host closed is opened again
+	if ok && !bugReturnsWiped.on() { // what an earlier Host closed is opened again
 		r.store = r.store.crashed()
 	} else {
 		r = memoryReplica{newMemoryStore(), newMemorySnapshots()}

@@ -91,6 +91,7 @@ const boundaryType raft.LogType = 0xff
 
 // newStore reads what e holds. fatal is called once, with the error of the first write that failed.
 func newStore(e engine, limits tailLimits, fatal func(error)) (*store, error) {
+	e = misstore(e)
 	s := &store{engine: e, fatal: fatal, tail: tail{limits: limits}}
 	var err error
 	if s.first, err = e.FirstIndex(); err != nil {

@@ -59,8 +59,8 @@ func openBolt(path string, readOnly bool) (*raftboltdb.BoltStore, error) {
 			NoFreelistSync: true,
 			FreelistType:   bbolt.FreelistMapType,
 			ReadOnly:       readOnly,
-			NoSync:         bugNoSync.on(),
 		},
+		NoSync: bugNoSync.on(), // of the options in bbolt's own it is overwritten
 	})
 }
 

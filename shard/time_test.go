@@ -122,6 +122,25 @@ func TestTickOnDueEntry(t *testing.T) {
 	})
 }
 
+// TestExpiryLeavesTheNext ensures that a read which finds an entry over does not remove what is being stored under its key
+// meanwhile.
+func TestExpiryLeavesTheNext(t *testing.T) {
+	inBubble(t, 3, neverCheck, func(c *cluster) {
+		l := c.leader()
+		c.putTTL(l, "k", time.Second)
+		time.Sleep(1100 * time.Millisecond)
+		release := stall(l)
+		var wg sync.WaitGroup
+		wg.Go(func() { c.mustPut(l, "k", "next") })
+		time.Sleep(100 * time.Millisecond) // until the put is in flight, then until the read has seen what is over
+		wg.Go(func() { c.lives(l, "k") })
+		time.Sleep(100 * time.Millisecond)
+		release()
+		wg.Wait()
+		c.wantGet(l, "k", "next")
+	})
+}
+
 // TestSeenExpiredStaysExpired ensures that an entry which a reader was told is gone never comes back,
 // although the next leader and the voters' median are hours behind, and that time does not stand still
 // there.

@@ -77,6 +77,7 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 // voterOn returns the server id of the shard's voter on node.
 func (i *instance) voterOn(node string) (string, bool) {
 	voters, _ := i.voters()
+	voters = i.confirmers(voters)
 	n := slices.IndexFunc(voters, func(r ReplicaID) bool { return r.Node == node })
 	if n < 0 {
 		return "", false
