@@ -18,7 +18,7 @@ func TestWorkloads(t *testing.T) {
 	binary := builder.Binary(t)
 	roomy := cluster.Start(t, cluster.Config{Binary: binary, Shards: 2})
 	for _, name := range workload.Names() {
-		if name != "evict" {
+		if name != "evict" && name != "directory" { // these have clusters of their own
 			t.Run(name, func(t *testing.T) { runWorkload(t, roomy, name) })
 		}
 	}
@@ -33,6 +33,12 @@ func TestWorkloads(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestWorkloadDirectory runs the workload that changes a setting, which gives each key of that cluster a time to live.
+func TestWorkloadDirectory(t *testing.T) {
+	processes(t)
+	runWorkload(t, cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Shards: 2}), "directory")
 }
 
 // TestWorkloadEvict ensures that evict finds some of what it asks for, and not all, where there is room for a part.

@@ -13,8 +13,8 @@ import (
 	"github.com/larder-cache/larder/integration/history"
 )
 
-// settingKey is the setting that directory changes, and no other: all settings share one version. Without clients
-// that store anything it has no effect.
+// settingKey is the setting that directory changes, and no other: all settings share one version. It has no effect
+// without clients that store something, and a later workload in the same cluster must reckon with what is left there.
 const settingKey = client.SettingPrefix + "default-ttl"
 
 // onDirectory is the work of a client of the directory.
