@@ -42,8 +42,8 @@ type Operation struct {
 	Detail string `json:"detail,omitempty"` // what it waits for
 	Error  string `json:"error,omitempty"`  // why it failed
 	Reason string `json:"reason,omitempty"` // why it was begun, where the directory began it
-	// Replaces is the r of the replica that a rebuild has removed; 0 before that.
-	Replaces uint64 `json:"replaces,omitempty"`
+	// Removed tells of a rebuild that the old replica is gone, and R that of the new one.
+	Removed bool `json:"removed,omitempty"`
 }
 
 // OperationKind says what an operation does.
@@ -139,11 +139,11 @@ func (o Operation) follows(phase Phase) bool {
 
 // adds reports whether what the operation is about comes.
 func (o Operation) adds() bool {
-	return o.Kind == AddMember || o.Kind == RebuildMember && o.Replaces != 0
+	return o.Kind == AddMember || o.Kind == RebuildMember && o.Removed
 }
 
 // rebuilds reports whether it is a rebuild that has not removed the old replica yet.
-func (o Operation) rebuilds() bool { return o.Kind == RebuildMember && o.Replaces == 0 }
+func (o Operation) rebuilds() bool { return o.Kind == RebuildMember && !o.Removed }
 
 // replica is the server id of the replica that the operation is about.
 func (o Operation) replica() shard.ReplicaID {
@@ -319,7 +319,7 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 	at := slices.IndexFunc(members, func(m Member) bool { return m.Node == o.Node && m.R == o.R })
 	switch {
 	case removed && at >= 0:
-		o.Replaces, o.R = o.R, next.Version
+		o.Removed, o.R = true, next.Version
 		members[at] = Member{Node: o.Node, R: o.R, Role: RoleLearner}
 		if voters(members) == 0 {
 			return nil, fmt.Sprintf("shard %d would have no voter", o.Shard)

@@ -38,7 +38,7 @@ func (s *Service) Ready() []Check {
 	s.mu.Lock()
 	hostsDirectory := s.group != nil
 	s.mu.Unlock()
-	if hostsDirectory {
+	if m, member := t.member(shard.Directory, s.self.ID); hostsDirectory || member && m.Role == RoleVoter {
 		add(shard.Directory, s.problem(shard.Directory, nil))
 	}
 	for _, sh := range t.Shards {

@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/larder-cache/larder/shard"
 )
@@ -10,17 +11,20 @@ import (
 // rebuildLevel is the feature level of the directory from which there are operations of RebuildMember.
 const rebuildLevel = 2
 
-// reasonDiverged is the reason of a RebuildMember that the directory begins by itself.
-const reasonDiverged = "diverged"
+// The reasons of a RebuildMember that the directory begins by itself.
+const (
+	reasonDiverged = "diverged"
+	reasonLost     = "data lost"
+)
 
-// rebuild sees to it that a replica which has stopped, as its state is not that of the majority, is
-// replaced by a new one on the same node. Only the directory's leader does. Where no majority agreed
+// rebuild sees to it that a replica which has stopped, as its state is not that of the majority or its data
+// is lost, is replaced by a new one on the same node. Only the directory's leader does. Where no majority agreed
 // nobody knows which replica to keep: that is left to an operator.
 func (s *Service) rebuild(t *Table) {
 	if t.Level < rebuildLevel {
 		return
 	}
-	for _, sh := range t.Shards {
+	for _, sh := range slices.Concat([]Shard{{ID: shard.Directory, Members: t.Directory}}, t.Shards) {
 		for _, m := range sh.Members {
 			if r, ok := s.soft.replica(m.Node, sh.ID); !ok || !r.diverged {
 				continue
@@ -31,14 +35,19 @@ func (s *Service) rebuild(t *Table) {
 				continue // one at a time; or it goes already
 			}
 			s.duties.try(fmt.Sprintf("rebuild replica %s", id), func(ctx context.Context) error {
-				v := s.diverged(ctx, id)
-				if v == nil || v.Outcome != shard.OutcomeMinority {
+				reason := ""
+				switch v := s.diverged(ctx, id); {
+				case v != nil && v.Outcome == shard.OutcomeMinority:
+					reason = reasonDiverged
+				case v != nil && v.Outcome == shard.OutcomeLost:
+					reason = reasonLost
+				default:
 					return nil
 				}
 				if runs { // what is being added must not come to vote
 					return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: o.ID}})
 				}
-				return s.beginRebuild(ctx, id)
+				return s.beginRebuild(ctx, id, reason)
 			})
 		}
 	}
@@ -46,17 +55,17 @@ func (s *Service) rebuild(t *Table) {
 
 // beginRebuild records a rebuild, unless the shard would have no quorum without the replica: then it waits
 // until others are back, and leaves room for another operation.
-func (s *Service) beginRebuild(ctx context.Context, id shard.ReplicaID) error {
+func (s *Service) beginRebuild(ctx context.Context, id shard.ReplicaID, reason string) error {
 	conf, leader, err := s.configuration(ctx, id.Shard)
 	if err != nil {
 		return fmt.Errorf("asking the leader of shard %d: %w", id.Shard, err)
 	}
 	if _, votes, _ := conf.Find(id); votes {
 		if why := costsQuorum(conf, leader, id); why != "" {
-			return fmt.Errorf("replica %s has diverged: %s", id, why)
+			return fmt.Errorf("replica %s is to be rebuilt (%s): %s", id, reason, why)
 		}
 	}
-	s.log.Warn("a replica has diverged and is rebuilt", "shard", id.Shard, "replica", id.String())
+	s.log.Warn("a replica is rebuilt", "why", reason, "shard", id.Shard, "replica", id.String())
 	return s.proposeDuty(ctx, Command{Start: &StartOperation{Kind: RebuildMember, Shard: id.Shard, Node: id.Node, R: id.R,
-		Conf: conf.Index, Reason: reasonDiverged}})
+		Conf: conf.Index, Reason: reason}})
 }

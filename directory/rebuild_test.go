@@ -32,16 +32,22 @@ func (r *testRig) rebuilds(at string) []Operation {
 	return slices.DeleteFunc(slices.Clone(r.services[at].Table().Operations), func(o Operation) bool { return o.Kind != RebuildMember })
 }
 
-// TestRebuild ensures that a replica which has stopped as a minority is replaced by a new one on the same
-// node, in one recorded operation that says why, and that views show it meanwhile.
+// TestRebuild ensures that a replica which has stopped as a minority, or whose data is lost, is replaced by a new one on
+// the same node, in one recorded operation that says why, and that views show it meanwhile.
 func TestRebuild(t *testing.T) {
+	for outcome, reason := range map[shard.Outcome]string{shard.OutcomeMinority: reasonDiverged, shard.OutcomeLost: reasonLost} {
+		t.Run(string(outcome), func(t *testing.T) { testRebuild(t, outcome, reason) })
+	}
+}
+
+func testRebuild(t *testing.T, outcome shard.Outcome, reason string) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRig(t, 3)
 		r.startAll("a", "b", "c")
 		r.lead(2, "a")
 		r.ready()
 		r.setHold(true)
-		old := r.diverge("c", 2, shard.OutcomeMinority)
+		old := r.diverge("c", 2, outcome)
 		r.until("a rebuild is recorded", func() bool { return len(r.rebuilds("b")) == 1 && r.asked() > 0 })
 		v, _ := r.services["b"].ShardView(2)
 		if i := slices.IndexFunc(v.Members, func(m MemberView) bool { return m.Node == "c" }); !v.Members[i].Diverged {
@@ -60,7 +66,7 @@ func TestRebuild(t *testing.T) {
 		o := r.rebuilds("b")[0]
 		r.over("b", o.ID, OperationDone)
 		view, _ := r.services["b"].Operation(o.ID)
-		if view.Kind != string(RebuildMember) || view.Reason != reasonDiverged || view.Node != "c" || view.Replica == old.String() {
+		if view.Kind != string(RebuildMember) || view.Reason != reason || view.Node != "c" || view.Replica == old.String() {
 			t.Errorf("%+v", view)
 		}
 		if got := r.membersOf("b", 2); got != "a:voter b:voter c:voter" {

@@ -224,7 +224,8 @@ func (s *Service) Start(ctx context.Context) error {
 		return err
 	}
 	if member {
-		if err := s.openDirectory(spec); err != nil {
+		// One whose data is lost is left out, and made anew by those that have theirs.
+		if err := s.openDirectory(spec); err != nil && !errors.Is(err, shard.ErrDataLost) {
 			return err
 		}
 	}

@@ -38,7 +38,7 @@ func TestNext(t *testing.T) {
 	rebuild := func(node string, r uint64, phase Phase, conf uint64) Operation {
 		o := Operation{ID: 5, Kind: RebuildMember, Shard: 1, Node: node, R: r, State: OperationRunning, Phase: phase, Conf: conf}
 		if r == 9 { // the new one
-			o.Replaces = 1
+			o.Removed = true
 		}
 		return o
 	}

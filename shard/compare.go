@@ -378,9 +378,14 @@ func (h *Host) Compare(ctx context.Context, id ID) (Comparison, error) {
 
 // Diverged returns the replica of a shard here and why it has stopped for good, nil if it has not.
 func (h *Host) Diverged(id ID) (replica string, v *Verdict, err error) {
-	g := h.Group(id)
-	if g == nil {
-		return "", nil, ErrUnknownShard
+	h.mu.RLock()
+	g, l := h.groups[id], h.losses[id]
+	h.mu.RUnlock()
+	switch {
+	case g != nil:
+		return g.id.String(), g.Diverged(), nil
+	case l.v != nil:
+		return l.id.String(), l.v, nil
 	}
-	return g.id.String(), g.Diverged(), nil
+	return "", nil, ErrUnknownShard
 }

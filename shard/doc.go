@@ -63,6 +63,12 @@
 // See identity.go and manifest.go for what a data folder knows, and for what a crash leaves behind at
 // each step. A replica that has spoken and whose data is gone never speaks again.
 //
+// # Damaged data
+//
+// A replica's log, term, vote and snapshots carry checksums, and all of them are read when it opens (store_sum.go,
+// store_pages.go). One whose data is damaged or gone is left out, without the node's others, and made anew by the
+// directory where the other replicas have a quorum (lost.go).
+//
 // # What a crash does
 //
 //	moment                                       after the restart                     shown by
@@ -81,6 +87,7 @@
 //	differs                                                                                TestFollowerDiverges
 //	within the destruction of a replica          it is as it was, or the rest of it    TestManifestCrash
 //	                                             is removed
+//	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry
 //
 // # Concurrency
 //

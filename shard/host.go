@@ -71,6 +71,7 @@ type Host struct {
 	inbounds map[Link]hello // who is at the other end, once it said so
 	groups   map[ID]*Group
 	caches   map[ID]*Cache
+	losses   map[ID]loss // of replicas that do not run
 	handlers map[string]Handler
 	report   func() []byte
 	receive  func(from string, payload []byte)
@@ -95,7 +96,7 @@ func NewHost(cfg Config) (*Host, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
 		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
-		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, handlers: map[string]Handler{}}
+		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge] = h.handleSum, h.handleJudge
 	return h, nil
@@ -298,6 +299,9 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		}
 		return g, nil
 	}
+	if v := h.lost(ReplicaID{spec.Shard, h.cfg.Node, spec.R}); v != nil {
+		return nil, v.err() // what can't be read does not get better
+	}
 	if len(spec.Members) > 0 && !slices.Contains(spec.Members, Member{h.cfg.Node, spec.R}) {
 		return nil, fmt.Errorf("shard %d: replica %d of %s is not among its members", spec.Shard, spec.R, h.cfg.Node)
 	}
@@ -306,7 +310,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	store, snaps, err := h.storage.open(id, newRaftLogger(h.log, spec.Shard), h.fatal, g.bootstrap)
 	if err != nil {
 		g.cancel()
-		return nil, fmt.Errorf("replica %s: %w", id, err)
+		return nil, h.lose(id, fmt.Errorf("replica %s: %w", id, err))
 	}
 	g.store, g.snaps = store, snaps
 	if v := h.storage.verdict(id); v != nil {
@@ -316,7 +320,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	if err := g.start(); err != nil {
 		g.cancel()
 		store.Close()
-		return nil, err
+		return nil, h.lose(id, err)
 	}
 	h.mu.Lock()
 	h.groups[spec.Shard] = g
@@ -363,13 +367,16 @@ func (h *Host) Cache(id ID) *Cache {
 	return h.caches[id]
 }
 
-// Status returns the status of each replica on this node, by shard.
+// Status returns the status of each replica on this node, by shard, also of one that does not run as its data is lost.
 func (h *Host) Status() []Status {
 	h.mu.RLock()
 	groups := slices.Collect(maps.Values(h.groups))
 	caches := maps.Clone(h.caches)
+	all := make([]Status, 0, len(groups)+len(h.losses))
+	for _, l := range h.losses {
+		all = append(all, l.status())
+	}
 	h.mu.RUnlock()
-	all := make([]Status, 0, len(groups))
 	for _, g := range groups {
 		if c := caches[g.id.Shard]; c != nil {
 			all = append(all, c.Status())

@@ -114,13 +114,14 @@ func (in *inspector) run(target uint64, limited bool) error {
 	} else if info.Size() == 0 {
 		return fmt.Errorf("%w: %s is empty", ErrDataLost, path)
 	}
-	bolt, err := openBolt(path, true)
-	if err != nil {
+	if err := withBolt(path, true, func(e engine) error {
+		in.log = e
+		return nil
+	}); err != nil {
 		return fmt.Errorf("opening %s: %w", path, err)
 	}
-	defer bolt.Close()
-	in.log = bolt
-	if err := checkMarker(bolt, in.id); err != nil {
+	defer in.log.Close()
+	if err := checkMarker(in.log, in.id); err != nil {
 		return err
 	}
 	if err := in.readBounds(); err != nil {

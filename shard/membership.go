@@ -317,6 +317,7 @@ func (h *Host) Destroy(shard ID, r uint64) error {
 	if err := h.storage.destroy(id); err != nil {
 		return err
 	}
+	h.found(id)
 	h.log.Info("replica destroyed", "shard", shard, "replica", id.String())
 	h.changed()
 	return nil

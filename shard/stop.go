@@ -51,9 +51,9 @@ func (i *instance) judge(c *Comparison) {
 	o, common := c.Outcome()
 	switch {
 	case o == OutcomeSplit, o == OutcomeMinority && own.Checksum != common:
-		g.stop(&Verdict{o, *c})
+		g.stop(&Verdict{Outcome: o, Comparison: *c})
 	case o == OutcomeDoubt:
-		v := &Verdict{o, *c}
+		v := &Verdict{Outcome: o, Comparison: *c}
 		if g.doubt.Swap(v) == nil {
 			g.host.log.Error("replicas differ; this one serves nothing until a majority was heard", "shard", g.id.Shard, "replica", g.id.String(), "index", c.Index, "replicas", c.Replicas)
 			g.host.changed()

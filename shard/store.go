@@ -63,7 +63,8 @@ var (
 	errStoreClosed = errors.New("store is closed")
 )
 
-// store gives an engine the promises of replicaStore.
+// store gives an engine the promises of replicaStore. What the engine returns is what it was given, or an error: on a
+// disk that lies, summed sees to that.
 //
 // Locks: writing is taken first and is held over the engine's sync, mu only to touch memory, so that
 // replication reads what is durable while the next batch is being synced.
@@ -73,7 +74,7 @@ type store struct {
 	term   atomic.Uint64
 
 	writing sync.Mutex // serialises writes; guards failed and closed
-	failed  error      // the first failed write; nothing is written after it
+	failed  error      // the first failed write, or unreadable entry; nothing is written after it
 	closed  bool
 
 	mu          sync.RWMutex // guards what follows
@@ -106,7 +107,7 @@ func newStore(e engine, limits tailLimits, fatal func(error)) (*store, error) {
 	}
 	if ok {
 		if len(term) != 8 {
-			return nil, fmt.Errorf("record %s is damaged: %d bytes", keyCurrentTerm, len(term))
+			return nil, fmt.Errorf("%w: record %s is damaged: %d bytes", ErrDataLost, keyCurrentTerm, len(term))
 		}
 		s.term.Store(binary.BigEndian.Uint64(term))
 		s.termStored = true
@@ -117,7 +118,7 @@ func newStore(e engine, limits tailLimits, fatal func(error)) (*store, error) {
 	}
 	if ok {
 		if len(vote) < 8 {
-			return nil, fmt.Errorf("record %s is damaged: %d bytes", keyVoteCandidate, len(vote))
+			return nil, fmt.Errorf("%w: record %s is damaged: %d bytes", ErrDataLost, keyVoteCandidate, len(vote))
 		}
 		s.vote = vote
 	}
@@ -205,7 +206,25 @@ func (s *store) GetLog(index uint64, log *raft.Log) error {
 		return raft.ErrLogNotFound
 	}
 	// Compaction may remove the entry right now; the engine then answers ErrLogNotFound.
-	return s.engine.GetLog(index, log)
+	err := s.engine.GetLog(index, log)
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		s.unreadable(err)
+	}
+	return err
+}
+
+// unreadable ends the process upon an entry that can't be read any more: the library would try again for ever, or
+// panic. The next start finds the damage, and leaves out this replica alone (see Host.lose).
+func (s *store) unreadable(err error) {
+	s.writing.Lock()
+	first := s.failed == nil && !s.closed
+	if first {
+		s.failed = err
+	}
+	s.writing.Unlock()
+	if first {
+		s.fatal(err) // without locks: it may well close the store
+	}
 }
 
 // Kind implements replicaStore.

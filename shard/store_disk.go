@@ -2,6 +2,7 @@ package shard
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -21,19 +22,14 @@ type diskStore struct {
 }
 
 // openDiskStore opens the store in dir, the replica's folder, and creates it when it is not there:
-// whether it ought to be there is the manifest's business. fatal is called once, when the first
-// write fails; it is to end the process.
+// whether it ought to be there is the manifest's business. It reads all of it; where something is damaged, the
+// error wraps ErrDataLost. fatal is called once, when the first write fails, or when something can't be read any
+// more that could be; it is to end the process.
 func openDiskStore(dir string, fatal func(error)) (*diskStore, error) {
 	path := filepath.Join(dir, storeFile)
 	var s *store
-	err := guard(func() error {
-		bolt, err := openBolt(path, false)
-		if err != nil {
-			return err
-		}
-		if s, err = newStore(bolt, defaultTail, fatal); err != nil {
-			bolt.Close()
-		}
+	err := withBolt(path, false, func(e engine) (err error) {
+		s, err = newStore(e, defaultTail, fatal)
 		return err
 	})
 	if err != nil {
@@ -47,21 +43,52 @@ func openDiskStore(dir string, fatal func(error)) (*diskStore, error) {
 	return &diskStore{s, path}, nil
 }
 
-// openBolt opens the bbolt file at path.
-func openBolt(path string, readOnly bool) (*raftboltdb.BoltStore, error) {
-	return raftboltdb.New(raftboltdb.Options{
-		Path: path,
-		BoltOptions: &bbolt.Options{
-			// The data folder's lock keeps others out; waiting would hide a handle that we leaked.
-			Timeout: time.Second,
-			// A freelist in the file is rewritten at each commit and grows with each compaction; it
-			// is found again at the next start by a walk over the file.
-			NoFreelistSync: true,
-			FreelistType:   bbolt.FreelistMapType,
-			ReadOnly:       readOnly,
-		},
-		NoSync: bugNoSync.on(), // of the options in bbolt's own it is overwritten
+// withBolt opens the bbolt file at path, checks it, and hands it to use. Unless all of that succeeds nothing keeps the
+// file's lock.
+func withBolt(path string, readOnly bool, use func(engine) error) error {
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+		if err := checkPages(path); err != nil {
+			return err
+		}
+	}
+	var file *os.File
+	var bolt *raftboltdb.BoltStore
+	err := guard(func() (err error) {
+		bolt, err = raftboltdb.New(raftboltdb.Options{
+			Path: path,
+			BoltOptions: &bbolt.Options{
+				// The data folder's lock keeps others out; waiting would hide a handle that we leaked.
+				Timeout: time.Second,
+				// A freelist in the file is rewritten at each commit and grows with each compaction; it
+				// is found again at the next start by a walk over the file.
+				NoFreelistSync: true,
+				FreelistType:   bbolt.FreelistMapType,
+				ReadOnly:       readOnly,
+				OpenFile: func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
+					file, err = os.OpenFile(name, flag, perm)
+					return file, err
+				},
+			},
+			NoSync: bugNoSync.on(), // of the options in bbolt's own it is overwritten
+		})
+		if err != nil {
+			return err
+		}
+		e := summed{bolt}
+		if err := checkLog(e); err != nil {
+			return err
+		}
+		return use(e)
 	})
+	switch {
+	case err == nil:
+		return nil
+	case bolt != nil:
+		bolt.Close()
+	case file != nil:
+		file.Close() // bbolt stumbled within Open
+	}
+	return err
 }
 
 // guard runs f and turns what bbolt does on a damaged file, panic or touch memory that is not
@@ -70,7 +97,7 @@ func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("damaged: %v", p)
+			err = fmt.Errorf("%w: damaged: %v", ErrDataLost, p)
 		}
 	}()
 	return f()

@@ -73,6 +73,8 @@ const (
 	OutcomeSplit Outcome = "split"
 	// OutcomeUnjudged: the shard's feature level is too low.
 	OutcomeUnjudged Outcome = "unjudged"
+	// OutcomeLost: not of a comparison; the replica's data is damaged or gone (lost.go).
+	OutcomeLost Outcome = "lost"
 )
 
 // Comparison is what the members of a data shard said of their states at one mark.
@@ -106,6 +108,8 @@ type ReplicaSum struct {
 type Verdict struct {
 	Outcome    Outcome    `json:"outcome"`
 	Comparison Comparison `json:"comparison"`
+	// Reason says what was lost, "" where a comparison says all.
+	Reason string `json:"reason,omitempty"`
 }
 
 // line returns a replica's part.
@@ -202,6 +206,8 @@ func (v *Verdict) String() string {
 	switch v.Outcome {
 	case OutcomeMinority:
 		return fmt.Sprintf("its state is not that of the majority at index %d", v.Comparison.Index)
+	case OutcomeLost:
+		return "its data is lost: " + v.Reason
 	case OutcomeSplit:
 		return fmt.Sprintf("the replicas' states differ at index %d, and no majority agrees", v.Comparison.Index)
 	}
@@ -209,4 +215,9 @@ func (v *Verdict) String() string {
 }
 
 // err is the refusal of a replica that v keeps from serving.
-func (v *Verdict) err() error { return fmt.Errorf("%w: %s", ErrDiverged, v) }
+func (v *Verdict) err() error {
+	if v.Outcome == OutcomeLost {
+		return fmt.Errorf("%w: not tried again: %s", ErrDataLost, v.Reason)
+	}
+	return fmt.Errorf("%w: %s", ErrDiverged, v)
+}

@@ -25,12 +25,12 @@ func newCheckDataDirCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "data-dir DIR",
 		Short: "Check the data folder of a node that does not run",
-		Long: `Check the data folder of a node that does not run: that its parts are there, that snapshots have
-their checksums, and that the log of each data shard can be replayed over its newest snapshot.
+		Long: `Check the data folder of a node that does not run: that its parts are there, that snapshots, log entries and
+records have their checksums, and that the log of each data shard can be replayed over its newest snapshot.
 It prints the checksum of the state that this gives. All replicas of a shard have the same one at
 the same index: compare them with --at SHARD=INDEX, at an index that all of them have committed.
 
-Not every damaged byte is found: what still makes a valid log shows in that comparison at most.
+What is damaged is what keeps a replica from running; the cluster makes it anew by itself where the others have a quorum.
 A replica that has stopped, since its state was not that of the others, is told too.
 
 The exit code is 8 for damage and for such a replica, and 1 when the data ends before an index of --at.`,
