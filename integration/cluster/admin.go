@@ -159,6 +159,7 @@ type Operation struct {
 	Node, Replica string
 	State, Phase  string
 	Detail, Error string
+	Reason        string // of those that the cluster began by itself
 	EntriesDone   uint64 `json:"entries_done"`
 	EntriesTotal  uint64 `json:"entries_total"`
 	ItemsDone     uint64 `json:"items_done"`

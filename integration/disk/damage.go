@@ -16,9 +16,16 @@ var ErrNothing = errors.New("there is nothing to damage")
 
 // DamageLog flips a bit in one of the last entries of a replica's log, and says what it did. dir is the data folder of a node
 // that does not run.
-func DamageLog(dir string, seed uint64) (string, error) {
+func DamageLog(dir string, seed uint64) (string, error) { return damageLog(dir, "*", seed) }
+
+// DamageLogOf is DamageLog for the replica of one shard.
+func DamageLogOf(dir string, shard, seed uint64) (string, error) {
+	return damageLog(dir, fmt.Sprintf("%d-*", shard), seed)
+}
+
+func damageLog(dir, replicas string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	log, e, err := someEntry(dir, rng)
+	log, e, err := someEntry(dir, replicas, rng)
 	if err != nil {
 		return "", err
 	}
@@ -28,7 +35,7 @@ func DamageLog(dir string, seed uint64) (string, error) {
 // TruncateLog cuts off the file of a replica's log within one of its last entries.
 func TruncateLog(dir string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	log, e, err := someEntry(dir, rng)
+	log, e, err := someEntry(dir, "*", rng)
 	if err != nil {
 		return "", err
 	}
@@ -39,7 +46,7 @@ func TruncateLog(dir string, seed uint64) (string, error) {
 // of its page is zero.
 func TearLog(dir string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 3))
-	log, e, err := someEntry(dir, rng)
+	log, e, err := someEntry(dir, "*", rng)
 	if err != nil {
 		return "", err
 	}
@@ -135,9 +142,9 @@ func truncate(dir, path string, size int64, what string) (string, error) {
 	return fmt.Sprintf("%s: cut off in %s, %d bytes of %d are left", name(dir, path), what, size, before), f.Sync()
 }
 
-// someEntry chooses one of the last entries of a replica.
-func someEntry(dir string, rng *rand.Rand) (path string, e entry, err error) {
-	logs, err := filepath.Glob(filepath.Join(dir, "replicas", "*", "raft.db"))
+// someEntry chooses one of the last entries of a replica whose folder's name fits a pattern.
+func someEntry(dir, replicas string, rng *rand.Rand) (path string, e entry, err error) {
+	logs, err := filepath.Glob(filepath.Join(dir, "replicas", replicas, "raft.db"))
 	if err != nil {
 		return "", entry{}, err
 	}

@@ -80,8 +80,8 @@ func (a *Act) slowSync(ctx context.Context, by time.Duration) string {
 	return fmt.Sprintf("half of the writes took %v or more, before %v", now.Round(time.Millisecond), before.Round(time.Millisecond))
 }
 
-// damage is a row that hurts the files of a node which was stopped. A server that notices says so and refuses to run, and
-// is replaced then.
+// damage is a row that hurts the files of a node which was stopped. A server that notices leaves the replica out, and the cluster makes
+// it anew. One that did not notice, or came to no end, is replaced by an operator.
 func damage(name string, d Damage, weight int, about string) Fault {
 	return Fault{
 		Name: name, Class: Disk, Weight: weight, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
@@ -105,13 +105,21 @@ func damage(name string, d Damage, weight int, about string) Fault {
 				return undoEnd(ctx, a)
 			}
 			node := a.Targets[0]
-			if err := a.n.sys.Start(node); err != nil {
+			before, err := a.n.sys.Logged(node, lostLine)
+			if err := errors.Join(err, a.n.sys.Start(node)); err != nil {
 				return err
 			}
-			if a.serves(ctx, node) {
+			serves := a.serves(ctx, node)
+			now, err := a.n.sys.Logged(node, lostLine)
+			switch {
+			case err == nil && now > before && serves && a.settled(ctx):
+				a.show(a.shown() + "; it was found, and the cluster made the replica anew")
+				a.n.setBroken(node, false)
+				return undoEnd(ctx, a)
+			case serves:
 				a.show(a.shown() + "; it served with that")
 				a.watchDamaged(ctx, node)
-			} else {
+			default:
 				a.show(a.shown() + "; it refused to run, or to serve some shard")
 			}
 			// Whatever it is like, its disk is not what it acknowledged: the next one must not break beside it.
@@ -124,22 +132,33 @@ func damage(name string, d Damage, weight int, about string) Fault {
 // watchDamaged lets a node serve with damage for longer than the servers take to compare their replicas, and lets them
 // finish what they do about it.
 func (a *Act) watchDamaged(ctx context.Context, node string) {
-	const comparison, repair = 7 * time.Second, 30 * time.Second
+	const comparison = 7 * time.Second
 	before, err := a.n.sys.Logged(node, divergedLine)
 	wait(ctx, comparison)
 	if now, again := a.n.sys.Logged(node, divergedLine); err == nil && again == nil && now > before {
 		a.show(a.shown() + " until it was found to differ")
 	}
-	ctx, cancel := context.WithTimeout(ctx, repair)
-	defer cancel()
-	for shard := range uint64(a.n.cfg.Knobs.Shards + 1) {
-		// What is not over by then is waited for when the node is replaced.
-		_ = poll(ctx, func() bool { return !a.busy(ctx, shard) })
-	}
+	a.settled(ctx) // what is not over by then is waited for when the node is replaced
 }
 
-// divergedLine is what a node logs of a replica that was found to differ from the others.
-const divergedLine = "its state has diverged"
+// settled waits for the end of all changes of members, and reports whether it came soon.
+func (a *Act) settled(ctx context.Context) bool {
+	const limit = 30 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for shard := range uint64(a.n.cfg.Knobs.Shards + 1) {
+		if poll(ctx, func() bool { return !a.busy(ctx, shard) }) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// divergedLine is what a node logs of a replica that was found to differ from the others, lostLine of one whose data is damaged.
+const (
+	divergedLine = "its state has diverged"
+	lostLine     = "its data is lost"
+)
 
 // breakDisk ends a node whose disk is going to lose what it acknowledged. It refuses while another one is broken.
 func (a *Act) breakDisk(node string) error {

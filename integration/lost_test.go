@@ -1,0 +1,89 @@
+package integration
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/larder-cache/larder/integration/client"
+	"github.com/larder-cache/larder/integration/cluster"
+	"github.com/larder-cache/larder/integration/disk"
+	"github.com/larder-cache/larder/integration/history"
+)
+
+// TestDamagedReplicaIsRebuilt ensures that a node whose disk changed bits in the log of a replica, of the directory's or a data
+// shard's, runs without that replica at first, and that the cluster replaces it by a new one by itself.
+func TestDamagedReplicaIsRebuilt(t *testing.T) {
+	processes(t)
+	c := cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Shards: 2})
+	r := startRun(t, c)
+	hurt := c.Nodes[2]
+	stop := r.writeOnce(4)
+	for shard := range uint64(3) {
+		r.progress(200, 30*time.Second)
+		if err := hurt.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for seed := range uint64(8) { // a bit may say nothing, as of the time at which the entry was stored
+			did, err := disk.DamageLogOf(hurt.DataDir, shard, seed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(did)
+		}
+		if err := hurt.Start(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		var all []cluster.Operation
+		ctx := within(t, 60*time.Second)
+		if err := cluster.Poll(ctx, func() bool {
+			all, _ = c.Nodes[0].Operations(ctx)
+			return slices.ContainsFunc(all, func(o cluster.Operation) bool {
+				return o.Kind == "rebuild-member" && o.Shard == shard && o.State == "done"
+			})
+		}); err != nil {
+			t.Fatalf("shard %d was not rebuilt: %v", shard, all)
+		}
+		for _, o := range all {
+			if o.Node != hurt.ID || o.Reason != "data lost" || o.Shard > shard {
+				t.Errorf("for the reason %q: %s", o.Reason, o)
+			}
+		}
+		c.WaitReady(t, 30*time.Second)
+		t.Logf("shard %d was rebuilt, and all were ready, after %v", shard, time.Since(began))
+	}
+	r.progress(100, 30*time.Second)
+	stop()
+	if got, err := hurt.Operations(within(t, 5*time.Second)); err != nil || len(got) != 3 {
+		t.Errorf("operations: %v, %v", got, err)
+	}
+	r.readLocally(hurt)
+	r.verify(500)
+	for shard := uint64(1); shard <= 2; shard++ {
+		if err := cluster.Poll(within(t, 20*time.Second), func() bool {
+			_, err := hurt.Checksums(t.Context(), shard)
+			return err == nil
+		}); err != nil {
+			t.Errorf("shard %d: %v", shard, err)
+		}
+	}
+}
+
+// readLocally reads what was written once by a node's own replicas.
+func (r *run) readLocally(n *cluster.Node) {
+	r.t.Helper()
+	c := client.New(client.Config{Recorder: r.recorder, Timeout: requestTimeout})
+	defer c.Close()
+	target := cluster.Targets([]*cluster.Node{n})[0]
+	for _, key := range r.probes {
+		var o history.Operation
+		if err := cluster.Poll(within(r.t, 10*time.Second), func() bool {
+			o = c.Do(context.Background(), target, history.Operation{Process: r.recorder.NewProcess(), Kind: history.Get, Key: key, Local: true})
+			return o.Outcome == history.OK
+		}); err != nil {
+			r.t.Errorf("by %s alone: %s, %v", n.ID, o, err)
+		}
+	}
+}
