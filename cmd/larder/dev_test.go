@@ -101,13 +101,23 @@ func checkSettings(t *testing.T, server string) {
 		}
 	}
 	do(exitOK, "none", "settings", "default-ttl=default", "cache-memory=60%")
-	resp, err := http.Get("http://" + server + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if body, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(body), "go_gc_gomemlimit_bytes 2.8") {
-		t.Errorf("the metrics do not show the memory limit: %v", err)
+	// The heap's limit follows once the nodes have seen the change.
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + server + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(body), "go_gc_gomemlimit_bytes 2.8") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the metrics do not show the memory limit")
+		}
 	}
 }
 
