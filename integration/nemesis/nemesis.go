@@ -22,10 +22,16 @@ type Config struct {
 	Done func() int64
 	// Writes is the median time that acknowledged writes took which began between two times of the recording, 0 for none.
 	Writes func(from, to time.Duration) time.Duration
-	// Queue readies a client of a node, with open connections. What it returns sends recorded reads, without waiting, of
-	// keys in those shards that were written since a time of the recording; it returns how many, and a function that
-	// waits for their answers.
-	Queue func(ctx context.Context, node string) func(ctx context.Context, shards []uint64, since time.Duration) (sent int, wait func())
+	// Queue readies clients of a node, with open connections.
+	Queue func(ctx context.Context, node string) Queue
+}
+
+// Queue are clients of one node, which they keep busy until they are closed.
+type Queue interface {
+	// Send sends recorded reads, without waiting, of keys in those shards that were written since a time of the
+	// recording; it returns how many, and a function that waits for their answers.
+	Send(ctx context.Context, shards []uint64, since time.Duration) (sent int, wait func())
+	Close()
 }
 
 // Nemesis does steps of a plan.
@@ -71,7 +77,7 @@ type Act struct {
 	// Of pause-leader-with-queued-reads: what the target led, when it was paused, and how reads are sent to it.
 	led    []uint64
 	paused time.Duration
-	queue  func(ctx context.Context, shards []uint64, since time.Duration) (sent int, wait func())
+	queue  Queue
 
 	mu     sync.Mutex // guards what follows
 	effect string     // how it shows that there was one

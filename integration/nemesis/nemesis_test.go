@@ -26,11 +26,18 @@ func start(f System, k Knobs) *Nemesis {
 			}
 			return 200 * time.Millisecond
 		},
-		Queue: func(context.Context, string) func(context.Context, []uint64, time.Duration) (int, func()) {
-			return func(context.Context, []uint64, time.Duration) (int, func()) { return 3, func() {} }
+		Queue: func(context.Context, string) Queue {
+			q := fakeQueue{make(chan struct{})}
+			go func() { <-q.closed }() // no test ends before
+			return q
 		},
 	})
 }
+
+type fakeQueue struct{ closed chan struct{} }
+
+func (fakeQueue) Send(context.Context, []uint64, time.Duration) (int, func()) { return 3, func() {} }
+func (q fakeQueue) Close()                                                    { close(q.closed) }
 
 var testKnobs = Knobs{Nodes: 5, Replicas: 3, Shards: 4, SnapshotThreshold: 64, TrailingLogs: 16}
 

@@ -32,11 +32,14 @@ var pauseFaults = []Fault{
 		About: "a leader stands still until another has acknowledged writes, and goes on with reads waiting in its sockets",
 		Do:    pauseForReads,
 		Undo: func(ctx context.Context, a *Act) error {
+			if a.queue != nil {
+				defer a.queue.Close()
+			}
 			if len(a.Targets) == 0 {
 				return nil
 			}
 			const lie = 30 * time.Millisecond // how long the reads lie there
-			sent, answered := a.queue(ctx, a.led, a.paused)
+			sent, answered := a.queue.Send(ctx, a.led, a.paused)
 			wait(ctx, lie)
 			err := undoPause(ctx, a)
 			answered()

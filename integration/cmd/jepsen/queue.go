@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/larder-cache/larder/integration/client"
 	"github.com/larder-cache/larder/integration/cluster"
 	"github.com/larder-cache/larder/integration/history"
+	"github.com/larder-cache/larder/integration/nemesis"
 )
 
 const (
@@ -16,23 +18,59 @@ const (
 	queuedReads  = 48
 	queuedPerKey = 5
 	queuedTime   = 3 * time.Second
+	// queuedWriters keep the node busy, so that answers of its peers are under way whenever it is paused.
+	queuedWriters = 18
 )
+
+// queue is a nemesis.Queue.
+type queue struct {
+	r       *runner
+	target  client.Target
+	client  *client.Client
+	stop    context.CancelFunc
+	writers sync.WaitGroup
+}
 
 // queue opens connections to a node, in which reads can wait while it stands still: a connection that is opened only
 // then takes the node a while to accept, and what is old in its other sockets is handled by then.
-func (r *runner) queue(ctx context.Context, node string) func(context.Context, []uint64, time.Duration) (int, func()) {
-	target := cluster.Targets([]*cluster.Node{r.cluster.Node(node)})[0]
-	c := client.New(client.Config{Recorder: r.recorder, Timeout: queuedTime, Dial: r.cluster.Dial})
-	opened := r.readsOf(ctx, c, target, r.recent(nil, 0, history.Get))
+func (r *runner) queue(ctx context.Context, node string) nemesis.Queue {
+	q := &queue{r: r, target: cluster.Targets([]*cluster.Node{r.cluster.Node(node)})[0]}
+	q.client = client.New(client.Config{Recorder: r.recorder, Timeout: queuedTime, Dial: r.cluster.Dial})
+	q.write()
+	opened := r.readsOf(ctx, q.client, q.target, r.recent(nil, 0, history.Get))
 	opened()
-	return func(ctx context.Context, shards []uint64, since time.Duration) (int, func()) {
-		keys := r.recent(shards, since, history.Put, history.Create, history.Replace, history.Delete, history.DeleteIf, history.Incr, history.Append, history.Swap)
-		answered := r.readsOf(ctx, c, target, keys)
-		return len(keys), func() {
-			answered()
-			c.Close()
-		}
+	return q
+}
+
+// write keeps the node busy until Close. What is written is no part of the history, and nobody reads it.
+func (q *queue) write() {
+	ctx, stop := context.WithCancel(context.Background())
+	q.stop = stop
+	for i := range queuedWriters {
+		q.writers.Go(func() {
+			c := client.New(client.Config{Recorder: history.NewRecorder(), Timeout: queuedTime, Dial: q.r.cluster.Dial})
+			defer c.Close()
+			for n := 0; ctx.Err() == nil; n++ {
+				o := c.Do(ctx, q.target, history.Operation{Process: i, Kind: history.Put, Key: fmt.Sprint("busy/", i), Value: fmt.Sprint(n)})
+				if o.Outcome != history.OK {
+					sleep(ctx, 10*time.Millisecond)
+				}
+			}
+		})
 	}
+}
+
+// Send implements nemesis.Queue.
+func (q *queue) Send(ctx context.Context, shards []uint64, since time.Duration) (sent int, wait func()) {
+	keys := q.r.recent(shards, since, history.Put, history.Create, history.Replace, history.Delete, history.DeleteIf, history.Incr, history.Append, history.Swap)
+	return len(keys), q.r.readsOf(ctx, q.client, q.target, keys)
+}
+
+// Close implements nemesis.Queue.
+func (q *queue) Close() {
+	q.stop()
+	q.writers.Wait()
+	q.client.Close()
 }
 
 // readsOf reads keys at a node, all at once, and returns a function that waits for the answers.
