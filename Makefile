@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen jepsen-selftest jepsen-smoke
+.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -84,6 +84,11 @@ jepsen:
 jepsen-smoke:
 	$(MAKE) jepsen WORKLOAD=register TIME=12s SEED=7 NODES=3 NEMESIS=pause-leader,kill-one,partition-leader,oneway-in
 	$(MAKE) jepsen WORKLOAD=evict MODE=tight TIME=12s SEED=8 NODES=3 NEMESIS=kill-one,transfer-leader,force-snapshot
+
+# Run after run, over all workloads and faults, with and without room for all, for TIME (an hour). EACH=2m SEED=1
+jepsen-nightly:
+	go build -C integration -o ../bin/jepsen ./cmd/jepsen
+	cd integration && exec ../bin/jepsen nightly --out $(abspath $(OUT)) $(if $(TIME),--time $(TIME)) $(if $(EACH),--each $(EACH)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # Each seeded bug must be found: by the schedules in virtual time, by a test that arranges what it takes, or by a run of
 # real processes. BUG=name,name for some of them, TIME for the time of a run.

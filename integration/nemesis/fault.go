@@ -9,6 +9,16 @@ import (
 	"time"
 )
 
+// Classes are those of all faults, in their order.
+func Classes() (all []Class) {
+	for _, f := range Faults() {
+		if !slices.Contains(all, f.Class) {
+			all = append(all, f.Class)
+		}
+	}
+	return all
+}
+
 // Class groups faults of one kind. Two of one class are never combined.
 type Class string
 

@@ -5,6 +5,7 @@
 //	jepsen check DIR    checks a recorded run again
 //	jepsen list         workloads and faults, and what each needs
 //	jepsen selftest     runs with seeded bugs, each of which must be found
+//	jepsen nightly      run after run, over all workloads, with and without room for all
 //	jepsen clean        removes what runs left behind that were killed
 //
 // Its exit status is the verdict: 0 valid, 1 invalid, 2 undecided, 3 not proved. What is not proved had too few
@@ -43,7 +44,7 @@ const (
 )
 
 // commands make the subcommands, each in a file of its own.
-var commands = []func() *cobra.Command{runCommand, checkCommand, listCommand, selftestCommand, cleanCommand}
+var commands = []func() *cobra.Command{runCommand, checkCommand, listCommand, selftestCommand, nightlyCommand, cleanCommand}
 
 func main() { os.Exit(execute()) }
 

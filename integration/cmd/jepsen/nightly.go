@@ -1,0 +1,250 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/larder-cache/larder/integration/check"
+	"github.com/larder-cache/larder/integration/history"
+	"github.com/larder-cache/larder/integration/nemesis"
+	"github.com/larder-cache/larder/integration/report"
+	"github.com/larder-cache/larder/integration/workload"
+)
+
+// nightly is many runs, one after the other: over all workloads, with and without room for all, each with a seed and a random
+// half of the faults of its own.
+type nightly struct {
+	time, each time.Duration
+	seed       uint64
+	args       []string // of jepsen run, for all
+	out        string
+	least      struct{ checked, effective int }
+	say        io.Writer
+}
+
+func nightlyCommand() *cobra.Command {
+	var n nightly
+	var rate, clients int
+	var network string
+	c := &cobra.Command{
+		Use: "nightly", Short: "Run cluster after cluster, over all workloads, with and without room for all", Args: cobra.NoArgs,
+		Long: `Run cluster after cluster, over all workloads, with and without room for all, each with a seed of its own.
+It ends at once where a run is invalid. An index.html of all runs is written to the folder. What is proved is the least
+that one of the runs proves, and not proved where some class of faults had no effect in strict or in tight runs.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if !c.Flags().Changed("seed") {
+				n.seed = uint64(rand.Uint32())
+			}
+			n.say = c.OutOrStdout()
+			n.args = []string{"--net=" + network, "--time=" + n.each.String(), fmt.Sprint("--rate=", rate), fmt.Sprint("--clients=", clients)}
+			verdict, err := n.run(c.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(n.say, "%s: %s\n", verdict, n.out)
+			return asError(verdict)
+		},
+	}
+	f := c.Flags()
+	f.DurationVar(&n.time, "time", time.Hour, "how long, all together; what begins in time is finished")
+	f.DurationVar(&n.each, "each", 2*time.Minute, "how long faults are done in each run")
+	f.Uint64Var(&n.seed, "seed", 0, "of the first run, and of the order of workloads (default random)")
+	f.IntVar(&rate, "rate", 2000, "as in jepsen run")
+	f.IntVar(&clients, "clients", 20, "as in jepsen run")
+	f.StringVar(&network, "net", "auto", "as in jepsen run")
+	f.StringVar(&n.out, "out", "out", "folder in which the runs' folders are made")
+	f.IntVar(&n.least.checked, "least-checked", 0, "checked operations below which nothing is proved")
+	f.IntVar(&n.least.effective, "least-faults", 0, "faults that took effect below which nothing is proved")
+	return c
+}
+
+// kind is a sort of run.
+type kind struct {
+	workload string
+	mode     history.Mode
+}
+
+// kinds are those that can prove something. Without room counters start anew, and what is durable is not there: no verdict could
+// tell that from a loss; settings and members need no room.
+func kinds() (all []kind) {
+	for _, name := range workload.Names() {
+		if name != "evict" {
+			all = append(all, kind{name, history.Strict})
+		}
+		if !slices.Contains([]string{"counter", "durable", "directory", "admin"}, name) {
+			all = append(all, kind{name, history.Tight})
+		}
+	}
+	return all
+}
+
+// order returns the kinds of as many runs as there may be, in rounds over all of them.
+func (n nightly) order() func() kind {
+	rng, left := rand.New(rand.NewPCG(n.seed, 0)), []kind(nil)
+	return func() kind {
+		if len(left) == 0 {
+			left = kinds()
+			rng.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
+		}
+		next := left[0]
+		left = left[1:]
+		return next
+	}
+}
+
+// run makes the runs and returns what they prove together.
+func (n nightly) run(ctx context.Context) (check.Verdict, error) {
+	if err := os.MkdirAll(n.out, 0o755); err != nil {
+		return "", err
+	}
+	binary, remove, err := binaryOf(options{}, true)
+	if err != nil {
+		return "", err
+	}
+	defer remove()
+	n.args = append(n.args, "--binary="+binary, "--out="+n.out)
+	next, end := n.order(), time.Now().Add(n.time)
+	t := tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}}
+	for seed := n.seed; time.Now().Before(end) && ctx.Err() == nil && t.worst != check.Invalid; seed++ {
+		dir, err := n.one(ctx, next(), seed)
+		if err != nil {
+			return "", err
+		}
+		s, err := summaryOf(dir)
+		if err != nil {
+			return "", err
+		}
+		t.add(dir, s)
+		fmt.Fprintln(n.say, line(s, dir))
+	}
+	if _, err := report.Index(n.out, t.dirs...); err != nil {
+		return "", err
+	}
+	fmt.Fprint(n.say, t.String())
+	return t.verdict(n), nil
+}
+
+// one makes a run and returns its folder. What it says goes to a file beside that.
+func (n nightly) one(ctx context.Context, k kind, seed uint64) (dir string, err error) {
+	log, err := os.Create(filepath.Join(n.out, fmt.Sprintf("%s-%s-%d.txt", k.workload, k.mode, seed)))
+	if err != nil {
+		return "", err
+	}
+	defer log.Close()
+	o := options{say: log}
+	args := append([]string{"--workload=" + k.workload, "--mode=" + string(k.mode), fmt.Sprintf("--seed=%d", seed)}, n.args...)
+	if err := newRunCommand(&o).ParseFlags(args); err != nil {
+		return "", err
+	}
+	if err := o.validate(); err != nil {
+		return "", err
+	}
+	_, dir, err = perform(ctx, o)
+	return dir, err
+}
+
+func summaryOf(dir string) (s report.Summary, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &s)
+	}
+	return s, err
+}
+
+// line tells of a run.
+func line(s report.Summary, dir string) string {
+	effects, slowest := 0, 0.0
+	for _, f := range s.Faults {
+		effects += f.Effective
+		slowest = max(slowest, f.Longest)
+	}
+	text := fmt.Sprintf("%-10s %-11s %-6s seed %d: %d checked, %.0f a second, %d faults that took effect, slowest recovery %.1f s  %s",
+		s.Verdict, s.Meta.Workload, s.Meta.Mode, s.Meta.Seed, s.Checked, s.Rate, effects, slowest, filepath.Base(dir))
+	return strings.Join(append([]string{text}, s.Reasons...), "\n    ")
+}
+
+// tally is what the runs come to.
+type tally struct {
+	dirs                                       []string
+	worst                                      check.Verdict
+	checked, effective, keys, undecided, valid int
+	slowest                                    float64
+	effects                                    map[history.Mode]map[string]int // faults that took effect, by class
+}
+
+func (t *tally) add(dir string, s report.Summary) {
+	t.dirs = append(t.dirs, dir)
+	t.worst = worse(t.worst, s.Verdict)
+	if s.Verdict == check.Valid {
+		t.valid++
+	}
+	t.checked += s.Checked
+	t.keys += s.Keys
+	t.undecided += s.Undecided
+	for _, f := range s.Faults {
+		if t.effects[s.Meta.Mode] == nil {
+			t.effects[s.Meta.Mode] = map[string]int{}
+		}
+		t.effects[s.Meta.Mode][f.Class] += f.Effective
+		t.effective += f.Effective
+		t.slowest = max(t.slowest, f.Longest)
+	}
+}
+
+// worse is the verdict of two that proves less.
+func worse(a, b check.Verdict) check.Verdict {
+	order := []check.Verdict{check.Valid, check.NotProved, check.Undecided, check.Invalid}
+	return slices.MaxFunc([]check.Verdict{a, b}, func(a, b check.Verdict) int {
+		return cmp.Compare(slices.Index(order, a), slices.Index(order, b))
+	})
+}
+
+// verdict is what all of it proves.
+func (t *tally) verdict(n nightly) check.Verdict {
+	lacks := t.checked < n.least.checked || t.effective < n.least.effective || len(t.missing()) > 0
+	if lacks {
+		return worse(t.worst, check.NotProved)
+	}
+	return t.worst
+}
+
+// missing names the classes of faults that had no effect in some mode.
+func (t *tally) missing() (classes []string) {
+	for _, class := range nemesis.Classes() {
+		for _, mode := range []history.Mode{history.Strict, history.Tight} {
+			if t.effects[mode][string(class)] == 0 {
+				classes = append(classes, fmt.Sprintf("%s in %s mode", class, mode))
+			}
+		}
+	}
+	return classes
+}
+
+func (t *tally) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d runs are valid: %d operations checked, %d faults that took effect, %d of %d keys undecided, slowest recovery %.1f s\n",
+		t.valid, len(t.dirs), t.checked, t.effective, t.undecided, t.keys, t.slowest)
+	for _, mode := range slices.Sorted(maps.Keys(t.effects)) {
+		var parts []string
+		for _, class := range slices.Sorted(maps.Keys(t.effects[mode])) {
+			parts = append(parts, fmt.Sprintf("%s %d", class, t.effects[mode][class]))
+		}
+		fmt.Fprintf(&b, "faults that took effect in %s mode: %s\n", mode, strings.Join(parts, ", "))
+	}
+	if missing := t.missing(); len(missing) > 0 {
+		fmt.Fprintf(&b, "not proved: no effect of faults of class %s\n", strings.Join(missing, ", "))
+	}
+	return b.String()
+}
