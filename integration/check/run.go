@@ -92,6 +92,8 @@ func Run(r *history.Run, o Options) Report {
 	add("time to live", bounds, violations)
 	violations, reasons := Misses(r.Ops, mode)
 	add("misses", reasons, violations)
+	violations, fills := Fills(r.Ops)
+	add("fills", fills, violations)
 	if len(r.Meta.Nodes)+len(r.Samples)+len(r.Ends) > 0 { // a run of processes, not a list of operations alone
 		add("replicas", len(r.Samples)+len(r.Ends), Replicas(r))
 		add("leaders", len(r.Samples), Leaders(r))

@@ -10,7 +10,7 @@ import (
 
 var leaderFaults = []Fault{
 	{
-		Name: "transfer-leader", Class: Leaders, Weight: 2, About: "an operator hands leadership of a shard over, again and again",
+		Name: "transfer-leader", Class: Leaders, Weight: 2, Hold: seconds(3, 8), About: "an operator hands leadership of a shard over, again and again",
 		Do: func(_ context.Context, a *Act) error {
 			a.Targets = a.Order
 			a.goOn(func(ctx context.Context) {

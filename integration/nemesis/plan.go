@@ -42,7 +42,7 @@ type Step struct {
 	Class Class         `json:"class"`
 	After time.Duration `json:"after"` // since the round began
 	Hold  time.Duration `json:"hold"`  // until it is undone
-	Shard uint64        `json:"shard"` // the one whose leader or members are meant
+	Shard uint64        `json:"shard"` // the one whose leader or members are meant; 0 is the directory
 	Order []string      `json:"order"` // nodes: where it is free to choose, the first is hurt first
 	Size  float64       `json:"size"`  // how hard, from 0 to 1
 	Seed  uint64        `json:"seed"`  // of what it does at random
@@ -189,7 +189,7 @@ func (p *Plan) step(rng *rand.Rand, f Fault) Step {
 		hold = seconds(1, 8)
 	}
 	s := Step{
-		Fault: f.Name, Class: f.Class, Hold: hold(rng), Shard: 1 + uint64(rng.IntN(p.Knobs.Shards)),
+		Fault: f.Name, Class: f.Class, Hold: hold(rng), Shard: uint64(rng.IntN(1 + p.Knobs.Shards)),
 		Size: float64(rng.IntN(100)) / 100, Seed: rng.Uint64(),
 	}
 	for _, i := range rng.Perm(p.Knobs.Nodes) {

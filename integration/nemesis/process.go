@@ -56,6 +56,35 @@ var pauseFaults = []Fault{
 		Undo: undoPause, Effect: stands,
 	},
 	{
+		Name: "starve-cpu", Class: Pause, Weight: 1, Hold: seconds(2, 8), About: "a node, more often a leader, runs for a tenth of the time or less, some milliseconds at once",
+		Do: func(_ context.Context, a *Act) error {
+			node := a.someone()
+			if err := a.pause(node); err != nil {
+				return err
+			}
+			a.goOn(func(ctx context.Context) {
+				for ctx.Err() == nil {
+					wait(ctx, time.Duration(50+a.rng.IntN(100))*time.Millisecond)
+					if a.n.sys.Resume(node) != nil { // somebody has killed it
+						return
+					}
+					wait(ctx, 5*time.Millisecond)
+					if ctx.Err() == nil && a.n.sys.Pause(node) != nil {
+						return
+					}
+				}
+			})
+			return nil
+		},
+		Undo: undoPause,
+		Effect: func(ctx context.Context, a *Act) string {
+			if s := a.unable(ctx); s != "" {
+				return s
+			}
+			return a.slower(ctx, 40*time.Millisecond)
+		},
+	},
+	{
 		Name: "pause-majority", Class: Pause, Weight: 1, About: "so many nodes stand still that no shard has a majority",
 		Do:   func(_ context.Context, a *Act) error { return a.pause(a.Order[:a.majority()]...) },
 		Undo: undoPause, Effect: stands,
@@ -119,7 +148,9 @@ var crashFaults = []Fault{
 func pauseForReads(ctx context.Context, a *Act) error {
 	ctx, cancel := context.WithTimeout(ctx, 12*electionTimeout)
 	defer cancel()
+	a.Shard = max(a.Shard, 1) // clients read nothing of the directory's
 	leader := a.leader()
+	a.gather(ctx, leader)
 	for shard, r := range a.before {
 		if shard != 0 && r.Leader == leader {
 			a.led = append(a.led, shard)
@@ -137,12 +168,30 @@ func pauseForReads(ctx context.Context, a *Act) error {
 	}); err != nil {
 		return fmt.Errorf("nobody took over: %w", err)
 	}
-	const writes = 50
+	const writes = 30
 	done := a.n.cfg.Done()
 	if err := poll(ctx, func() bool { return a.n.cfg.Done() >= done+writes }); err != nil {
 		return fmt.Errorf("no successes beside the paused leader: %w", err)
 	}
 	return nil
+}
+
+// gather has a node lead all data shards that it can, since each of them may confirm a read with what is old.
+func (a *Act) gather(ctx context.Context, node string) {
+	const limit = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var all sync.WaitGroup
+	for shard, r := range a.before {
+		if shard != 0 && r.Leader != node && slices.Contains(r.Members, node) {
+			// Whether it was done shows in who leads.
+			all.Go(func() { _, _ = a.n.sys.Transfer(ctx, r.Leader, shard, node) })
+		}
+	}
+	all.Wait()
+	if now := a.n.leaders(context.WithoutCancel(ctx)); len(now) == len(a.before) {
+		a.before = now
+	}
 }
 
 // majority is how many nodes must be away so that a shard with all its members among them, or all nodes, has no majority.

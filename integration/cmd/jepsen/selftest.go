@@ -41,7 +41,7 @@ var virtualBugs = []string{"late-join", "self-counted", "learners-counted", "ack
 var seededBugs = []seeded{
 	{"", []string{"--workload=register", "--nemesis=pause-leader,kill-one,partition-leader,transfer-leader,clock-jump"}, nil},
 	{"local-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads,partition-leader"}, answers},
-	{"verify-leader-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads", "--shards=6", "--delay=5ms"}, answers},
+	{"verify-leader-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads", "--shards=8", "--delay=5ms"}, answers},
 	{"stale-owner", []string{"--workload=register", "--nemesis=partition-leader,pause-leader"}, answers},
 	{"follower-local", []string{"--workload=follower", "--nemesis=partition-minority,pause-follower"}, answers},
 	{"no-read-index", []string{"--workload=follower", "--nemesis=delay,partition-leader"}, answers},
