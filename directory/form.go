@@ -124,7 +124,7 @@ func (f *former) answer(from string, r FormReport) (*founding, error) {
 					"the data of %s was wiped or moved away, and what it promised to its peers with it, so it may not go on under this id. "+
 					"The cluster goes on with its other members: remove %s from its shards (larder member remove), forget it (larder node remove), "+
 					"and start it with --join and an empty folder",
-					shard.ErrDataLost, r.Cluster, me.ID, founder.Incarnation, me.Incarnation, me.ID, me.ID)
+					shard.ErrRejoin, r.Cluster, me.ID, founder.Incarnation, me.Incarnation, me.ID, me.ID)
 			}
 		}
 	}

@@ -260,7 +260,7 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":2,"expect":7}}`:                                                                               {SetLevel: &SetLevel{2, 2, 7}},
 		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s"}}}`: {
 			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s"}}},
-		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                                                        {Cancel: &CancelOperation{2}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                                                        {Cancel: &CancelOperation{ID: 2}},
 		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged"}},
 	} {
 		got, err := c.Encode()

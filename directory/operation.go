@@ -44,6 +44,8 @@ type Operation struct {
 	Reason string `json:"reason,omitempty"` // why it was begun, where the directory began it
 	// Removed tells of a rebuild that the old replica is gone, and R that of the new one.
 	Removed bool `json:"removed,omitempty"`
+	// Again tells of a rebuild that its new replica was lost too: it is backed out, and another one is made.
+	Again bool `json:"again,omitempty"`
 }
 
 // OperationKind says what an operation does.
@@ -119,6 +121,9 @@ type AdvanceOperation struct {
 // already, it ends as done all the same.
 type CancelOperation struct {
 	ID uint64 `json:"id"`
+	// Again asks a rebuild that has removed the old replica to take back the new one and to make another; it
+	// is no more than a cancel of any other operation.
+	Again bool `json:"again,omitempty"`
 }
 
 // transitions are the phases that may follow one another; a detail may change without.
@@ -134,7 +139,7 @@ var transitions = map[Phase][]Phase{
 // follows reports whether an operation may go to phase.
 func (o Operation) follows(phase Phase) bool {
 	// A removal that was made can't be taken back: a rebuild goes on from it, whatever it was at.
-	return slices.Contains(transitions[o.Phase], phase) || phase == PhaseAdding && o.rebuilds()
+	return slices.Contains(transitions[o.Phase], phase) || phase == PhaseAdding && (o.rebuilds() || o.Again)
 }
 
 // adds reports whether what the operation is about comes.
@@ -310,7 +315,7 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 	if o.rebuilds() && c.State == OperationDone {
 		return nil, "a rebuild is not done when the old replica is gone"
 	}
-	removed := o.rebuilds() && c.Phase == PhaseAdding
+	removed := (o.rebuilds() || o.Again) && c.Phase == PhaseAdding
 	o.State, o.Phase, o.Conf, o.Detail, o.Error = c.State, c.Phase, c.Conf, c.Detail, c.Error
 	next := t.clone()
 	next.Version++
@@ -319,7 +324,7 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 	at := slices.IndexFunc(members, func(m Member) bool { return m.Node == o.Node && m.R == o.R })
 	switch {
 	case removed && at >= 0:
-		o.Removed, o.R = true, next.Version
+		o.Removed, o.Again, o.R = true, false, next.Version
 		members[at] = Member{Node: o.Node, R: o.R, Role: RoleLearner}
 		if voters(members) == 0 {
 			return nil, fmt.Sprintf("shard %d would have no voter", o.Shard)
@@ -347,12 +352,17 @@ func (c *CancelOperation) apply(t *Table) (*Table, string) {
 	switch {
 	case o.State != OperationRunning:
 		return nil, fmt.Sprintf("operation %d is %s", o.ID, o.State)
+	case o.Phase == PhaseBackingOut && o.Again && !c.Again:
+		o.Again, o.Detail = false, ""
 	case o.Phase == PhaseBackingOut:
 		return nil, "" // it was cancelled already
 	case o.Phase == PhaseHandingOver: // nothing but leadership was moved
 		o.State, o.Phase, o.Detail = OperationCancelled, "", ""
 	default:
 		o.Phase, o.Detail = PhaseBackingOut, ""
+		if o.Again = c.Again && o.Kind == RebuildMember && o.Removed; o.Again {
+			o.Detail = "the new replica was lost too"
+		}
 	}
 	next := t.clone()
 	next.Version++

@@ -38,7 +38,8 @@ func (s *Service) Ready() []Check {
 	s.mu.Lock()
 	hostsDirectory := s.group != nil
 	s.mu.Unlock()
-	if m, member := t.member(shard.Directory, s.self.ID); hostsDirectory || member && m.Role == RoleVoter {
+	_, stopped, err := s.host.Diverged(shard.Directory) // also before the table is known
+	if m, member := t.member(shard.Directory, s.self.ID); hostsDirectory || member && m.Role == RoleVoter || err == nil && stopped != nil {
 		add(shard.Directory, s.problem(shard.Directory, nil))
 	}
 	for _, sh := range t.Shards {

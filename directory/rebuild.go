@@ -45,7 +45,7 @@ func (s *Service) rebuild(t *Table) {
 					return nil
 				}
 				if runs { // what is being added must not come to vote
-					return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: o.ID}})
+					return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: o.ID, Again: reason == reasonLost}})
 				}
 				return s.beginRebuild(ctx, id, reason)
 			})

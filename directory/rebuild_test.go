@@ -81,6 +81,56 @@ func testRebuild(t *testing.T, outcome shard.Outcome, reason string) {
 	})
 }
 
+// TestLostAgain ensures that a rebuild whose new replica is lost too makes another one, whatever it was at, and that
+// an operator who cancels it has the last word.
+func TestLostAgain(t *testing.T) {
+	for _, phase := range []Phase{PhaseAdding, PhaseCatchingUp, PhasePromoting} {
+		for _, cancelled := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s cancelled=%v", phase, cancelled), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testLostAgain(t, phase, cancelled) })
+			})
+		}
+	}
+}
+
+func testLostAgain(t *testing.T, phase Phase, cancelled bool) {
+	r := newTestRig(t, 3)
+	r.startAll("a", "b", "c")
+	for _, id := range []shard.ID{shard.Directory, 1, 2, 3, 4} {
+		r.lead(id, "a")
+	}
+	r.ready()
+	r.setLagging("c", phase == PhaseCatchingUp)
+	r.holdOne(map[Phase]stepKind{PhaseAdding: stepAddLearner, PhasePromoting: stepPromote}[phase])
+	first := r.diverge("c", 2, shard.OutcomeLost)
+	r.until(string(phase), func() bool {
+		all := r.rebuilds("b")
+		return len(all) == 1 && all[0].Phase == phase && r.replicaOn("c", 2) != first.String() && r.replicaOn("c", 2) != ""
+	})
+	if cancelled {
+		r.setHold(true) // the steps back wait, so that the operator comes in time
+	}
+	second := r.diverge("c", 2, shard.OutcomeLost)
+	r.until("it is taken back", func() bool { return r.rebuilds("b")[0].Again })
+	want, state := "a:voter b:voter c:voter", OperationDone
+	if cancelled {
+		want, state = "a:voter b:voter", OperationCancelled
+		if _, err := r.services["b"].CancelOperation(context.Background(), r.rebuilds("b")[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		r.setHold(false)
+	}
+	r.holdOne("")
+	r.setLagging("c", false)
+	r.over("b", r.rebuilds("b")[0].ID, state)
+	if got := r.membersOf("b", 2); got != want {
+		t.Errorf("members %s, want %s", got, want)
+	}
+	if all := r.rebuilds("b"); len(all) != 1 || !cancelled && all[0].R == second.R {
+		t.Errorf("%+v", all)
+	}
+}
+
 // TestRebuildSurvivesLeader ensures that a rebuild goes on when the directory's leader dies in any phase
 // of it, whether or not the step of that phase was made.
 func TestRebuildSurvivesLeader(t *testing.T) {

@@ -262,7 +262,7 @@ func (s *Service) directorySpec() (spec shard.Spec, member bool, err error) {
 	for _, f := range founders {
 		if f.Node == s.self.ID {
 			if f.Incarnation != s.self.Incarnation {
-				return shard.Spec{}, false, fmt.Errorf("%w: %w", shard.ErrDataLost, errNotFounder)
+				return shard.Spec{}, false, fmt.Errorf("%w: %w", shard.ErrRejoin, errNotFounder)
 			}
 			member = true
 		}

@@ -68,6 +68,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 	case o.Phase == PhaseBackingOut && conf.Index == o.Conf:
 		// The step that was recorded last may still be under way, and would add the learner.
 		return step(stepFence)
+	case o.Phase == PhaseBackingOut && o.Again:
+		return o.to(PhaseAdding, conf, o.Detail)
 	case o.Phase == PhaseBackingOut:
 		return o.end(OperationCancelled, conf, "")
 	case o.Phase == PhaseAdding && member:

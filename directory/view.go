@@ -182,7 +182,8 @@ func (s *Service) directoryView() ShardView {
 	if t := s.Table(); t.Founded() {
 		nodes := make([]string, len(t.Directory))
 		for i, m := range t.Directory {
-			v.Members = append(v.Members, MemberView{Node: m.Node, Role: m.Role})
+			r, ok := s.soft.replica(m.Node, shard.Directory)
+			v.Members = append(v.Members, MemberView{Node: m.Node, Role: m.Role, Diverged: ok && r.diverged})
 			nodes[i] = m.Node
 		}
 		v.Conf = s.conf(shard.Directory, 1, nodes)

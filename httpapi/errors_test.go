@@ -35,6 +35,7 @@ var errorCases = map[string]struct {
 	"ErrDeadline":       {shard.ErrDeadline, 503, "deadline", AppliedNo, 503, "deadline", AppliedNo},
 	"ErrUnreachable":    {shard.ErrUnreachable, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrDataLost":       {shard.ErrDataLost, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
+	"ErrRejoin":         {shard.ErrRejoin, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"ErrWrongCluster":   {shard.ErrWrongCluster, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},
 	"NotLeaderError":    {&shard.NotLeaderError{Leader: "b"}, 503, "no-leader", AppliedNo, 503, "no-leader", AppliedNo},
 	"ErrRetired":        {shard.ErrRetired, 503, "unavailable", AppliedNo, 503, "unavailable", AppliedNo},

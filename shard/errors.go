@@ -24,8 +24,10 @@ var (
 	ErrDeadline = errors.New("deadline passed before anything was proposed")
 	// ErrUnreachable: refused; the request never left this node, no link to the peer.
 	ErrUnreachable = errors.New("peer unreachable")
-	// ErrDataLost: the node's data folder is not the one that its id promises (R14).
-	ErrDataLost = errors.New("data lost, rejoin as new")
+	// ErrDataLost: what was acknowledged is not there, or not as it was written.
+	ErrDataLost = errors.New("data lost")
+	// ErrRejoin is an ErrDataLost: the node's data folder is not the one that its id promises (R14).
+	ErrRejoin = fmt.Errorf("%w, rejoin as new", ErrDataLost)
 	// ErrRetired: the replica, or a later one of its shard, was on this node before and is never
 	// created again (R14).
 	ErrRetired = errors.New("replica was here before and is never created again")

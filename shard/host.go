@@ -71,7 +71,8 @@ type Host struct {
 	inbounds map[Link]hello // who is at the other end, once it said so
 	groups   map[ID]*Group
 	caches   map[ID]*Cache
-	losses   map[ID]loss // of replicas that do not run
+	losses   map[ID]loss       // of replicas that do not run
+	suspects map[ReplicaID]int // tries to open a replica that found its data lost
 	handlers map[string]Handler
 	report   func() []byte
 	receive  func(from string, payload []byte)
@@ -96,7 +97,7 @@ func NewHost(cfg Config) (*Host, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
 		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
-		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, handlers: map[string]Handler{}}
+		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge] = h.handleSum, h.handleJudge
 	return h, nil
@@ -322,6 +323,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		store.Close()
 		return nil, h.lose(id, err)
 	}
+	h.found(id)
 	h.mu.Lock()
 	h.groups[spec.Shard] = g
 	h.mu.Unlock()
@@ -373,8 +375,10 @@ func (h *Host) Status() []Status {
 	groups := slices.Collect(maps.Values(h.groups))
 	caches := maps.Clone(h.caches)
 	all := make([]Status, 0, len(groups)+len(h.losses))
-	for _, l := range h.losses {
-		all = append(all, l.status())
+	for id, l := range h.losses {
+		if h.groups[id] == nil {
+			all = append(all, l.status())
+		}
 	}
 	h.mu.RUnlock()
 	for _, g := range groups {

@@ -32,7 +32,7 @@ const (
 	identityFile = "identity.json"
 	manifestName = "replicas.json"
 	replicasDir  = "replicas"
-	folderFormat = 1 // of both JSON files; a higher one is refused
+	folderFormat = 2 // of both JSON files and of the stores; any other is refused
 )
 
 // Identity is what a data folder knows about its node (R14).
@@ -144,17 +144,17 @@ func loadIdentity(dir string) (Identity, error) {
 	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) {
 		return Identity{}, err
 	} else if err != nil {
-		return Identity{}, fmt.Errorf("%w: %w", ErrDataLost, err)
+		return Identity{}, fmt.Errorf("%w: %w", ErrRejoin, err)
 	}
 	if record.Format != folderFormat {
 		return Identity{}, fmt.Errorf("%s has format %d, this version reads format %d", path, record.Format, folderFormat)
 	}
 	id := record.Identity
 	if raw, err := hex.DecodeString(id.Incarnation); err != nil || len(raw) != 16 || id.Node == "" {
-		return Identity{}, fmt.Errorf("%w: %s names no node and incarnation", ErrDataLost, path)
+		return Identity{}, fmt.Errorf("%w: %s names no node and incarnation", ErrRejoin, path)
 	}
 	if len(id.Initial) > 0 && ClusterID(id.Initial) != id.Cluster {
-		return Identity{}, fmt.Errorf("%w: %s: the list of initial nodes does not give the cluster id", ErrDataLost, path)
+		return Identity{}, fmt.Errorf("%w: %s: the list of initial nodes does not give the cluster id", ErrRejoin, path)
 	}
 	return id, nil
 }
@@ -166,7 +166,7 @@ func firstStart(dir, node string) (Identity, error) {
 		return Identity{}, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, replicasDir)); len(notes) > 0 || !errors.Is(err, fs.ErrNotExist) {
-		return Identity{}, fmt.Errorf("%w: data folder %s holds replicas but no %s", ErrDataLost, dir, identityFile)
+		return Identity{}, fmt.Errorf("%w: data folder %s holds replicas but no %s", ErrRejoin, dir, identityFile)
 	}
 	if err := saveNotes(dir, nil); err != nil {
 		return Identity{}, err

@@ -106,7 +106,7 @@ func (h *Host) admit(theirs hello) error {
 	}
 	known := h.peerAddr(theirs.node)
 	if theirs.cluster != "" && mine.cluster != "" && known.Incarnation != "" && known.Incarnation != theirs.incarnation {
-		return fmt.Errorf("%w: node %s is known with another data folder", ErrDataLost, theirs.node)
+		return fmt.Errorf("%w: node %s is known with another data folder", ErrRejoin, theirs.node)
 	}
 	return nil
 }

@@ -50,7 +50,8 @@ type Inspection struct {
 // Whether an entry is committed is not known offline. States are to be compared at an index that is
 // known to be committed; the end of a log may hold entries that never will be.
 //
-// All replicas are reported, also damaged ones: the error joins what Inspection.Error says of each.
+// Of the directory's replica, shard 0, nothing but its damage is reported. All others are reported, also damaged ones: the
+// error joins what Inspection.Error says of each.
 func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 	if _, err := os.Stat(filepath.Join(dir, identityFile)); err != nil {
 		return nil, fmt.Errorf("%s is no data folder: %w", dir, err)
@@ -74,7 +75,7 @@ func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 	var found []Inspection
 	var damage []error
 	for _, note := range notes {
-		if note.Shard == Directory || note.State != replicaCreated && note.State != replicaDiverged {
+		if note.State != replicaCreated && note.State != replicaDiverged {
 			continue
 		}
 		id := ReplicaID{Shard: note.Shard, Node: identity.Node, R: note.R}
@@ -87,12 +88,20 @@ func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 			in.report.Diverged = note.Verdict.String()
 		}
 		target, limited := at[note.Shard]
-		if err := guard(func() error { return in.run(target, limited) }); err != nil {
+		err := guard(func() error {
+			if note.Shard == Directory {
+				return in.look()
+			}
+			return in.run(target, limited)
+		})
+		if err != nil {
 			err = fmt.Errorf("shard %d, replica %d in %s: %w", note.Shard, note.R, in.dir, err)
 			in.report.Error = err.Error()
 			damage = append(damage, err)
 		}
-		found = append(found, in.report)
+		if note.Shard != Directory || err != nil {
+			found = append(found, in.report)
+		}
 	}
 	return found, errors.Join(damage...)
 }
@@ -107,7 +116,8 @@ type inspector struct {
 	damage []error // what could be passed over
 }
 
-func (in *inspector) run(target uint64, limited bool) error {
+// open opens the log, which is the replica's own.
+func (in *inspector) open() error {
 	path := filepath.Join(in.dir, storeFile)
 	if info, err := os.Stat(path); err != nil {
 		return fmt.Errorf("%w: %w", ErrDataLost, err)
@@ -120,10 +130,32 @@ func (in *inspector) run(target uint64, limited bool) error {
 	}); err != nil {
 		return fmt.Errorf("opening %s: %w", path, err)
 	}
-	defer in.log.Close()
 	if err := checkMarker(in.log, in.id); err != nil {
+		return errors.Join(err, in.log.Close())
+	}
+	return nil
+}
+
+// look checks log and snapshots, and builds no state.
+func (in *inspector) look() error {
+	if err := in.open(); err != nil {
 		return err
 	}
+	defer in.log.Close()
+	snapshots, err := in.openSnapshots()
+	if err != nil {
+		return err
+	}
+	in.choose(snapshots, 0, false)
+	return errors.Join(in.damage...)
+}
+
+// run builds the state.
+func (in *inspector) run(target uint64, limited bool) error {
+	if err := in.open(); err != nil {
+		return err
+	}
+	defer in.log.Close()
 	if err := in.readBounds(); err != nil {
 		return err
 	}

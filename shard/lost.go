@@ -2,6 +2,8 @@ package shard
 
 import (
 	"errors"
+	"slices"
+	"syscall"
 )
 
 // A replica that lost what it acknowledged (ErrDataLost: its log, term, vote or snapshot is damaged or gone) never speaks:
@@ -9,21 +11,38 @@ import (
 // as stopped. Where the others have a quorum the directory replaces it by a new replica on the same node (an operation,
 // rebuild-member), as one whose state diverged; where they have none, that is left to an operator.
 //
-// Nothing is noted on disk: after a restart, whenever the process died, the damage is found again by reading everything. What is
+// It is believed after a few tries in a row, and never while files or rights are short. Nothing is noted on disk: after a restart, whenever the process died, the damage is found again by reading everything. What is
 // found damaged while the replica runs ends the process (store.unreadable), and the next start leaves the replica out. Where
 // the directory has recorded the rebuild before a later start finds the data readable, it is rebuilt all the same.
 
-// lose remembers a replica that can't be opened since its data is lost, and returns err.
+// lossTries is how many times in a row opening a replica must find its data lost before that is believed: what can't be
+// read for a moment is not gone.
+const lossTries = 3
+
+// lose remembers a replica that can't be opened since its data is lost, once that is believed, and returns err.
 func (h *Host) lose(id ReplicaID, err error) error {
-	if !errors.Is(err, ErrDataLost) {
+	if !errors.Is(err, ErrDataLost) || passing(err) {
 		return err
 	}
-	h.log.Error("replica does not run, its data is lost", "shard", id.Shard, "replica", id.String(), "err", err)
 	h.mu.Lock()
-	h.losses[id.Shard] = loss{id, &Verdict{Outcome: OutcomeLost, Reason: err.Error()}}
+	h.suspects[id]++
+	believed := h.suspects[id] >= lossTries
+	if believed {
+		h.losses[id.Shard] = loss{id, &Verdict{Outcome: OutcomeLost, Reason: err.Error()}}
+		delete(h.suspects, id)
+	}
 	h.mu.Unlock()
-	h.changed()
+	if believed {
+		h.log.Error("replica does not run, its data is lost", "shard", id.Shard, "replica", id.String(), "err", err)
+		h.changed()
+	}
 	return err
+}
+
+// passing reports whether an error comes from a shortage, or from rights, and so says nothing of the data.
+func passing(err error) bool {
+	return slices.ContainsFunc([]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN, syscall.EACCES, syscall.EPERM},
+		func(e syscall.Errno) bool { return errors.Is(err, e) })
 }
 
 // loss is a replica whose data is lost.
@@ -47,10 +66,11 @@ func (h *Host) lost(id ReplicaID) *Verdict {
 	return nil
 }
 
-// found forgets the loss of a replica that is destroyed.
+// found forgets the loss of a replica that opened, or is destroyed.
 func (h *Host) found(id ReplicaID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.suspects, id)
 	if h.losses[id.Shard].id == id {
 		delete(h.losses, id.Shard)
 	}

@@ -77,7 +77,7 @@ type manifestRecord struct {
 func openManifest(dir string) (*manifest, error) {
 	notes, err := loadNotes(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: data folder %s has no %s", ErrDataLost, dir, manifestName)
+		return nil, fmt.Errorf("%w: data folder %s has no %s", ErrRejoin, dir, manifestName)
 	} else if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func openManifest(dir string) (*manifest, error) {
 		}
 		switch i, noted := m.find(shard, r); {
 		case !noted:
-			return nil, fmt.Errorf("%w: %s is not in %s", ErrDataLost, path, manifestName)
+			return nil, fmt.Errorf("%w: %s is not in %s", ErrRejoin, path, manifestName)
 		case m.notes[i].State == replicaDestroyed:
 			if err := removeDir(path); err != nil {
 				return nil, fmt.Errorf("removing a destroyed replica: %w", err)
@@ -113,7 +113,7 @@ func loadNotes(dir string) ([]replicaNote, error) {
 	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	} else if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDataLost, err)
+		return nil, fmt.Errorf("%w: %w", ErrRejoin, err)
 	}
 	if record.Format != folderFormat {
 		return nil, fmt.Errorf("%s has format %d, this version reads format %d", path, record.Format, folderFormat)
@@ -122,10 +122,10 @@ func loadNotes(dir string) ([]replicaNote, error) {
 		switch note.State {
 		case replicaCreating, replicaCreated, replicaDiverged, replicaDestroyed:
 		default:
-			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has state %q", ErrDataLost, path, note.Shard, note.R, note.State)
+			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has state %q", ErrRejoin, path, note.Shard, note.R, note.State)
 		}
 		if i > 0 && compareNotes(record.Replicas[i-1], note) >= 0 {
-			return nil, fmt.Errorf("%w: %s: shard %d, replica %d is out of order", ErrDataLost, path, note.Shard, note.R)
+			return nil, fmt.Errorf("%w: %s: shard %d, replica %d is out of order", ErrRejoin, path, note.Shard, note.R)
 		}
 	}
 	return record.Replicas, nil

@@ -314,10 +314,10 @@ func (h *Host) Destroy(shard ID, r uint64) error {
 		}
 	}
 	id := ReplicaID{shard, h.cfg.Node, r}
+	h.found(id)
 	if err := h.storage.destroy(id); err != nil {
 		return err
 	}
-	h.found(id)
 	h.log.Info("replica destroyed", "shard", shard, "replica", id.String())
 	h.changed()
 	return nil

@@ -67,6 +67,9 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 		put(descApplied, prometheus.GaugeValue, s.Applied)
 		put(descLast, prometheus.GaugeValue, s.Last)
 		if s.Cache == nil {
+			if s.Stopped { // it does not run, as its data is lost
+				put(descDivergence, prometheus.GaugeValue, uint64(s.Differ))
+			}
 			continue
 		}
 		put(descHits, prometheus.CounterValue, s.Hits)

@@ -223,7 +223,7 @@ func (p *peer) greet(ctx context.Context, link Link, addr Peer, mine hello) (for
 		return false, fmt.Errorf("%w: %s belongs to %s", ErrWrongCluster, p.node, theirs.cluster)
 	}
 	if addr.Incarnation != "" && theirs.incarnation != addr.Incarnation {
-		return false, fmt.Errorf("%w: node %s came back with another data folder", ErrDataLost, p.node)
+		return false, fmt.Errorf("%w: node %s came back with another data folder", ErrRejoin, p.node)
 	}
 	return theirs.cluster != "" && mine.cluster != "", nil
 }

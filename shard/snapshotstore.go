@@ -60,7 +60,11 @@ func openSnapshots(dir string, logger hclog.Logger) (raft.SnapshotStore, error) 
 		// Snapshots are removed oldest first and not at once: what is older than a readable one is
 		// the rest of that.
 		if len(all) == 0 || cmp.Or(cmp.Compare(term, all[0].Term), cmp.Compare(index, all[0].Index)) > 0 {
-			return nil, fmt.Errorf("%w: snapshot %s can't be read", ErrDataLost, filepath.Join(folder, name))
+			_, why := os.ReadFile(filepath.Join(folder, name, "meta.json")) // the library does not say
+			if why == nil {
+				why = errors.New("its description says nothing")
+			}
+			return nil, fmt.Errorf("%w: snapshot %s can't be read: %w", ErrDataLost, filepath.Join(folder, name), why)
 		}
 		if err := os.RemoveAll(filepath.Join(folder, name)); err != nil {
 			return nil, fmt.Errorf("removing an old snapshot: %w", err)

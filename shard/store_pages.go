@@ -17,6 +17,9 @@ import (
 //
 // A meta page that a crash left in pieces is found here too, and costs the replica: it is 64 bytes within one sector, which
 // disks write whole or not at all. All other pages are synced before the meta page that leads to them is written.
+//
+// What a disk never wrote, though it said so, and a bit that leads to an older page which is whole, are not found: the
+// file then is what it was before, less what was written since.
 func checkPages(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -101,7 +104,7 @@ func (p *pages) root(e element) error {
 }
 
 func (p *pages) entry(e element) error {
-	if e.bucket || len(e.key) != 8 {
+	if e.bucket || len(e.key) != 8 || binary.BigEndian.Uint64(e.key) == 0 {
 		return fmt.Errorf("%q is no entry", e.key)
 	}
 	return nil
@@ -223,6 +226,9 @@ func elementsOf(data []byte) ([]element, error) {
 		}
 		e.key, e.value = data[next:next+key], data[next+key:end]
 		elements[i], next = e, end
+	}
+	if count == 0 && len(bytes.Trim(data[pageHeader:], "\x00")) > 0 {
+		return nil, errors.New("it says that it is empty, and is not") // bbolt writes what is empty as zeros
 	}
 	return elements, nil
 }

@@ -22,17 +22,22 @@ func recoveryPoint(s replicaStore, snapshots raft.SnapshotStore) (index, term ui
 	if err != nil {
 		return 0, 0, err
 	}
+	var all error
 	for _, meta := range metas {
 		damage := verifySnapshot(snapshots, meta.ID)
 		if damage == nil {
 			return meta.Index, meta.Term, nil
 		}
+		if passing(damage) {
+			return 0, 0, fmt.Errorf("opening snapshot %s: %w", meta.ID, damage)
+		}
+		all = errors.Join(all, damage)
 		if meta.Index > last {
 			return 0, 0, fmt.Errorf("%w: snapshot %s is damaged and the log ends at %d: %w", ErrDataLost, meta.ID, last, damage)
 		}
 	}
 	if len(metas) > 0 {
-		return 0, 0, fmt.Errorf("%w: all snapshots are damaged", ErrDataLost)
+		return 0, 0, fmt.Errorf("%w: all snapshots are damaged: %w", ErrDataLost, all)
 	}
 	return 0, 0, nil
 }

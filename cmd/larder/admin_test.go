@@ -301,7 +301,7 @@ func TestStatusOfWaitingAndWeak(t *testing.T) {
 		got = append(got, p.What+": "+p.Next)
 	}
 	want := []string{
-		`shard 0: the replica on c serves nothing, its state differs from that of others or may: "larder check replicas" compares them; one that is in the minority is replaced by itself ("larder operation list")`,
+		`shard 0: the replica on c serves nothing: its state differs from that of others or may, or its data is lost: "larder check replicas" compares states, and that node's /readyz says which it is; it is replaced by itself where the others have a quorum ("larder operation list")`,
 		`shard 1 has 2 voters: it stops while either is down: "larder member add 1 NODE" adds one`,
 		`shard 2 has 1 of the 3 voters that others have: "larder member add 2 NODE" adds one`,
 		`operation 7 (add-member 1 d) waits: the leader, a, gets no answer of d: it goes on by itself when that passes; "larder operation cancel 7" takes it back`,

@@ -126,8 +126,8 @@ func (s *clusterStatus) judge() {
 					fmt.Sprintf("\"larder member remove %d %s\", then add it again", sh.ID, m.Node)})
 			}
 			if m.Diverged {
-				other = append(other, finding{fmt.Sprintf("shard %d: the replica on %s serves nothing, its state differs from that of others or may", sh.ID, m.Node),
-					"\"larder check replicas\" compares them; one that is in the minority is replaced by itself (\"larder operation list\")"})
+				other = append(other, finding{fmt.Sprintf("shard %d: the replica on %s serves nothing: its state differs from that of others or may, or its data is lost", sh.ID, m.Node),
+					"\"larder check replicas\" compares states, and that node's /readyz says which it is; it is replaced by itself where the others have a quorum (\"larder operation list\")"})
 			}
 			if m.Role == directory.RoleVoter && up[m.Node] {
 				heard++
