@@ -7,13 +7,13 @@ import (
 	"github.com/larder-cache/larder/integration/history"
 )
 
-// recoveryLimit is within what the clients' successes must be back after a fault was undone.
-const recoveryLimit = 10 * time.Second
+// RecoveryLimit is within what the clients' successes must be back after a fault was undone.
+const RecoveryLimit = 10 * time.Second
 
 // Liveness checks that the cluster came back after each fault, and that the run could be carried through.
 func Liveness(r *history.Run) (violations []Violation) {
 	for _, f := range r.Faults {
-		if f.Healed != 0 && f.Recovered-f.Healed > recoveryLimit {
+		if f.Healed != 0 && f.Recovered-f.Healed > RecoveryLimit {
 			violations = append(violations, Violation{Check: "liveness",
 				What: fmt.Sprintf("after %s of %v, undone at %.1f s, the clients' successes were back at %.1f s", f.Name, f.Targets, f.Healed.Seconds(), f.Recovered.Seconds())})
 		}
@@ -42,8 +42,8 @@ func recovery(r *history.Run) Result {
 	return result
 }
 
-// leastHits is the share of linearizable reads that must have found something: a verdict on nothing but misses means nothing.
-const leastHits = 0.05
+// LeastHits is the share of linearizable reads that must have found something: a verdict on nothing but misses means nothing.
+const LeastHits = 0.05
 
 // coverage says whether enough happened.
 func coverage(r *history.Run, o Options) Result {
@@ -83,9 +83,9 @@ func coverage(r *history.Run, o Options) Result {
 	case faults < o.LeastFaults:
 		result.Verdict = NotProved
 		result.Detail += fmt.Sprintf("; %d faults are the least", o.LeastFaults)
-	case float64(hits) < leastHits*float64(reads):
+	case float64(hits) < LeastHits*float64(reads):
 		result.Verdict = NotProved
-		result.Detail += fmt.Sprintf("; %.0f %% must", leastHits*100)
+		result.Detail += fmt.Sprintf("; %.0f %% must", LeastHits*100)
 	case what != "":
 		result.Verdict = NotProved
 		result.Detail += fmt.Sprintf("; %d %s, and %d are the least of a run of %s", n, what, leastOfNeed, r.Meta.Workload)

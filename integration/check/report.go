@@ -36,11 +36,11 @@ type Report struct {
 	Took      time.Duration
 }
 
-// maxUndecided is the share of keys that may stay undecided in a run that passes.
-const maxUndecided = 0.01
+// MaxUndecided is the share of keys that may stay undecided in a run that passes.
+const MaxUndecided = 0.01
 
 // tooUndecided reports whether more keys are undecided than may be.
-func (r Report) tooUndecided() bool { return float64(len(r.Undecided)) > maxUndecided*float64(r.Keys) }
+func (r Report) tooUndecided() bool { return float64(len(r.Undecided)) > MaxUndecided*float64(r.Keys) }
 
 // Err is nil when the operations prove what they were to prove: no violation, and few keys undecided.
 func (r Report) Err() error {

@@ -33,9 +33,12 @@ type Meta struct {
 	Disk     string // folder or loop
 	Bug      string // seeded bug, "" for none
 	Time     time.Duration
-	Flags    map[string]string // those of the nodes, and what else was drawn from the seed
-	Version  string            // of the binary: what larder version says
-	Started  time.Time         // wall clock
+	// Given are the flags of jepsen run that were given, as --name=value, but for those that the fields above tell of
+	// every run; nil in a record that does not say.
+	Given   []string
+	Flags   map[string]string // those of the nodes, and what else was drawn from the seed
+	Version string            // of the binary: what larder version says
+	Started time.Time         // wall clock
 }
 
 // Fault is something that was done to the cluster. Times are since the start of the recording.

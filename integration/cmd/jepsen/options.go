@@ -35,6 +35,8 @@ type options struct {
 	binary   string
 	keep     bool
 
+	given []string // history.Meta.Given
+
 	say io.Writer // what a person wants to see while it runs
 }
 

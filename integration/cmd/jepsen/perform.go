@@ -326,7 +326,7 @@ func (r *runner) meta(binary string) history.Meta {
 	o, k := r.o, r.plan.Knobs
 	m := history.Meta{
 		Workload: o.workload, Nemeses: r.plan.Enabled, Mode: o.roomMode(), Seed: o.seed, Shards: k.Shards,
-		Net: o.net, Disk: o.disk, Bug: o.bug, Time: o.time, Started: time.Now(), Version: versionOf(binary),
+		Net: o.net, Disk: o.disk, Bug: o.bug, Time: o.time, Started: time.Now(), Version: versionOf(binary), Given: o.given,
 		Flags: map[string]string{
 			leastRate: strconv.FormatFloat(o.least, 'g', -1, 64), leastFaults: "1",
 			"replicas": strconv.Itoa(k.Replicas), "delay": k.Delay.String(), "jitter": k.Jitter.String(),

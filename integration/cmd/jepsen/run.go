@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ func newRunCommand(o *options) *cobra.Command {
 			if err := o.validate(); err != nil {
 				return err
 			}
-			o.say = c.OutOrStdout()
+			o.say, o.given = c.OutOrStdout(), given(c)
 			verdict, dir, err := perform(c.Context(), *o)
 			if err != nil {
 				return err
@@ -51,4 +52,18 @@ func newRunCommand(o *options) *cobra.Command {
 	f.StringVar(&o.out, "out", "out", "folder in which the run's folder is made")
 	f.BoolVar(&o.keep, "keep", false, "keep the nodes' data; that of a run which is not valid is kept anyway")
 	return c
+}
+
+// planFlags decide what is done beyond what history.Meta tells of every run.
+var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay"}
+
+// given returns those that were given, as history.Meta has them.
+func given(c *cobra.Command) []string {
+	all := []string{}
+	for _, name := range planFlags {
+		if f := c.Flags().Lookup(name); f.Changed {
+			all = append(all, "--"+name+"="+strings.Trim(f.Value.String(), "[]"))
+		}
+	}
+	return all
 }

@@ -191,6 +191,7 @@ func (s selftest) try(ctx context.Context, b seeded, seed uint64) (check.Verdict
 	if err := o.validate(); err != nil {
 		return "", "", err
 	}
+	o.given = given(c)
 	return perform(ctx, o)
 }
 
