@@ -2,46 +2,70 @@ package report
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"html/template"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
+	"time"
 
 	"github.com/larder-cache/larder/integration/check"
 )
 
-// overview is what the page over many runs is made of.
+//go:embed overview.html
+var overviewText string
+
+var overviews = template.Must(template.Must(pages.Clone()).New("overview").Parse(overviewText))
+
+// overview is what the page over many runs is made of. Its sums are of the runs without a seeded bug.
 type overview struct {
-	Runs                               []overviewRun
-	Valid, Operations, Faults, Checked int
-	Minutes                            float64
-	Worst                              check.Verdict
+	Runs                        []overviewRun
+	Sound, Valid                int // without a seeded bug, and how many of these are valid
+	Operations, Faults, Checked int
+	Lasted                      float64 // seconds
+	Worst                       check.Verdict
+	Seeded, FoundBugs           int
+	Unread                      []string
 }
 
 type overviewRun struct {
 	Summary
-	Path    string
-	Effects int
-	Slowest float64 // recovery, seconds
+	Path string
+}
+
+// HitShare and FaultsDone are columns.
+func (r overviewRun) HitShare() string {
+	hits, misses := r.Reads()
+	return share(hits, hits+misses)
+}
+
+// FaultsDone is how many faults took effect, of how many.
+func (r overviewRun) FaultsDone() string {
+	effective, done := r.Effects()
+	return fmt.Sprintf("%d of %d", effective, done)
 }
 
 // Index writes index.html to out, with a row for each run whose folder is given, and returns the sums as text. The folders
-// have reports already.
+// have reports already; an error tells of those that have none.
 func Index(out string, dirs ...string) (string, error) {
-	o := overview{Worst: check.Valid}
+	var o overview
 	var errs []error
+	unread := func(dir string, err error) {
+		errs = append(errs, fmt.Errorf("%s: %w", dir, err))
+		o.Unread = append(o.Unread, filepath.Base(dir))
+	}
 	for _, dir := range dirs {
 		data, err := os.ReadFile(filepath.Join(dir, "summary.json"))
 		if err != nil {
-			errs = append(errs, err)
+			unread(dir, err)
 			continue
 		}
-		run := overviewRun{}
+		var run overviewRun
 		if err := json.Unmarshal(data, &run.Summary); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", dir, err))
+			unread(dir, err)
 			continue
 		}
 		rel, err := filepath.Rel(out, dir)
@@ -49,21 +73,11 @@ func Index(out string, dirs ...string) (string, error) {
 			rel = dir
 		}
 		run.Path = filepath.ToSlash(rel) + "/index.html"
-		for _, f := range run.Faults {
-			run.Effects += f.Effective
-			run.Slowest = max(run.Slowest, f.Longest)
-		}
-		if run.Verdict == check.Valid {
-			o.Valid++
-		}
-		if rank(run.Verdict) > rank(o.Worst) {
-			o.Worst = run.Verdict
-		}
-		o.Operations += run.Operations
-		o.Checked += run.Checked
-		o.Faults += run.Effects
-		o.Minutes += run.Lasted / 60
-		o.Runs = append(o.Runs, run)
+		o.add(run)
+	}
+	slices.SortStableFunc(o.Runs, func(a, b overviewRun) int { return b.Meta.Started.Compare(a.Meta.Started) })
+	if o.Sound == 0 {
+		o.Worst = check.NotProved
 	}
 	var html bytes.Buffer
 	if err := overviews.Execute(&html, &o); err != nil {
@@ -73,6 +87,29 @@ func Index(out string, dirs ...string) (string, error) {
 		errs = append(errs, err)
 	}
 	return o.String(), errors.Join(errs...)
+}
+
+func (o *overview) add(run overviewRun) {
+	o.Runs = append(o.Runs, run)
+	if run.Meta.Bug != "" {
+		o.Seeded++
+		if run.Verdict == check.Invalid {
+			o.FoundBugs++
+		}
+		return
+	}
+	o.Sound++
+	if run.Verdict == check.Valid {
+		o.Valid++
+	}
+	if o.Worst == "" || rank(run.Verdict) > rank(o.Worst) {
+		o.Worst = run.Verdict
+	}
+	effective, _ := run.Effects()
+	o.Operations += run.Operations
+	o.Checked += run.Checked
+	o.Faults += effective
+	o.Lasted += run.Lasted
 }
 
 // rank orders verdicts: the worst is the highest.
@@ -86,24 +123,6 @@ func rank(v check.Verdict) int {
 }
 
 func (o overview) String() string {
-	return fmt.Sprintf("%d of %d runs valid: %.1f minutes, %d operations checked, %d faults that took effect",
-		o.Valid, len(o.Runs), o.Minutes, o.Checked, o.Faults)
+	return fmt.Sprintf("%d of %s valid: %s, %s checked, %s that took effect",
+		o.Valid, some(o.Sound, "run"), span(time.Duration(o.Lasted*float64(time.Second))), some(o.Checked, "operation"), some(o.Faults, "fault"))
 }
-
-var overviews = template.Must(template.Must(pages.Clone()).New("overview").Parse(strings.TrimSpace(`
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Consistency runs: {{.Worst}}</title>
-<style>{{css}}</style>
-<main>
-<h1>Consistency runs</h1>
-<section class="verdict {{class .Worst}}" aria-label="Verdict"><strong>{{.Worst}}</strong><p>{{.}}.</p></section>
-<div class="scroll"><table>
-<thead><tr><th scope="col">run</th><th scope="col">verdict</th><th scope="col">mode</th><th scope="col" class="n">seed</th><th scope="col" class="n">faults</th><th scope="col" class="n">checked</th><th scope="col" class="n">ok a second</th><th scope="col" class="n">slowest recovery, s</th></tr></thead>
-<tbody>{{range .Runs}}<tr><th scope="row"><a href="{{.Path}}">{{.Meta.Workload}}</a></th><td class="{{class .Verdict}}">{{.Verdict}}</td><td>{{.Meta.Mode}}</td><td class="n">{{.Meta.Seed}}</td><td class="n">{{.Effects}}</td><td class="n">{{.Checked}}</td><td class="n">{{ms .Rate}}</td><td class="n">{{seconds .Slowest}}</td></tr>
-{{end}}</tbody></table></div>
-</main>
-</html>
-`)))

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"html/template"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/larder-cache/larder/integration/history"
@@ -21,30 +23,36 @@ type Figure struct {
 // Legend explains a class of marks.
 type Legend struct{ Class, Text string }
 
-func figures(r *history.Run) []Figure {
-	end := lasted(r)
-	marks := marks(r, end)
-	all := []Figure{latency(r, end, marks), overTime(r, end, marks), rates(r, end, marks), leaders(r, end, marks), lag(r, end, marks)}
-	if r.Meta.Mode == history.Tight {
-		all = append(all, evictions(r, end, marks))
-	}
-	return slices.DeleteFunc(all, func(f Figure) bool { return f.SVG == "" })
+// Dot reports whether its marks are dots.
+func (l Legend) Dot() bool { return slices.Contains([]string{"ok", "refused", "unknown"}, l.Class) }
+
+// Box reports whether its marks are boxes, not lines or dots.
+func (l Legend) Box() bool {
+	return !strings.HasPrefix(l.Class, "line ") && !l.Dot()
 }
 
-// marks are the faults, in order.
-func marks(r *history.Run, end time.Duration) (all []mark) {
-	for _, f := range r.Faults {
-		all = append(all, mark{window{f.Start, until(f, end)}, f.Name})
+func figures(r *history.Run, faults []episode) []Figure {
+	end := lasted(r)
+	all := []Figure{latency(r, end, faults), overTime(r, end, faults), rates(r, end, faults), leaders(r, end, faults), lag(r, end, faults)}
+	if r.Meta.Mode == history.Tight {
+		all = append(all, evictions(r, end, faults))
 	}
-	slices.SortFunc(all, func(a, b mark) int { return cmp.Compare(a.start, b.start) })
-	return all
+	return slices.DeleteFunc(all, func(f Figure) bool { return f.SVG == "" })
 }
 
 func figure(p *plot, legend []Legend, caption string) Figure {
 	return Figure{Title: p.title, SVG: template.HTML(p.svg()), Legend: legend, Caption: caption}
 }
 
-func number(v float64) string { return fmt.Sprintf("%g", v) }
+// lineGap is how long after a point a line goes on to the next one.
+const lineGap = 1500 * time.Millisecond
+
+func number(v float64) string {
+	if v == math.Trunc(v) {
+		return count(int(v))
+	}
+	return fmt.Sprintf("%g", v)
+}
 
 func inMillis(v float64) string {
 	if v >= 1000 {
@@ -53,11 +61,11 @@ func inMillis(v float64) string {
 	return fmt.Sprintf("%g ms", v)
 }
 
-// dense is how many answered operations a scatter shows at most. All others are shown anyway.
-const dense = 6000
+// dense is how many dots of a kind a scatter has at most.
+const dense = 5000
 
 // latency is a scatter of all operations.
-func latency(r *history.Run, end time.Duration, marks []mark) Figure {
+func latency(r *history.Run, end time.Duration, faults []episode) Figure {
 	const least = 0.1 // ms; a logarithm needs one
 	most := 1000.0
 	var ok, slow, refused, unknown []point
@@ -83,25 +91,28 @@ func latency(r *history.Run, end time.Duration, marks []mark) Figure {
 			ok = append(ok, q)
 		}
 	}
-	caption := fmt.Sprintf("All %d operations.", len(r.Ops))
-	if n := len(ok); n > dense {
-		every := (n + dense - 1) / dense
-		thin := ok[:0]
-		for i := 0; i < n; i += every {
-			thin = append(thin, ok[i])
-		}
-		ok = thin
-		caption = fmt.Sprintf("Every refused and unknown operation, every one slower than 99 %% of the rest, and one in %d of the others (%d of %d).", every, len(ok), n)
-	}
 	p := newPlot("Latency of each operation", 300, end, least, most, true)
-	p.windows(marks)
+	p.windows(faults)
 	p.axes(inMillis)
-	p.dots("ok", append(ok, slow...))
-	p.dots("refused", refused)
-	p.dots("unknown", unknown)
-	return figure(p, []Legend{{"ok", "answered"}, {"refused", "refused, certainly nothing done"}, {"unknown", "outcome unknown"}, {"fault", "a fault is on"}},
-		caption+" Time is logarithmic; what ended below 0.1 ms is drawn there.")
+	shown := p.dots("ok", ok, dense)
+	caption := "Each operation is a dot at the moment when it was asked for; dots that would cover each other are drawn once."
+	if shown < len(ok) {
+		caption = fmt.Sprintf("A dot is an operation, at the moment when it was asked for: all that were refused, of unknown outcome or slower than 99 of 100, and of the %s others %s, evenly.", count(len(ok)), count(shown))
+	}
+	for _, kind := range []struct {
+		class  string
+		points []point
+	}{{"ok", slow}, {"refused", refused}, {"unknown", unknown}} {
+		if n := p.dots(kind.class, kind.points, dense); n < len(kind.points) {
+			caption += fmt.Sprintf(" Of %s (%s) %s are shown.", count(len(kind.points)), kind.class, count(n))
+		}
+	}
+	return figure(p, []Legend{{"ok", "answered"}, {"refused", "refused, certainly nothing done"}, {"unknown", "outcome unknown"}, faultLegend},
+		caption+" The scale is logarithmic: each line is ten times the one below it.")
 }
+
+// faultLegend explains the shaded windows.
+var faultLegend = Legend{"fault", "a fault is on, with its number"}
 
 // buckets sorts the operations by second of return.
 func buckets(r *history.Run, end time.Duration) [][]*history.Operation {
@@ -114,7 +125,7 @@ func buckets(r *history.Run, end time.Duration) [][]*history.Operation {
 	return all
 }
 
-func overTime(r *history.Run, end time.Duration, marks []mark) Figure {
+func overTime(r *history.Run, end time.Duration, faults []episode) Figure {
 	var p50, p99, longest []point
 	most := 1000.0
 	for second, ops := range buckets(r, end) {
@@ -133,15 +144,15 @@ func overTime(r *history.Run, end time.Duration, marks []mark) Figure {
 		most = max(most, c)
 	}
 	p := newPlot("Latency of answered operations, by second", 220, end, 0.1, most, true)
-	p.windows(marks)
+	p.windows(faults)
 	p.axes(inMillis)
-	p.line("line a", p50)
-	p.line("line b", p99)
-	p.line("line c", longest)
-	return figure(p, []Legend{{"line a", "median"}, {"line b", "99th of 100"}, {"line c", "longest"}}, "Seconds without an answer have no point.")
+	p.line("line a", p50, lineGap)
+	p.line("line b", p99, lineGap)
+	p.line("line c", longest, lineGap)
+	return figure(p, []Legend{{"line a", "median"}, {"line b", "99th of 100"}, {"line c", "longest"}, faultLegend}, "Of the answers of each second; where a second had none the line has a gap. The scale is logarithmic.")
 }
 
-func rates(r *history.Run, end time.Duration, marks []mark) Figure {
+func rates(r *history.Run, end time.Duration, faults []episode) Figure {
 	var lines [3][]point
 	most := 1.0
 	for second, ops := range buckets(r, end) {
@@ -162,12 +173,12 @@ func rates(r *history.Run, end time.Duration, marks []mark) Figure {
 		}
 	}
 	p := newPlot("Operations per second, by outcome", 220, end, 0, most, false)
-	p.windows(marks)
+	p.windows(faults)
 	p.axes(number)
-	p.line("line a", lines[0])
-	p.line("line b", lines[1])
-	p.line("line c", lines[2])
-	return figure(p, []Legend{{"line a", "answered"}, {"line b", "refused"}, {"line c", "outcome unknown"}}, "")
+	p.line("line a", lines[0], lineGap)
+	p.line("line b", lines[1], lineGap)
+	p.line("line c", lines[2], lineGap)
+	return figure(p, []Legend{{"line a", "answered"}, {"line b", "refused"}, {"line c", "outcome unknown"}, faultLegend}, "Counted in the second in which they ended.")
 }
 
 // reign is a time in which samples say that a node leads a shard.
@@ -202,36 +213,43 @@ func reigns(r *history.Run) (shards []uint64, all map[uint64][]reign) {
 	return shards, all
 }
 
-func leaders(r *history.Run, end time.Duration, marks []mark) Figure {
+func leaders(r *history.Run, end time.Duration, faults []episode) Figure {
 	shards, all := reigns(r)
 	if len(shards) == 0 {
 		return Figure{}
 	}
 	const lane = 24
 	colours := map[string]int{}
-	for _, n := range r.Meta.Nodes {
-		colours[n] = len(colours)
+	var legend []Legend
+	colour := func(node string) int {
+		c, known := colours[node]
+		if !known {
+			c = len(colours)
+			colours[node] = c
+			legend = append(legend, Legend{fmt.Sprintf("node%d", c%7), node})
+		}
+		return c
 	}
-	p := newPlot("Who leads each shard", float64(lane*len(shards)+34), end, 0, 1, false)
-	p.windows(marks)
+	for _, n := range r.Meta.Nodes {
+		colour(n)
+	}
+	p := newPlot("Who leads each shard", float64(lane*len(shards)+top+4)+22, end, 0, 1, false)
+	p.windows(faults)
+	p.time()
 	for i, shard := range shards {
-		top := float64(12 + i*lane)
-		p.printf(`<text class="axis" x="%.1f" y="%.1f" text-anchor="end">shard %d</text>`, p.left-5, top+14, shard)
+		y := float64(top + 4 + i*lane)
+		name := fmt.Sprintf("shard %d", shard)
+		if shard == 0 {
+			name = "directory"
+		}
+		p.lane(y+14, name)
 		for _, l := range all[shard] {
-			c, known := colours[l.node]
-			if !known {
-				c = len(colours)
-				colours[l.node] = c
-			}
-			p.bar(fmt.Sprintf("node%d", c%7), l.start, l.end, top, lane-6, fmt.Sprintf("%s, term %d", l.node, l.term),
-				fmt.Sprintf("%s leads shard %d in term %d, seen from %.1f to %.1f s", l.node, shard, l.term, l.start.Seconds(), l.end.Seconds()))
+			p.box(fmt.Sprintf("node%d", colour(l.node)%7), l.start, l.end, y, lane-6,
+				fmt.Sprintf("%s leads %s in term %d, seen from %s to %s", l.node, name, l.term, moment(l.start), moment(l.end)),
+				fmt.Sprintf("%s, term %d", l.node, l.term), l.node)
 		}
 	}
-	step := niceStep(p.end.Seconds(), 10)
-	for s := 0.0; s <= p.end.Seconds(); s += step {
-		p.printf(`<text class="axis" x="%.1f" y="%.1f" text-anchor="middle">%g s</text>`, p.x(time.Duration(s*float64(time.Second))), p.height-6, s)
-	}
-	return figure(p, nil, "By samples of what the nodes say of themselves; gaps are times in which none said that it leads.")
+	return figure(p, append(legend, faultLegend), "By samples of what the nodes say of themselves; in a gap none said that it leads. A term is the span between two elections.")
 }
 
 // bySecond gathers a value of samples by node and second.
@@ -261,24 +279,24 @@ func bySecond(r *history.Run, value func(history.Sample) (float64, bool)) (nodes
 	return nodes, lines, most
 }
 
-func byNode(title string, r *history.Run, end time.Duration, marks []mark, caption string, value func(history.Sample) (float64, bool)) Figure {
+func byNode(title string, r *history.Run, end time.Duration, faults []episode, caption string, value func(history.Sample) (float64, bool)) Figure {
 	nodes, lines, most := bySecond(r, value)
 	if len(nodes) == 0 {
 		return Figure{}
 	}
 	p := newPlot(title, 180, end, 0, max(most, 1), false)
-	p.windows(marks)
+	p.windows(faults)
 	p.axes(number)
 	var legend []Legend
 	for i, n := range nodes {
-		p.line(fmt.Sprintf("line n%d", i%7), lines[n])
+		p.line(fmt.Sprintf("line n%d", i%7), lines[n], lineGap)
 		legend = append(legend, Legend{fmt.Sprintf("line n%d", i%7), n})
 	}
-	return figure(p, legend, caption)
+	return figure(p, append(legend, faultLegend), caption)
 }
 
 // lag is how far the replicas are behind.
-func lag(r *history.Run, end time.Duration, marks []mark) Figure {
+func lag(r *history.Run, end time.Duration, faults []episode) Figure {
 	newest := map[uint64]map[int]uint64{} // shard, second: highest index that any replica has applied
 	for _, s := range r.Samples {
 		if newest[s.Shard] == nil {
@@ -287,14 +305,14 @@ func lag(r *history.Run, end time.Duration, marks []mark) Figure {
 		second := int(s.At / time.Second)
 		newest[s.Shard][second] = max(newest[s.Shard][second], s.Applied)
 	}
-	return byNode("Entries that a node's replicas are behind", r, end, marks,
-		"Of each node the replica that is furthest behind, each second, against what any replica of its shard has applied by then.",
+	return byNode("Entries that a node's replicas are behind", r, end, faults,
+		"An entry is one change in a log. Of each node the replica that is furthest behind, each second, against what any replica of its shard has applied by then.",
 		func(s history.Sample) (float64, bool) {
 			return float64(newest[s.Shard][int(s.At/time.Second)] - s.Applied), true
 		})
 }
 
-func evictions(r *history.Run, end time.Duration, marks []mark) Figure {
-	return byNode("Entries evicted", r, end, marks, "Of each node the shard that evicted most, since its process started.",
+func evictions(r *history.Run, end time.Duration, faults []episode) Figure {
+	return byNode("Entries evicted", r, end, faults, "Of each node the shard that evicted most, since its process started.",
 		func(s history.Sample) (float64, bool) { return float64(s.Evicted), true })
 }

@@ -20,6 +20,7 @@ type Summary struct {
 	Checked    int            `json:"checked"`
 	Keys       int            `json:"keys"`
 	Undecided  int            `json:"undecided_keys"`
+	Violations int            `json:"violations"`
 	Rate       float64        `json:"ok_per_s"`
 	Checks     []check.Result `json:"checks"`
 	Kinds      []Kind         `json:"kinds"`
@@ -63,11 +64,17 @@ type FaultSum struct {
 	Longest   float64 `json:"longest_recovery_s"`
 }
 
-// ClassHits are the linearizable reads that were answered while faults of a class were on.
+// ClassHits are the linearizable reads that were answered while faults of a class were on, and what came of these faults.
+// Recoveries are as in FaultSum.
 type ClassHits struct {
-	Class  string `json:"class"` // none: while no fault was on
-	Hits   int    `json:"hits"`
-	Misses int    `json:"misses"`
+	Class     string  `json:"class"` // none: while no fault was on
+	Hits      int     `json:"hits"`
+	Misses    int     `json:"misses"`
+	Done      int     `json:"done"`
+	Effective int     `json:"effective"`
+	Recovered int     `json:"recovered"`
+	Median    float64 `json:"median_recovery_s"`
+	Longest   float64 `json:"longest_recovery_s"`
 }
 
 // Spread is how a number varies over keys.
@@ -81,7 +88,7 @@ type Spread struct {
 func summarize(r *history.Run, v check.Report) Summary {
 	s := Summary{
 		Verdict: v.Verdict(), Meta: r.Meta, Operations: len(r.Ops), Checked: v.Operations, Keys: v.Keys,
-		Undecided: len(v.Undecided), Checks: v.Checks, Reasons: []string{},
+		Undecided: len(v.Undecided), Violations: len(v.Violations), Checks: v.Checks, Reasons: []string{},
 	}
 	for _, c := range v.Checks {
 		if c.Verdict != check.Valid {
@@ -99,6 +106,40 @@ func summarize(r *history.Run, v check.Report) Summary {
 	s.Classes = classHits(r)
 	s.HitsPerKey = hitsPerKey(r)
 	return s
+}
+
+// Effects is how many faults took effect, of how many that were done.
+func (s Summary) Effects() (effective, done int) {
+	for _, f := range s.Faults {
+		effective, done = effective+f.Effective, done+f.Done
+	}
+	return effective, done
+}
+
+// Slowest is the longest recovery, in seconds.
+func (s Summary) Slowest() (longest float64) {
+	for _, f := range s.Faults {
+		longest = max(longest, f.Longest)
+	}
+	return longest
+}
+
+// Outcomes sums the operations by outcome.
+func (s Summary) Outcomes() (ok, refused, unknown int) {
+	for _, k := range s.Kinds {
+		ok, refused, unknown = ok+k.OK, refused+k.Refused, unknown+k.Unknown
+	}
+	return ok, refused, unknown
+}
+
+// Reads counts the linearizable reads that were answered, by whether they found something.
+func (s Summary) Reads() (hits, misses int) {
+	for _, k := range s.Kinds {
+		if k.Kind == string(history.Get) {
+			hits, misses = hits+k.Hits, misses+k.OK-k.Hits
+		}
+	}
+	return hits, misses
 }
 
 // lasted is the time of the last thing that was recorded.
@@ -251,39 +292,59 @@ func faultSums(r *history.Run) []FaultSum {
 	return all
 }
 
+// noClass stands for the time in which no fault was on.
+const noClass = "none"
+
 func classHits(r *history.Run) []ClassHits {
 	end := lasted(r)
-	const none = "none"
-	sums := map[string]*ClassHits{none: {Class: none}}
-	for _, f := range r.Faults {
-		sums[f.Class] = &ClassHits{Class: f.Class}
+	all := []ClassHits{{Class: noClass}}
+	took := [][]time.Duration{nil}
+	places := make([]int, len(r.Faults)) // of each fault's class in all
+	for i, f := range r.Faults {
+		at := slices.IndexFunc(all, func(c ClassHits) bool { return c.Class == f.Class })
+		if at < 0 {
+			at = len(all)
+			all, took = append(all, ClassHits{Class: f.Class}), append(took, nil)
+		}
+		places[i] = at
+		c := &all[at]
+		c.Done++
+		if f.Effect != "" {
+			c.Effective++
+		}
+		if f.Recovered != 0 {
+			c.Recovered++
+			took[at] = append(took[at], max(0, f.Recovered-f.Healed))
+		}
 	}
+	on := make([]bool, len(all))
 	for i := range r.Ops {
 		o := &r.Ops[i]
 		if o.Kind != history.Get || o.Outcome != history.OK {
 			continue
 		}
-		on := map[string]bool{}
-		for _, f := range r.Faults {
-			if f.Start <= o.Return && o.Invoke <= until(f, end) {
-				on[f.Class] = true
+		clear(on)
+		on[0] = true
+		for j := range r.Faults {
+			if f := &r.Faults[j]; f.Start <= o.Return && o.Invoke <= until(*f, end) {
+				on[0], on[places[j]] = false, true
 			}
 		}
-		if len(on) == 0 {
-			on[none] = true
-		}
-		for class := range on {
-			if o.Found {
-				sums[class].Hits++
-			} else {
-				sums[class].Misses++
+		for at := range all {
+			switch {
+			case !on[at]:
+			case o.Found:
+				all[at].Hits++
+			default:
+				all[at].Misses++
 			}
 		}
 	}
-	var all []ClassHits
-	for _, class := range slices.Sorted(maps.Keys(sums)) {
-		all = append(all, *sums[class])
+	for at := range all {
+		p50, _, longest := quantiles(took[at])
+		all[at].Median, all[at].Longest = p50/1000, longest/1000
 	}
+	slices.SortFunc(all[1:], func(a, b ClassHits) int { return cmp.Compare(a.Class, b.Class) })
 	return all
 }
 

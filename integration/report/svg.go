@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,7 +16,7 @@ type plot struct {
 	title      string
 	width      float64
 	height     float64
-	end        time.Duration // right edge
+	begin, end time.Duration // left and right edge
 	low, high  float64       // of the values
 	log        bool
 	left, base float64 // margins
@@ -28,7 +29,7 @@ func newPlot(title string, height float64, end time.Duration, low, high float64,
 }
 
 func (p *plot) x(at time.Duration) float64 {
-	return p.left + (p.width-p.left-8)*float64(at)/float64(p.end)
+	return p.left + (p.width-p.left-8)*float64(at-p.begin)/float64(p.end-p.begin)
 }
 
 func (p *plot) y(v float64) float64 {
@@ -40,29 +41,26 @@ func (p *plot) y(v float64) float64 {
 		high = low + 1
 	}
 	share := min(max((v-low)/(high-low), 0), 1)
-	return 8 + (p.height-8-p.base)*(1-share)
+	return top + (p.height-top-p.base)*(1-share)
 }
 
 func (p *plot) printf(format string, args ...any) { fmt.Fprintf(&p.b, format, args...) }
 
-// windows shades the times in which faults were on, with a label for each that has room.
-func (p *plot) windows(marks []mark) {
+// windows shades the times in which faults were on, with their numbers at the top, side by side where they would cover
+// each other.
+func (p *plot) windows(faults []episode) {
 	free := 0.0
-	for _, m := range marks {
-		x, w := p.x(m.start), max(1, p.x(m.end)-p.x(m.start))
-		p.printf(`<rect class="fault" x="%.1f" y="8" width="%.1f" height="%.1f"><title>%s</title></rect>`, x, w, p.height-8-p.base, html.EscapeString(m.label))
-		if x >= free {
-			p.printf(`<text class="mark" x="%.1f" y="18">%s</text>`, x+2, html.EscapeString(m.label))
-			free = x + 6*float64(len(m.label)) + 8
-		}
+	for _, f := range faults {
+		x, w := p.x(f.Start), max(1, p.x(f.Until)-p.x(f.Start))
+		p.printf(`<rect class="fault" x="%.1f" y="%d" width="%.1f" height="%.1f"><title>%s</title></rect>`, x, top, w, p.height-top-p.base, html.EscapeString(f.Hint()))
+		at := max(x, free)
+		p.printf(`<text class="mark" x="%.1f" y="11">%d</text>`, at, f.N)
+		free = at + 6.5*float64(len(fmt.Sprint(f.N))) + 3
 	}
 }
 
-// mark is a labelled window.
-type mark struct {
-	window
-	label string
-}
+// top is the room above what is plotted, for the numbers of faults.
+const top = 15
 
 // axes draws a grid, with what format says to each line.
 func (p *plot) axes(format func(float64) string) {
@@ -71,12 +69,26 @@ func (p *plot) axes(format func(float64) string) {
 		p.printf(`<line class="grid" x1="%.1f" x2="%.1f" y1="%.1f" y2="%.1f"/><text class="axis" x="%.1f" y="%.1f" text-anchor="end">%s</text>`,
 			p.left, p.width-8, y, y, p.left-5, y+4, format(v))
 	}
-	step := niceStep(p.end.Seconds(), 10)
-	for s := 0.0; s <= p.end.Seconds(); s += step {
-		x := p.x(time.Duration(s * float64(time.Second)))
-		p.printf(`<line class="grid" x1="%.1f" x2="%.1f" y1="8" y2="%.1f"/><text class="axis" x="%.1f" y="%.1f" text-anchor="middle">%g s</text>`,
-			x, x, p.height-p.base, x, p.height-6, s)
+	p.time()
+}
+
+// time draws the axis of time.
+func (p *plot) time() {
+	step := niceStep((p.end - p.begin).Seconds(), 8)
+	for i := math.Ceil(p.begin.Seconds() / step); i*step <= p.end.Seconds(); i++ {
+		x := p.x(time.Duration(i * step * float64(time.Second)))
+		anchor := "middle"
+		if x > p.width-24 {
+			anchor = "end"
+		}
+		p.printf(`<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%.1f"/><text class="axis" x="%.1f" y="%.1f" text-anchor="%s">%s s</text>`,
+			x, x, top, p.height-p.base, min(x, p.width-2), p.height-6, anchor, strconv.FormatFloat(i*step, 'f', decimals(step), 64))
 	}
+}
+
+// decimals is how many digits after the point a multiple of step needs.
+func decimals(step float64) int {
+	return max(0, int(math.Ceil(-math.Log10(step)-1e-9)))
 }
 
 func (p *plot) ticks() (all []float64) {
@@ -114,44 +126,67 @@ type point struct {
 	v  float64
 }
 
-// line draws points as one line.
-func (p *plot) line(class string, points []point) {
-	if len(points) == 0 {
-		return
-	}
-	p.printf(`<polyline class="%s" points="`, class)
-	for i, q := range points {
-		if i > 0 {
-			p.b.WriteByte(' ')
-		}
-		p.printf("%.1f,%.1f", p.x(q.at), p.y(q.v))
-	}
-	p.b.WriteString(`"/>`)
-}
-
-// dots draws points as one path of short strokes, which is a tenth of the bytes of as many circles.
-func (p *plot) dots(class string, points []point) {
+// line draws points as a line, which has gaps where no point is for longer than gap.
+func (p *plot) line(class string, points []point, gap time.Duration) {
 	if len(points) == 0 {
 		return
 	}
 	p.printf(`<path class="%s" d="`, class)
-	for _, q := range points {
-		p.printf("M%.1f %.1fh0", p.x(q.at), p.y(q.v))
+	for i, q := range points {
+		q.at = min(q.at, p.end)
+		if i > 0 && q.at-points[i-1].at <= gap {
+			p.printf("L%.1f %.1f", p.x(q.at), p.y(q.v))
+		} else {
+			p.printf("M%.1f %.1fh0", p.x(q.at), p.y(q.v))
+		}
 	}
 	p.b.WriteString(`"/>`)
 }
 
-// bar draws a box in a lane, with a text where there is room.
-func (p *plot) bar(class string, start, end time.Duration, top, height float64, text, hint string) {
-	x, w := p.x(start), max(0.5, p.x(end)-p.x(start))
-	p.printf(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f"><title>%s</title></rect>`, class, x, top, w, height, html.EscapeString(hint))
-	if w > 7*float64(len(text)) {
-		p.printf(`<text class="lane" x="%.1f" y="%.1f">%s</text>`, x+3, top+height-5, html.EscapeString(text))
+// dots draws points as one path of short strokes, which is a tenth of the bytes of as many circles. Those that would cover
+// each other are drawn once, and of more than most only some, evenly; it returns how many of all are shown.
+func (p *plot) dots(class string, points []point, most int) (shown int) {
+	if len(points) == 0 {
+		return 0
 	}
+	type pixel struct{ x, y int16 }
+	pixels := map[pixel]int{}
+	var order []pixel
+	for _, q := range points {
+		at := pixel{int16(math.Round(p.x(q.at))), int16(math.Round(p.y(q.v)))}
+		if pixels[at]++; pixels[at] == 1 {
+			order = append(order, at)
+		}
+	}
+	every := (len(order) + most - 1) / most
+	p.printf(`<path class="%s" d="`, class)
+	for i := 0; i < len(order); i += every {
+		p.printf("M%d %dh0", order[i].x, order[i].y)
+		shown += pixels[order[i]]
+	}
+	p.b.WriteString(`"/>`)
+	return shown
+}
+
+// box draws a box in a lane, with a text where there is room: the first that fits.
+func (p *plot) box(class string, start, end time.Duration, y, height float64, hint string, texts ...string) {
+	x, w := p.x(start), max(1, p.x(end)-p.x(start))
+	p.printf(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"><title>%s</title></rect>`, class, x, y, w, height, html.EscapeString(hint))
+	for _, text := range texts {
+		if w > 6.5*float64(len(text))+4 {
+			p.printf(`<text class="lane" x="%.1f" y="%.1f">%s</text>`, x+3, y+height-5, html.EscapeString(text))
+			return
+		}
+	}
+}
+
+// lane names a lane at the left.
+func (p *plot) lane(y float64, name string) {
+	p.printf(`<text class="axis" x="%.1f" y="%.1f" text-anchor="end">%s</text>`, p.left-5, y, html.EscapeString(name))
 }
 
 // svg returns the whole element.
 func (p *plot) svg() string {
-	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" role="img" aria-label="%s"><title>%s</title>%s</svg>`,
-		p.width, p.height, html.EscapeString(p.title), html.EscapeString(p.title), p.b.String())
+	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" role="img" aria-label="%s">%s</svg>`,
+		p.width, p.height, html.EscapeString(p.title), p.b.String())
 }
