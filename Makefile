@@ -72,7 +72,8 @@ integration:
 
 # Real processes under faults, with clients whose answers are checked: WORKLOAD NEMESIS TIME SEED MODE NET NODES SHARDS BUG OUT,
 # for example make jepsen WORKLOAD=counter NEMESIS=pause,kill-all TIME=2m SEED=42. It ends with a verdict and a folder.
-# "bin/jepsen list" tells what there is, "bin/jepsen check DIR" checks a folder again. Root is wanted, not needed.
+# "bin/jepsen list" tells what there is, "bin/jepsen check DIR" checks a folder again, "bin/jepsen index out" makes a page over
+# all runs. Root is wanted, not needed.
 OUT ?= out
 jepsen:
 	go build -C integration -o ../bin/jepsen ./cmd/jepsen

@@ -3,12 +3,13 @@
 //
 //	jepsen run --workload register --nemesis pause,partition-leader --time 60s --seed 42
 //	jepsen check DIR    checks a recorded run again
+//	jepsen index DIR    a page over all runs in a folder
 //	jepsen list         workloads and faults, and what each needs
 //	jepsen selftest     runs with seeded bugs, each of which must be found
 //	jepsen nightly      run after run, over all workloads, with and without room for all
 //	jepsen clean        removes what runs left behind that were killed
 //
-// Its exit status is the verdict: 0 valid, 1 invalid, 2 undecided, 3 not proved. What is not proved had too few
+// The exit status of a run, and of its check, is the verdict: 0 valid, 1 invalid, 2 undecided, 3 not proved. What is not proved had too few
 // answers or too few faults that took effect, or could not be run at all.
 //
 // # Concurrency
@@ -44,7 +45,7 @@ const (
 )
 
 // commands make the subcommands, each in a file of its own.
-var commands = []func() *cobra.Command{runCommand, checkCommand, listCommand, selftestCommand, nightlyCommand, cleanCommand}
+var commands = []func() *cobra.Command{runCommand, checkCommand, indexCommand, listCommand, selftestCommand, nightlyCommand, cleanCommand}
 
 func main() { os.Exit(execute()) }
 

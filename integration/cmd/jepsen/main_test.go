@@ -79,6 +79,51 @@ func TestList(t *testing.T) {
 	}
 }
 
+// TestGiven ensures that a run records the flags that its plan follows from, and no others.
+func TestGiven(t *testing.T) {
+	o := options{}
+	c := newRunCommand(&o)
+	if err := c.ParseFlags([]string{"--nemesis=pause,kill-one", "--seed=4", "--out=somewhere", "--nodes=5", "--delay=3ms"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := given(c), []string{"--nemesis=pause,kill-one", "--nodes=5", "--delay=3ms"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := given(newRunCommand(&o)); got == nil || len(got) > 0 {
+		t.Errorf("of nothing: %#v", got)
+	}
+}
+
+// TestIndex ensures that jepsen index makes a page over the runs in a folder, and fails where there are none.
+func TestIndex(t *testing.T) {
+	out := t.TempDir()
+	var told bytes.Buffer
+	index := func() error {
+		c := indexCommand()
+		c.SetOut(&told)
+		c.SetErr(io.Discard)
+		c.SetArgs([]string{out})
+		return c.Execute()
+	}
+	if err := index(); err == nil {
+		t.Error("a folder without runs has an index")
+	}
+	r := history.Run{Meta: history.Meta{Workload: "register", Mode: history.Strict, Flags: map[string]string{leastRate: "1", leastFaults: "1"}}}
+	dir := filepath.Join(out, "run")
+	if err := r.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := judge(dir, &r, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := index(); err != nil || !strings.Contains(told.String(), "0 of 1 run valid") {
+		t.Errorf("%v, told %q", err, &told)
+	}
+	if page, err := os.ReadFile(filepath.Join(out, "index.html")); err != nil || !strings.Contains(string(page), `href="run/index.html"`) {
+		t.Errorf("page %s, %v", page, err)
+	}
+}
+
 // TestRun ensures that a short run on real processes has a fault that took effect, is valid, leaves the files that it
 // promises and no data, and that its record gives the same verdict when it is checked again.
 func TestRun(t *testing.T) {
