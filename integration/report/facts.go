@@ -15,7 +15,7 @@ func facts(s Summary) []fact {
 	effective, done := s.Effects()
 	recovery := "none"
 	if slowest := s.Slowest(); slowest > 0 {
-		recovery = secs(slowest)
+		recovery = back(slowest)
 	}
 	return []fact{
 		{"Operations", count(s.Operations), fmt.Sprintf("%s answered, %s refused, %s of unknown outcome", count(ok), count(refused), count(unknown))},

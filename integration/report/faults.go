@@ -96,7 +96,7 @@ func (e episode) Recovery() string {
 	case e.Recovered <= e.Healed:
 		return "before its end"
 	}
-	return span(e.Recovered - e.Healed)
+	return back((e.Recovered - e.Healed).Seconds())
 }
 
 // Shown is how the fault is known to have had an effect.

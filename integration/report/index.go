@@ -86,7 +86,7 @@ func Index(out string, dirs ...string) (string, error) {
 	if err := os.WriteFile(filepath.Join(out, "index.html"), html.Bytes(), 0o644); err != nil {
 		errs = append(errs, err)
 	}
-	return o.String(), errors.Join(errs...)
+	return plain(o.String()), errors.Join(errs...)
 }
 
 func (o *overview) add(run overviewRun) {

@@ -90,7 +90,6 @@ func rests(s Summary) string {
 func otherwise(s Summary, v check.Report) string {
 	switch s.Verdict {
 	case check.Valid:
-		text := "One violation of any check below would have made it invalid."
 		effective, _ := s.Effects()
 		hits, misses := s.Reads()
 		var least []string
@@ -98,11 +97,12 @@ func otherwise(s Summary, v check.Report) string {
 			least = append(least, fmt.Sprintf("fewer than %.0f successes a second (there were %.0f)", n, s.Rate))
 		}
 		if n, err := strconv.Atoi(s.Meta.Flags["least-faults"]); err == nil {
-			least = append(least, fmt.Sprintf("fewer than %s that took effect (%d)", some(n, "fault"), effective))
+			least = append(least, fmt.Sprintf("fewer than %s that took effect (there were %d)", some(n, "fault"), effective))
 		}
-		least = append(least, fmt.Sprintf("less than %s of those reads finding something (%s)", percent(check.LeastHits), share(hits, hits+misses)))
-		return text + " Not proved: " + strings.Join(least, ", or ") +
-			fmt.Sprintf(". Undecided: a search that runs out of time for more than %s of the keys (%d of %s).", percent(check.MaxUndecided), len(v.Undecided), count(s.Keys))
+		least = append(least, fmt.Sprintf("less than %s of those reads finding something (%s did)", percent(check.LeastHits), share(hits, hits+misses)))
+		return "One violation of any check below would have made it invalid. With " + strings.Join(least, ", or ") +
+			fmt.Sprintf(", it would be not proved; with a search that ran out of time for more than %s of the keys (there were %d of %s), undecided.",
+				percent(check.MaxUndecided), len(v.Undecided), count(s.Keys))
 	case check.Invalid:
 		rest := check.Report{Undecided: v.Undecided, Keys: v.Keys}
 		for _, c := range v.Checks {
@@ -110,11 +110,14 @@ func otherwise(s Summary, v check.Report) string {
 				rest.Checks = append(rest.Checks, c)
 			}
 		}
-		text := fmt.Sprintf("Without the %s below it would have been %s.", some(len(v.Violations), "violation"), rest.Verdict())
 		if len(v.Violations) == 0 {
-			text = ""
+			return ""
 		}
-		return text
+		text := fmt.Sprintf("Without the %s below it would have been %s", some(len(v.Violations), "violation"), rest.Verdict())
+		if why := broken(s, rest.Verdict()); rest.Verdict() != check.Valid && why != "" {
+			text += ", since " + why
+		}
+		return text + "."
 	case check.Undecided:
 		return fmt.Sprintf("It would have been valid or invalid with an answer for all but %s of the keys.", percent(check.MaxUndecided))
 	}

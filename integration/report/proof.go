@@ -20,10 +20,14 @@ type proof struct {
 	why  func(number func(*history.Operation) int) []string
 	gap  time.Duration // how long before the last was asked for it was decided
 	rank int           // of the check that it is from: the lower the better
+	none bool          // it rests on what nobody did, which is harder to see
 }
 
-// better prefers few operations, and of as many those of the better check, and those that are farther apart.
+// better prefers what was done to what nobody did, and then few operations, and of as many those of the better check, and those that are farther apart.
 func (p proof) better(q proof) bool {
+	if p.none != q.none {
+		return q.none
+	}
 	return cmp.Or(cmp.Compare(len(p.ops), len(q.ops)), cmp.Compare(p.rank, q.rank), cmp.Compare(q.gap, p.gap)) < 0
 }
 
@@ -44,13 +48,16 @@ func prove(v *check.Violation, keys map[string][]*history.Operation, mode histor
 	if o == nil || o.Kind.Old() {
 		return proof{}
 	}
-	saw, ok := observed(o)
-	if !ok {
-		return proof{}
-	}
 	group := keys[o.Key]
 	if at := slices.IndexFunc(group, func(x *history.Operation) bool { return same(x, o) }); at >= 0 {
 		o = group[at]
+	}
+	if p := miscounted(o, group, mode); p.ops != nil {
+		return p
+	}
+	saw, ok := observed(o)
+	if !ok {
+		return proof{}
 	}
 	if saw.absent {
 		return lost(o, group, mode)
@@ -143,15 +150,31 @@ func stale(o *history.Operation, saw sight, group []*history.Operation) (best pr
 }
 
 func whyStale(n func(*history.Operation) int, w, was, c, now, o *history.Operation) []string {
-	first := fmt.Sprintf("The value of step %d was there before step %d was asked for, so the change of step %d came after it.", n(w), n(c), n(c))
+	held := "What step " + fmt.Sprint(n(w)) + " left"
+	if w.Kind.Stores() && w.Kind != history.Append {
+		held = fmt.Sprintf("%s, of step %d,", label(w.Value), n(w))
+	}
+	seen := ""
 	if was != w {
-		first = fmt.Sprintf("The value of step %d was there before step %d was asked for, as step %d shows, so the change of step %d came after it.", n(w), n(c), n(was), n(c))
+		seen = fmt.Sprintf(", as step %d shows", n(was))
 	}
-	second := fmt.Sprintf("Its answer had come %s before step %d was asked for, so step %d comes after step %d in any order.", span(o.Invoke-now.Return), n(o), n(o), n(c))
+	became := "put another value in its place"
+	switch {
+	case c.Kind.Stores() && c.Kind != history.Append:
+		became = "put " + label(c.Value) + " in its place"
+	case !c.Kind.Stores() && c.Kind != history.Incr:
+		became = "removed it"
+	}
+	first := fmt.Sprintf("%s was there before step %d was asked for%s. So step %d came after it, and %s.", held, n(c), seen, n(c), became)
+	second := fmt.Sprintf("The answer of step %d had come %s before step %d was asked for, so step %d comes after step %d in any order.", n(c), span(o.Invoke-now.Return), n(o), n(o), n(c))
 	if now != c {
-		second = fmt.Sprintf("It had happened by the answer of step %d, which shows it and came %s before step %d was asked for; so step %d comes after step %d in any order.", n(now), span(o.Invoke-now.Return), n(o), n(o), n(c))
+		second = fmt.Sprintf("That had happened by the answer of step %d, which shows it and came %s before step %d was asked for; so step %d comes after step %d in any order.", n(now), span(o.Invoke-now.Return), n(o), n(o), n(c))
 	}
-	third := fmt.Sprintf("But step %d was answered with what was there before. No value is stored twice in a run, so it cannot have come back: no order explains these answers.", n(o))
+	before := "what was there before"
+	if o.Found && w.Kind.Stores() && w.Kind != history.Append {
+		before = label(w.Value)
+	}
+	third := fmt.Sprintf("But step %d was answered with %s. No value is stored twice in a run, so it cannot have come back: no order explains these answers.", n(o), before)
 	if o.Kind != history.Get {
 		third = fmt.Sprintf("But step %d was decided by what was there before. No version is given twice, so it cannot have come back: no order explains these answers.", n(o))
 	}
@@ -174,7 +197,7 @@ func lost(o *history.Operation, group []*history.Operation, mode history.Mode) (
 		if removed {
 			continue
 		}
-		p := proof{ops: []*history.Operation{w, o}, gap: o.Invoke - w.Return}
+		p := proof{ops: []*history.Operation{w, o}, gap: o.Invoke - w.Return, none: true}
 		p.why = func(n func(*history.Operation) int) []string {
 			return []string{
 				fmt.Sprintf("Step %d was acknowledged %s before step %d was asked for.", n(w), span(o.Invoke-w.Return), n(o)),

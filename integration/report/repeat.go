@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -80,7 +81,6 @@ var files = []struct{ pattern, about string }{
 	{"summary.json", "the numbers of this page"},
 	{"summary.txt", "the same for a terminal"},
 	{"nodes/*/log", "what the node logged"},
-	{"linearizability/*.html", "a key that is wrong or undecided, drawn by Porcupine"},
 }
 
 // contents are the files of a run's folder that there are, and say something.
@@ -97,7 +97,7 @@ func found(dir, pattern, about string) (all []link) {
 	if err != nil {
 		return nil // the patterns are constants
 	}
-	slices.SortFunc(paths, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Or(cmp.Compare(leading(a), leading(b)), cmp.Compare(a, b)) })
 	for _, path := range paths {
 		rel, err := filepath.Rel(dir, path)
 		info, err2 := os.Stat(path)
@@ -109,15 +109,25 @@ func found(dir, pattern, about string) (all []link) {
 	return all
 }
 
+// leading is the number that a file's name begins with, 0 for none.
+func leading(path string) int {
+	digits, _, _ := strings.Cut(filepath.Base(path), "-")
+	n, err := strconv.Atoi(digits)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 // bytesOf is a size of a file.
 func bytesOf(n int64) string {
 	switch {
 	case n < 1000:
-		return fmt.Sprintf("%d bytes", n)
+		return fmt.Sprintf("%d\u00a0bytes", n)
 	case n < 1_000_000:
-		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+		return fmt.Sprintf("%.0f\u00a0kB", float64(n)/1e3)
 	}
-	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	return fmt.Sprintf("%.1f\u00a0MB", float64(n)/1e6)
 }
 
 // pageOf is the page of a key, nil if it has none.

@@ -5,9 +5,11 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html/template"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/larder-cache/larder/integration/check"
@@ -23,7 +25,7 @@ var style string
 var pages = template.Must(template.New("page").Funcs(template.FuncMap{
 	"css":   func() template.CSS { return template.CSS(style) },
 	"class": func(v check.Verdict) string { return strings.ReplaceAll(string(v), " ", "-") },
-	"mark":  mark, "count": count, "some": some, "share": share, "secs": secs, "ms": ms, "span": span,
+	"mark":  mark, "count": count, "some": some, "share": share, "secs": secs, "back": back, "ms": ms, "span": span,
 	"join": list, "title": title, "percent": percent, "add": func(a, b int) int { return a + b },
 }).Parse(pageText))
 
@@ -64,6 +66,7 @@ type page struct {
 	Files      []link
 	Folder     string
 	Repeat     string
+	Doubt      string // whether Repeat makes the same plan
 	Words      []fact
 	Failures   []string
 	Defects    []string
@@ -84,20 +87,34 @@ type violation struct {
 const (
 	shownViolations = 2
 	shownOps        = 3
+	// shownTexts is how many failures, or defects, it lists.
+	shownTexts = 8
 )
+
+// first is what a page lists of texts, and how many more there are.
+func first(all []string) []string {
+	if n := len(all) - shownTexts; n > 0 {
+		return append(slices.Clone(all[:shownTexts]), fmt.Sprintf("and %s more", count(n)))
+	}
+	return all
+}
 
 // Write makes the report of a run that is in dir already: summary.txt, summary.json and index.html.
 func Write(dir string, r *history.Run, v check.Report) error {
 	s := summarize(r, v)
 	faults := episodes(r)
 	p := page{
-		Summary: s, judgement: judge(s, v), Facts: facts(s), Checks: views(v), Story: tell(r, v, faults), Undecided: v.Undecided,
+		Summary: s, judgement: judge(s, v), Facts: facts(s), Checks: views(v), Undecided: v.Undecided,
 		Faults: faults, FaultPlot: faultLanes(faults, lasted(r)), Figures: figures(r, faults), Drawn: drawn(r.Meta), Words: words,
-		Repeat: repeat(r.Meta), Failures: r.Failures, Defects: r.Defects, Limit: span(check.RecoveryLimit),
+		Repeat: repeat(r.Meta), Failures: first(r.Failures), Defects: first(r.Defects), Limit: span(check.RecoveryLimit),
 		BadKeys: found(dir, "linearizability/*.html", ""),
 	}
+	p.Story = tell(r, v, faults, p.BadKeys)
 	listed := map[string]int{}
 	for _, x := range v.Violations {
+		if slices.Contains(r.Failures, x.What) || slices.Contains(r.Defects, x.What) {
+			continue // these have lists of their own
+		}
 		if listed[x.Check]++; listed[x.Check] > shownViolations {
 			continue
 		}
@@ -109,8 +126,8 @@ func Write(dir string, r *history.Run, v check.Report) error {
 		p.Violations = append(p.Violations, shown)
 	}
 	p.More = len(v.Violations) - len(p.Violations)
-	if p.Story != nil {
-		p.Story.Page = pageOf(p.BadKeys, p.Story.Key)
+	if r.Meta.Given == nil {
+		p.Doubt = "This record does not say which faults were asked for, so the plan may be another one: plan.json has this run's."
 	}
 	if abs, err := filepath.Abs(dir); err == nil {
 		p.Folder = filepath.Base(abs)

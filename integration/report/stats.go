@@ -43,6 +43,9 @@ type Kind struct {
 	Longest   float64 `json:"longest_ms"`
 }
 
+// Reads reports whether the kind is a read.
+func (k Kind) Reads() bool { return history.Kind(k.Kind).Read() }
+
 // Phase is the part of the run under faults, or the part without. Times in milliseconds.
 type Phase struct {
 	Name    string  `json:"name"`
@@ -73,6 +76,7 @@ type ClassHits struct {
 	Done      int     `json:"done"`
 	Effective int     `json:"effective"`
 	Recovered int     `json:"recovered"`
+	Shared    int     `json:"recovered_with_another"` // faults that another one outlasted, after which it was looked at
 	Median    float64 `json:"median_recovery_s"`
 	Longest   float64 `json:"longest_recovery_s"`
 }
@@ -315,6 +319,11 @@ func classHits(r *history.Run) []ClassHits {
 		if f.Recovered != 0 {
 			c.Recovered++
 			took[at] = append(took[at], max(0, f.Recovered-f.Healed))
+		}
+	}
+	for _, e := range episodes(r) {
+		if e.With != 0 {
+			all[slices.IndexFunc(all, func(c ClassHits) bool { return c.Class == e.Class })].Shared++
 		}
 	}
 	on := make([]bool, len(all))

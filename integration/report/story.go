@@ -52,8 +52,8 @@ const (
 	toldRows  = 14
 )
 
-// tell chooses a violation and tells it. It returns nil where there is none.
-func tell(r *history.Run, v check.Report, faults []episode) *story {
+// tell chooses a violation and tells it, one whose key has a page if there is a choice. It returns nil where there is none.
+func tell(r *history.Run, v check.Report, faults []episode, pages []link) *story {
 	if len(v.Violations) == 0 {
 		return nil
 	}
@@ -74,13 +74,18 @@ func tell(r *history.Run, v check.Report, faults []episode) *story {
 		x := &v.Violations[i]
 		p := prove(x, keys, r.Meta.Mode)
 		p.rank = foreign(x)
+		if len(x.Ops) > 0 && pageOf(pages, x.Ops[len(x.Ops)-1].Key) == nil {
+			p.rank += 2
+		}
 		switch {
 		case best == nil, p.ops != nil && (proved.ops == nil || p.better(proved)),
 			p.ops == nil && proved.ops == nil && cmp.Or(cmp.Compare(foreign(x), foreign(best)), cmp.Compare(weight(*x), weight(*best))) < 0:
 			best, proved = x, p
 		}
 	}
-	return narrate(best, proved, faults, lasted(r))
+	s := narrate(best, proved, faults, lasted(r))
+	s.Page = pageOf(pages, s.Key)
+	return s
 }
 
 // foreign is 0 for what the search found, which rests on what clients saw alone, and 1 for the rest.
@@ -108,10 +113,11 @@ func narrate(v *check.Violation, p proof, faults []episode, end time.Duration) *
 		ops = ops[max(0, len(ops)-toldSteps):]
 		if last := culprit(v); v.Check == searched && last != nil {
 			why = func(n func(*history.Operation) int) []string {
-				return []string{
-					fmt.Sprintf("Up to the moment before the answer of step %d there is an order that explains everything. With it there is none: the search went through all orders in which nothing comes before what had ended when it was asked for.", n(last)),
-					fmt.Sprintf("The operations before these, on the same key, count as well; the table shows the last %d of all that it takes.", min(toldRows, len(v.Ops))),
+				reasons := []string{fmt.Sprintf("Up to the moment before the answer of step %d there is an order that explains everything. With it there is none: the search went through all orders in which nothing comes before what had ended when it was asked for.", n(last))}
+				if len(v.Ops) <= toldSteps {
+					return append(reasons, "These are all operations on the key up to then.")
 				}
+				return append(reasons, fmt.Sprintf("The operations before these, on the same key, count as well; the table shows the last %d.", min(toldRows, len(v.Ops))))
 			}
 		} else {
 			why = func(func(*history.Operation) int) []string { return []string{sentenceOf(v.What)} }

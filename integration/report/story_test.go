@@ -30,6 +30,10 @@ func shown(value string, version uint64) history.Operation {
 	return history.Operation{Kind: history.Get, Found: true, Read: value, Version: version}
 }
 
+func incr(delta, number int64) history.Operation {
+	return history.Operation{Kind: history.Incr, Delta: delta, Number: number}
+}
+
 var (
 	nothing = history.Operation{Kind: history.Get}
 	removed = history.Operation{Kind: history.Delete, Existed: true}
@@ -81,6 +85,17 @@ func TestStory(t *testing.T) {
 			s.add(0, 1, put("v1", 1))
 			s.add(2, 3, nothing)
 		}, history.Strict, 2, "something must stand there"},
+		{"a number that lacks an increment", func(s *script) {
+			s.add(0, 1, incr(5, 5))
+			s.add(1, 9, unknown(incr(2, 0)))
+			s.add(2, 3, incr(-1, 4))
+			s.add(4, 5, incr(8, 11))
+		}, history.Strict, 3, "must have found between 4 and 6"},
+		{"a number that may be right", func(s *script) {
+			s.add(0, 1, incr(5, 5))
+			s.add(1, 9, unknown(incr(2, 0)))
+			s.add(4, 5, incr(8, 15))
+		}, history.Strict, 3, ""},
 		{"where there is too little room it may be evicted", func(s *script) {
 			s.add(0, 1, put("v1", 1))
 			s.add(2, 3, nothing)
@@ -104,7 +119,7 @@ func TestStory(t *testing.T) {
 			{Name: "kill-one", Class: "crash", Targets: []string{"a"}, Start: time.Minute, Healed: 2 * time.Minute},
 		}}
 		v := check.Report{Violations: []check.Violation{{Check: searched, What: "no order explains the answers; the shortest history that has none:", Ops: s.ops}}}
-		told := tell(r, v, episodes(r))
+		told := tell(r, v, episodes(r), nil)
 		steps, faults := 0, 0
 		for _, s := range told.Steps {
 			if s.Number > 0 {
@@ -116,13 +131,43 @@ func TestStory(t *testing.T) {
 		if steps != tt.steps || faults != 1 || len(told.Rows) != len(s.ops) || told.Key != "k" || told.Plot.SVG == "" {
 			t.Errorf("%s: %d steps, %d faults, %d rows, key %q", tt.name, steps, faults, len(told.Rows), told.Key)
 		}
-		why := strings.Join(told.Why, " ")
+		why := plain(strings.Join(told.Why, " "))
 		switch {
 		case tt.why == "" && !strings.Contains(why, "the search went through all orders"):
 			t.Errorf("%s: it claims %q", tt.name, why)
 		case !strings.Contains(strings.ToLower(why), strings.ToLower(tt.why)):
 			t.Errorf("%s: %q does not say %q", tt.name, why, tt.why)
 		}
+	}
+}
+
+// TestPauses ensures that operations which are far apart are drawn so that they can be seen, in order, and that the axis tells
+// what was cut.
+func TestPauses(t *testing.T) {
+	s := script{ops: make([]history.Operation, 0, 10)}
+	bars := []bar{{s.add(1, 2, put("v1", 1)), 1}, {s.add(2, 3, nothing), 0}, {s.add(63, 64, nothing), 2}}
+	idle, squeezed := pauses(bars)
+	if len(idle) != 1 || idle[0].start < 3*time.Second || idle[0].end > 63*time.Second || squeezed >= idle[0].end-idle[0].start {
+		t.Fatalf("%+v, drawn as %v", idle, squeezed)
+	}
+	p := newPlot("", 100, time.Minute, 0, 1, false)
+	p.end, p.idle, p.squeezed = 65*time.Second, idle, squeezed
+	last := p.left
+	for _, at := range []time.Duration{1, 2, 3, 30, 63, 64} {
+		x := p.x(at * time.Second)
+		if x <= last {
+			t.Errorf("%d s is drawn at %.1f, what came before at %.1f", at, x, last)
+		}
+		last = x
+	}
+	if w := p.x(64*time.Second) - p.x(63*time.Second); w < 100 {
+		t.Errorf("a second is drawn as %.1f", w)
+	}
+	if f := lanes(bars); !strings.Contains(plain(string(f.SVG)), ">59.4 s</text>") || !strings.Contains(f.Caption, "cut short") {
+		t.Errorf("the cut is not told: %s %s", f.SVG, f.Caption)
+	}
+	if idle, _ := pauses(bars[:2]); len(idle) > 0 {
+		t.Errorf("a pause where there is none: %+v", idle)
 	}
 }
 
@@ -134,12 +179,12 @@ func TestStoryOfOthers(t *testing.T) {
 		{Check: "certificate", What: "two requests have one place in the log", Ops: []history.Operation{r.Ops[1], r.Ops[4]}},
 		{Check: "leaders", What: "a and b both lead shard 1 in term 2"},
 	} {
-		told := tell(r, check.Report{Violations: []check.Violation{v}}, nil)
+		told := tell(r, check.Report{Violations: []check.Violation{v}}, nil, nil)
 		if len(told.Why) != 1 || told.Why[0] != sentenceOf(v.What) || len(told.Rows) != len(v.Ops) {
 			t.Errorf("%s: %q, %d rows", v.Check, told.Why, len(told.Rows))
 		}
 	}
-	if told := tell(r, check.Report{}, nil); told != nil {
+	if told := tell(r, check.Report{}, nil, nil); told != nil {
 		t.Errorf("a story of nothing: %+v", told)
 	}
 }
@@ -156,7 +201,7 @@ func TestWords(t *testing.T) {
 		short(time.Minute): "1m", short(90 * time.Second): "1m30s", short(time.Hour): "1h", short(12 * time.Second): "12s",
 		list([]string{"a", "b", "c"}): "a, b and c", bytesOf(1_500_000): "1.5 MB", bytesOf(12): "12 bytes",
 	} {
-		if got != want {
+		if plain(got) != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,9 @@ type plot struct {
 	begin, end time.Duration // left and right edge
 	low, high  float64       // of the values
 	log        bool
-	left, base float64 // margins
+	left, base float64  // margins
+	idle       []window // in which nothing happens, in order: each is drawn as if it took squeezed
+	squeezed   time.Duration
 }
 
 const plotWidth = 960
@@ -29,7 +32,20 @@ func newPlot(title string, height float64, end time.Duration, low, high float64,
 }
 
 func (p *plot) x(at time.Duration) float64 {
-	return p.left + (p.width-p.left-8)*float64(at-p.begin)/float64(p.end-p.begin)
+	return p.left + (p.width-p.left-8)*float64(p.drawn(at)-p.drawn(p.begin))/float64(p.drawn(p.end)-p.drawn(p.begin))
+}
+
+// drawn is when a time is drawn.
+func (p *plot) drawn(at time.Duration) time.Duration {
+	var saved time.Duration
+	for _, w := range p.idle {
+		if at <= w.start {
+			break
+		}
+		inside := min(at, w.end) - w.start
+		saved += inside - time.Duration(float64(inside)*float64(p.squeezed)/float64(w.end-w.start))
+	}
+	return at - saved
 }
 
 func (p *plot) y(v float64) float64 {
@@ -55,7 +71,7 @@ func (p *plot) windows(faults []episode) {
 		p.printf(`<rect class="fault" x="%.1f" y="%d" width="%.1f" height="%.1f"><title>%s</title></rect>`, x, top, w, p.height-top-p.base, html.EscapeString(f.Hint()))
 		at := max(x, free)
 		p.printf(`<text class="mark" x="%.1f" y="11">%d</text>`, at, f.N)
-		free = at + 6.5*float64(len(fmt.Sprint(f.N))) + 3
+		free = at + 6.5*float64(len(fmt.Sprint(f.N))) + 6
 	}
 }
 
@@ -74,15 +90,24 @@ func (p *plot) axes(format func(float64) string) {
 
 // time draws the axis of time.
 func (p *plot) time() {
-	step := niceStep((p.end - p.begin).Seconds(), 8)
+	step := niceStep((p.drawn(p.end) - p.drawn(p.begin)).Seconds(), 10)
 	for i := math.Ceil(p.begin.Seconds() / step); i*step <= p.end.Seconds(); i++ {
-		x := p.x(time.Duration(i * step * float64(time.Second)))
+		at := time.Duration(i * step * float64(time.Second))
+		if slices.ContainsFunc(p.idle, func(w window) bool { return w.start < at && at < w.end }) {
+			continue
+		}
+		x := p.x(at)
 		anchor := "middle"
 		if x > p.width-24 {
 			anchor = "end"
 		}
 		p.printf(`<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%.1f"/><text class="axis" x="%.1f" y="%.1f" text-anchor="%s">%s s</text>`,
 			x, x, top, p.height-p.base, min(x, p.width-2), p.height-6, anchor, strconv.FormatFloat(i*step, 'f', decimals(step), 64))
+	}
+	for _, w := range p.idle {
+		a, b := p.x(w.start), p.x(w.end)
+		p.printf(`<rect class="cut" x="%.1f" y="%d" width="%.1f" height="%.1f"/><text class="mark" x="%.1f" y="11" text-anchor="middle">%s</text>`,
+			a, top, b-a, p.height-top-p.base, (a+b)/2, span(w.end-w.start))
 	}
 }
 
@@ -134,10 +159,14 @@ func (p *plot) line(class string, points []point, gap time.Duration) {
 	p.printf(`<path class="%s" d="`, class)
 	for i, q := range points {
 		q.at = min(q.at, p.end)
-		if i > 0 && q.at-points[i-1].at <= gap {
-			p.printf("L%.1f %.1f", p.x(q.at), p.y(q.v))
-		} else {
-			p.printf("M%.1f %.1fh0", p.x(q.at), p.y(q.v))
+		x, y := p.x(q.at), p.y(q.v)
+		switch {
+		case i > 0 && q.at-points[i-1].at <= gap:
+			p.printf("L%.1f %.1f", x, y)
+		case i+1 < len(points) && points[i+1].at-q.at <= gap:
+			p.printf("M%.1f %.1f", x, y)
+		default: // alone
+			p.printf("M%.1f %.1fh3", x-1.5, y)
 		}
 	}
 	p.b.WriteString(`"/>`)
@@ -173,11 +202,21 @@ func (p *plot) box(class string, start, end time.Duration, y, height float64, hi
 	x, w := p.x(start), max(1, p.x(end)-p.x(start))
 	p.printf(`<rect class="%s" x="%.1f" y="%.1f" width="%.1f" height="%.1f" rx="2"><title>%s</title></rect>`, class, x, y, w, height, html.EscapeString(hint))
 	for _, text := range texts {
-		if w > 6.5*float64(len(text))+4 {
+		if !p.narrow(start, end, text) {
 			p.printf(`<text class="lane" x="%.1f" y="%.1f">%s</text>`, x+3, y+height-5, html.EscapeString(text))
 			return
 		}
 	}
+}
+
+// beside writes a short text at the left of a box that has no room for it.
+func (p *plot) beside(start time.Duration, y, height float64, text string) {
+	p.printf(`<text class="mark" x="%.1f" y="%.1f" text-anchor="end">%s</text>`, p.x(start)-3, y+height-5, html.EscapeString(text))
+}
+
+// narrow reports whether a box has no room for a text.
+func (p *plot) narrow(start, end time.Duration, text string) bool {
+	return p.x(end)-p.x(start) <= 6.5*float64(len(text))+4
 }
 
 // lane names a lane at the left.

@@ -44,7 +44,7 @@ func Text(s Summary, v check.Report) string {
 		return fmt.Sprintf("%s\t%d\t%d", c.Class, c.Hits, c.Misses)
 	})
 	fmt.Fprintf(&b, "hits per key: %d at least, %d median, %d at most\nrepeat: %s\n", s.HitsPerKey.Least, s.HitsPerKey.Median, s.HitsPerKey.Most, repeat(s.Meta))
-	return b.String()
+	return plain(b.String())
 }
 
 func table(b *strings.Builder, head string, rows int, row func(int) string) {

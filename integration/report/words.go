@@ -40,55 +40,66 @@ func plural(noun string) string {
 	return noun + "s" + rest
 }
 
-// span writes a duration with its unit, to about three digits.
+// span writes a duration with its unit, to about three digits. As everywhere, no line ends between a number and its unit.
 func span(d time.Duration) string {
 	switch ms := math.Abs(millis(d)); {
 	case d%time.Second == 0 && ms < 120_000:
-		return fmt.Sprintf("%d s", d/time.Second)
+		return fmt.Sprintf("%d\u00a0s", d/time.Second)
 	case ms < 1:
-		return fmt.Sprintf("%.2f ms", millis(d))
+		return fmt.Sprintf("%.2f\u00a0ms", millis(d))
 	case ms < 9.95:
-		return fmt.Sprintf("%.1f ms", millis(d))
+		return fmt.Sprintf("%.1f\u00a0ms", millis(d))
 	case ms < 999.5:
-		return fmt.Sprintf("%.0f ms", millis(d))
+		return fmt.Sprintf("%.0f\u00a0ms", millis(d))
 	case ms < 9995:
-		return fmt.Sprintf("%.2f s", d.Seconds())
+		return fmt.Sprintf("%.2f\u00a0s", d.Seconds())
 	case ms < 119_950:
-		return fmt.Sprintf("%.1f s", d.Seconds())
+		return fmt.Sprintf("%.1f\u00a0s", d.Seconds())
 	}
 	s := int(math.Round(d.Seconds()))
 	if s%60 == 0 {
-		return fmt.Sprintf("%d min", s/60)
+		return fmt.Sprintf("%d\u00a0min", s/60)
 	}
-	return fmt.Sprintf("%d min %d s", s/60, s%60)
+	return fmt.Sprintf("%d\u00a0min %d\u00a0s", s/60, s%60)
 }
 
 // secs and ms are span of numbers that a Summary has.
 func secs(v float64) string { return span(time.Duration(v * float64(time.Second))) }
 func ms(v float64) string   { return span(time.Duration(v * float64(time.Millisecond))) }
 
+// back is secs of a recovery. What is looked at some times a second can't tell short ones from none.
+func back(v float64) string {
+	if v < 0.01 {
+		return "at once"
+	}
+	return secs(v)
+}
+
 // moment is a time since the start of the recording.
-func moment(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+func moment(d time.Duration) string { return fmt.Sprintf("%.1f\u00a0s", d.Seconds()) }
 
 // instant is a moment to the millisecond.
-func instant(d time.Duration) string { return fmt.Sprintf("%.3f s", d.Seconds()) }
+func instant(d time.Duration) string { return fmt.Sprintf("%.3f\u00a0s", d.Seconds()) }
 
 // share is a part in percent.
 func share(part, whole int) string {
 	switch p := 100 * float64(part) / float64(max(whole, 1)); {
 	case part == 0:
-		return "0 %"
+		return "0\u00a0%"
 	case p < 1:
-		return fmt.Sprintf("%.2f %%", p)
+		return fmt.Sprintf("%.2f\u00a0%%", p)
 	case p > 99 && part < whole:
-		return fmt.Sprintf("%.2f %%", min(p, 99.99))
+		return fmt.Sprintf("%.2f\u00a0%%", min(p, 99.99))
 	default:
-		return fmt.Sprintf("%.0f %%", p)
+		return fmt.Sprintf("%.0f\u00a0%%", p)
 	}
 }
 
 // percent writes a share that a check demands.
-func percent(v float64) string { return strconv.FormatFloat(100*v, 'g', 3, 64) + " %" }
+func percent(v float64) string { return strconv.FormatFloat(100*v, 'g', 3, 64) + "\u00a0%" }
+
+// plain is a text for terminals and files, with the spaces of a keyboard.
+func plain(s string) string { return strings.ReplaceAll(s, "\u00a0", " ") }
 
 // list joins names as people do.
 func list(names []string) string {
