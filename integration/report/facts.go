@@ -14,8 +14,8 @@ func facts(s Summary) []fact {
 	hits, misses := s.Reads()
 	effective, done := s.Effects()
 	recovery := "none"
-	if slowest := s.Slowest(); slowest > 0 {
-		recovery = back(slowest)
+	if slices.ContainsFunc(s.Faults, func(f FaultSum) bool { return f.Recovered > 0 }) {
+		recovery = back(s.Slowest())
 	}
 	return []fact{
 		{"Operations", count(s.Operations), fmt.Sprintf("%s answered, %s refused, %s of unknown outcome", count(ok), count(refused), count(unknown))},

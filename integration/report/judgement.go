@@ -78,6 +78,8 @@ func rests(s Summary) string {
 	switch {
 	case done == 0:
 		text += ", without any fault"
+	case effective == 1 && done == 1:
+		text += ", under 1 fault, which took effect"
 	case effective == done:
 		text += fmt.Sprintf(", under %s, of which each took effect", some(done, "fault"))
 	default:

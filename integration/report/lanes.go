@@ -102,7 +102,7 @@ func lanes(bars []bar) Figure {
 	}
 	caption := ""
 	if len(idle) > 0 {
-		caption = " Where none was under way for long the time is cut short, by what stands above."
+		caption = " Where none of these was under way for long the time is cut short, by what stands above."
 	}
 	return figure(p, []Legend{{"told", "a step of the story, with its number"}, {"other", "another operation"}},
 		"A bar reaches from the request to its answer. What ended before something else began must come before it in any order."+caption)

@@ -43,12 +43,13 @@ func culprit(v *check.Violation) (last *history.Operation) {
 }
 
 // prove looks for a proof of a violation in all operations on its key.
-func prove(v *check.Violation, keys map[string][]*history.Operation, mode history.Mode) proof {
+func prove(v *check.Violation, keys map[string]*keyed, mode history.Mode) proof {
 	o := culprit(v)
 	if o == nil || o.Kind.Old() {
 		return proof{}
 	}
-	group := keys[o.Key]
+	k := keys[o.Key]
+	group := k.ops
 	if at := slices.IndexFunc(group, func(x *history.Operation) bool { return same(x, o) }); at >= 0 {
 		o = group[at]
 	}
@@ -62,7 +63,7 @@ func prove(v *check.Violation, keys map[string][]*history.Operation, mode histor
 	if saw.absent {
 		return lost(o, group, mode)
 	}
-	return stale(o, saw, group)
+	return stale(o, saw, k)
 }
 
 // sight is what an answer tells of what a key held.
@@ -99,43 +100,71 @@ func (s sight) shows(w *history.Operation) bool {
 	if s.value != "" && w.Kind.Stores() && w.Kind != history.Append {
 		return w.Value == s.value
 	}
-	return w.Outcome == history.OK && !w.Replayed && (w.Kind.Stores() || w.Kind == history.Incr) && w.Version == s.version
+	return w.Outcome == history.OK && !w.Replayed && (w.Kind.Stores() || w.Kind == history.Incr) && s.version != 0 && w.Version == s.version
 }
 
-// known is the first answer after which it is known that what w stored was there: its own, or that of one who saw it.
-func known(w *history.Operation, group []*history.Operation, but *history.Operation) (first *history.Operation) {
-	for _, x := range group {
-		if x == but || x.Outcome != history.OK {
-			continue
-		}
-		seen := x == w && !x.Replayed
-		if !seen {
-			saw, ok := observed(x)
-			seen = ok && saw.shows(w)
-		}
-		if seen && (first == nil || x.Return < first.Return) {
-			first = x
+// keyed is all that was asked of a key.
+type keyed struct {
+	ops []*history.Operation
+	// known is, by what was stored or removed, the first answer after which it is known to have happened: its own, or that
+	// of one who saw it.
+	known map[*history.Operation]*history.Operation
+}
+
+// learn fills in known.
+func (k *keyed) learn() {
+	if k.known != nil {
+		return
+	}
+	k.known = map[*history.Operation]*history.Operation{}
+	learned := func(w, by *history.Operation) {
+		if first := k.known[w]; first == nil || by.Return < first.Return {
+			k.known[w] = by
 		}
 	}
-	return first
+	values, versions := map[string]*history.Operation{}, map[uint64]*history.Operation{}
+	for _, w := range k.ops {
+		if w.Kind.Changes() && w.Outcome == history.OK && !w.Replayed {
+			learned(w, w)
+		}
+		if w.Kind.Stores() && w.Kind != history.Append {
+			values[w.Value] = w
+		}
+		if w.Version != 0 && w.Kind.Changes() && !w.Conflict {
+			versions[w.Version] = w
+		}
+	}
+	for _, x := range k.ops {
+		saw, ok := observed(x)
+		if !ok || saw.absent {
+			continue
+		}
+		for _, w := range []*history.Operation{values[saw.value], versions[saw.version]} {
+			if w != nil && w != x && saw.shows(w) {
+				learned(w, x)
+				break
+			}
+		}
+	}
 }
 
 // stale looks for a change that came after what o saw was there, and was known before o was asked for.
-func stale(o *history.Operation, saw sight, group []*history.Operation) (best proof) {
-	at := slices.IndexFunc(group, func(w *history.Operation) bool { return w != o && saw.shows(w) })
+func stale(o *history.Operation, saw sight, k *keyed) (best proof) {
+	k.learn()
+	at := slices.IndexFunc(k.ops, func(w *history.Operation) bool { return w != o && saw.shows(w) })
 	if at < 0 {
 		return proof{}
 	}
-	w := group[at]
-	was := known(w, group, o)
+	w := k.ops[at]
+	was := k.known[w]
 	if was == nil {
 		return proof{}
 	}
-	for _, c := range group {
+	for _, c := range k.ops {
 		if c == o || c == w || !c.Kind.Changes() || c.Conflict || c.Outcome == history.Refused || c.Invoke <= was.Return {
 			continue
 		}
-		now := known(c, group, o)
+		now := k.known[c]
 		if now == nil || now.Return >= o.Invoke {
 			continue
 		}

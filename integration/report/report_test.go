@@ -266,12 +266,35 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestLargeRun ensures that a run of 300,000 operations is written fast, and as a page that a browser takes.
+// TestLargeRun ensures that a run of 300,000 operations is written fast, and as a page that a browser takes, whether its
+// counterexample is one of many or there is none.
 func TestLargeRun(t *testing.T) {
 	r := forged(300_000)
+	for i := range r.Ops {
+		o := &r.Ops[i]
+		o.Version = uint64(i/50 + 1)
+		if o.Kind == history.Get {
+			o.Version, o.Read = max(1, o.Version/2), fmt.Sprint(i%50+(i/100)*50) // something old
+		} else {
+			o.Value = fmt.Sprint(i)
+		}
+	}
+	many := verdict(check.Valid, r)
+	many.Checks[0].Verdict = check.Invalid
+	for i := range 1000 {
+		at := len(r.Ops) - 3*(i+1)
+		many.Violations = append(many.Violations, check.Violation{Check: searched, What: "no order", Ops: r.Ops[at-30 : at+1]})
+	}
+	for _, v := range []check.Report{verdict(check.Valid, r), many} {
+		large(t, r, v)
+	}
+}
+
+func large(t *testing.T, r *history.Run, v check.Report) {
+	t.Helper()
 	dir := t.TempDir()
 	start := time.Now()
-	if err := Write(dir, r, verdict(check.Valid, r)); err != nil {
+	if err := Write(dir, r, v); err != nil {
 		t.Fatal(err)
 	}
 	took := time.Since(start)
@@ -279,7 +302,7 @@ func TestLargeRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d bytes in %v", len(page), took)
+	t.Logf("%s: %d bytes in %v", v.Verdict(), len(page), took)
 	const most = 1 << 20
 	if len(page) > most {
 		t.Errorf("a page of %d bytes", len(page))

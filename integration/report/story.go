@@ -57,15 +57,15 @@ func tell(r *history.Run, v check.Report, faults []episode, pages []link) *story
 	if len(v.Violations) == 0 {
 		return nil
 	}
-	keys := map[string][]*history.Operation{}
+	keys := map[string]*keyed{}
 	for _, x := range v.Violations[:min(toldViolations, len(v.Violations))] {
 		for _, o := range x.Ops {
-			keys[o.Key] = nil
+			keys[o.Key] = &keyed{}
 		}
 	}
 	for i := range r.Ops {
-		if group, wanted := keys[r.Ops[i].Key]; wanted {
-			keys[r.Ops[i].Key] = append(group, &r.Ops[i])
+		if k := keys[r.Ops[i].Key]; k != nil {
+			k.ops = append(k.ops, &r.Ops[i])
 		}
 	}
 	var best *check.Violation
