@@ -73,6 +73,12 @@ var explanations = map[string]explanation{
 		Fails: "A value is said to be deleted, and nobody ever asked to delete it.",
 		Broke: "misses are explained by what nobody did", Unit: "miss with a reason",
 	},
+	"fills": {
+		Title: "Loads come in time",
+		Means: "A value that was loaded by right of a miss was stored only where nobody had changed the key since that miss.",
+		Fails: "A client loads what it found in a database before another client deleted the key, and the load is stored after the delete.",
+		Broke: "late loads were stored over what is newer", Unit: "load",
+	},
 	"replicas": {
 		Title: "Replicas are equal",
 		Means: "Replicas of a shard that have applied the same part of the log have the same state, by its checksum.",
