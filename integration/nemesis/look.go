@@ -32,15 +32,15 @@ func (a *Act) look(ctx context.Context) {
 	a.probes = a.probe(ctx)
 }
 
-// leaders asks all nodes who leads, and believes the highest term; Applied is the highest of any.
-func (n *Nemesis) leaders(ctx context.Context) map[uint64]Replica {
+// leaders asks all nodes, but those named, who leads, and believes the highest term; Applied is the highest of any.
+func (n *Nemesis) leaders(ctx context.Context, but ...string) map[uint64]Replica {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	var mu sync.Mutex
 	newest := map[uint64]Replica{}
 	var all sync.WaitGroup
 	for _, node := range n.sys.Nodes() {
-		if !n.sys.Running(node) {
+		if !n.sys.Running(node) || slices.Contains(but, node) {
 			continue
 		}
 		all.Go(func() {

@@ -162,8 +162,10 @@ func pauseForReads(ctx context.Context, a *Act) error {
 		return err
 	}
 	a.paused = a.n.cfg.Recorder.Now()
+	// Soon, without a question to who can't answer: after some seconds its peers give up their links, and with
+	// them goes what is old in its sockets.
 	if err := poll(ctx, func() bool {
-		now := a.n.leaders(ctx)
+		now := a.n.leaders(ctx, leader)
 		return !slices.ContainsFunc(a.led, func(shard uint64) bool { return now[shard].Leader == leader })
 	}); err != nil {
 		return fmt.Errorf("nobody took over: %w", err)

@@ -31,8 +31,9 @@ type seeded struct {
 var answers = []string{"linearizable", "certificate", "durable"}
 
 // virtualBugs are found by the schedules in virtual time, or by tests that arrange what they take, in package shard
-// (TestSeededBugs, TestSeededBugsShow). On real processes what they take is too rare. checksum-silent does no harm by itself.
-var virtualBugs = []string{"late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent"}
+// (TestSeededBugs, TestSeededBugsShow). On real processes what they take is too rare: one pause of a leader in twenty shows
+// verify-leader-reads, for which TestPauseQueuedReadsFindsVerifyLeader has the patience. checksum-silent does no harm by itself.
+var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent"}
 
 // seededBugs are the bugs that runs on real processes must find.
 //
@@ -41,7 +42,6 @@ var virtualBugs = []string{"late-join", "self-counted", "learners-counted", "ack
 var seededBugs = []seeded{
 	{"", []string{"--workload=register", "--nemesis=pause-leader,kill-one,partition-leader,transfer-leader,clock-jump"}, nil},
 	{"local-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads,partition-leader"}, answers},
-	{"verify-leader-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads", "--shards=8", "--delay=5ms"}, answers},
 	{"stale-owner", []string{"--workload=register", "--nemesis=partition-leader,pause-leader"}, answers},
 	{"follower-local", []string{"--workload=follower", "--nemesis=partition-minority,pause-follower"}, answers},
 	{"no-read-index", []string{"--workload=follower", "--nemesis=delay,partition-leader"}, answers},
