@@ -216,11 +216,15 @@ func (a *arena) drop(segment uint32) {
 // free a byte that way takes a walk over 7 at worst, when all segments are alike, so each byte stored or
 // given up grants a walk over cleanRate. An operation walks over no more than cleanMost, cleanBlock being
 // added to each block's length, which takes a fraction of a millisecond; the rest is left to those after it.
+// Blocks go in groups of cleanBlocks, or of cleanGroup of that work where that is less.
 const (
 	slackShare = 6
 	cleanRate  = 10
 	cleanMost  = 512 << 10
 	cleanBlock = 1 << 10
+
+	cleanBlocks = 16
+	cleanGroup  = 32 << 10
 )
 
 // untidy reports whether there is too much beside live blocks.

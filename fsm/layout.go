@@ -87,28 +87,65 @@ func (s *store) clean() {
 		if a.credit == 0 || !a.cleaning && !a.nextVictim() {
 			return
 		}
-		block, at := a.nextBlock()
-		work += len(block) + cleanBlock
-		a.credit -= min(a.credit, uint64(len(block)))
-		if c := s.findBlock(block, at); c != nil {
-			moved := a.copy(block)
-			*c = newCell(c.hash(), moved, c.ref)
-			s.records.write(c.ref).block = moved
-			a.free(at, len(block))
-		}
+		work += s.cleanGroup()
 	}
 }
 
-// findBlock returns the cell of the entry whose block that is, nil if there is none any more.
-func (s *store) findBlock(block []byte, at address) *cell {
-	n, _, _ := blockLens(block)
-	key := block[blockHeader : blockHeader+n]
-	hash := s.hash(key)
-	t := s.tableOf(s.keySlot(key), hash)
+// moving is a block that may be copied away.
+type moving struct {
+	name  hashed
+	block []byte
+	at    address
+	cell  *cell // nil of a block that no entry has any more
+}
+
+// cleanGroup moves the next blocks of the victim, and returns the work that it was. What it needs of each block lies
+// somewhere else in memory, so it reads ahead for all of them, as warm does.
+func (s *store) cleanGroup() (work int) {
+	a := &s.arena
+	var group [cleanBlocks]moving
+	n := 0
+	for n == 0 || n < cleanBlocks && work < cleanGroup && int(a.cleanedTo) < len(a.segments[a.victim]) {
+		m := &group[n]
+		m.block, m.at = a.nextBlock()
+		keyLen, _, _ := blockLens(m.block)
+		key := m.block[blockHeader : blockHeader+keyLen]
+		m.name = hashed{s.keySlot(key), s.hash(key)}
+		work += len(m.block) + cleanBlock
+		a.credit -= min(a.credit, uint64(len(m.block)))
+		n++
+	}
+	for i := range group[:n] {
+		s.sink += s.warmCell(group[i].name)
+	}
+	for i := range group[:n] {
+		group[i].cell = s.findBlock(group[i].name, group[i].at)
+	}
+	for i := range group[:n] {
+		if c := group[i].cell; c != nil {
+			s.sink += s.records.read(c.ref).hash
+		}
+	}
+	for i := range group[:n] {
+		m := &group[i]
+		if m.cell == nil {
+			continue
+		}
+		moved := a.copy(m.block)
+		*m.cell = newCell(m.name.hash, moved, m.cell.ref)
+		s.records.write(m.cell.ref).block = moved
+		a.free(m.at, len(m.block))
+	}
+	return work
+}
+
+// findBlock returns the cell of the entry of that name whose block is at that address, nil if there is none any more.
+func (s *store) findBlock(name hashed, at address) *cell {
+	t := s.tableOf(name.slot, name.hash)
 	if t == nil {
 		return nil
 	}
-	for i := t.home(hash); t.cells[i].ref != 0; i = t.after(i) {
+	for i := t.home(name.hash); t.cells[i].ref != 0; i = t.after(i) {
 		if c := &t.cells[i]; c.block() == at {
 			return c
 		}

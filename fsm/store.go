@@ -27,6 +27,7 @@ type store struct {
 
 	oldestRef, newestRef ref
 	size                 uint64 // sum of the records' sizes
+	sink                 uint32 // of what is read ahead, or the compiler would leave the reads out
 }
 
 // entry is a view of a stored entry. The slices are never written again: they stay valid for ever, also

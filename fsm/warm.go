@@ -83,9 +83,15 @@ func (s *store) warm(names []hashed) (sum uint32) {
 		}
 	}
 	for _, n := range names {
-		if t := s.tableOf(n.slot, n.hash); t != nil {
-			sum += uint32(t.cells[t.home(n.hash)].ref)
-		}
+		sum += s.warmCell(n)
 	}
 	return sum
+}
+
+// warmCell reads the first cell that a search for n reads.
+func (s *store) warmCell(n hashed) uint32 {
+	if t := s.tableOf(n.slot, n.hash); t != nil {
+		return uint32(t.cells[t.home(n.hash)].ref)
+	}
+	return 0
 }
