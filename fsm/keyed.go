@@ -30,6 +30,7 @@ type change struct {
 	contentType []byte
 	value, more []byte // the value is their concatenation
 	expireAt    uint64
+	laid        laid // what is to be set, if it has a block
 }
 
 type changeKind uint8
@@ -64,7 +65,17 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	if c.Kind == KindPut && m.tooLarge(len(c.Key)+len(c.ContentType)+len(c.Value)) {
 		return Result{Status: StatusTooLarge}
 	}
+	// A put that nothing can refuse any more is written out before it is known what is stored, as to know means to
+	// wait for memory.
+	var early laid
+	if c.Kind == KindPut && c.Cond.Kind == CondAlways && c.IdempotencyKey == "" && !m.exhausted() {
+		early = m.store.lay(c.Key, []byte(c.ContentType), c.Value, nil, m.version+1, m.expiry(c.TTL))
+	}
 	t := m.find(c.Key, name)
+	if early.block != nil && t.ref != 0 && !t.live {
+		m.store.discard(&early) // set drops what is dead first
+		early = laid{}
+	}
 	result := m.judge(c.Cond, &t)
 	if result.Status != StatusOK {
 		return result
@@ -73,6 +84,7 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	if result.Status != StatusOK || ch.kind == changeNothing {
 		return result
 	}
+	ch.laid = early
 	if ch.kind.numbered() && m.exhausted() {
 		return Result{Status: StatusExhausted}
 	}
@@ -236,7 +248,10 @@ func (m *Machine) set(key []byte, t *target, ch *change) {
 		m.drop(t.ref, ReasonExpired)
 		t.ref = 0
 	}
-	r := m.store.set(t.ref, t.slot, t.hash, key, ch.contentType, ch.value, ch.more, m.version, ch.expireAt, m.used())
+	if ch.laid.block == nil {
+		ch.laid = m.store.lay(key, ch.contentType, ch.value, ch.more, m.version, ch.expireAt)
+	}
+	r := m.store.setLaid(t.ref, t.slot, t.hash, ch.laid, m.used())
 	if m.observer != nil {
 		m.observer.Stored(touchOf(t.slot, t.hash), m.costOf(r))
 	}

@@ -100,7 +100,7 @@ type moving struct {
 }
 
 // cleanGroup moves the next blocks of the victim, and returns the work that it was. What it needs of each block lies
-// somewhere else in memory, so it reads ahead for all of them, as warm does.
+// somewhere else in memory, so it is fetched ahead for all of them, as in warm.
 func (s *store) cleanGroup() (work int) {
 	a := &s.arena
 	var group [cleanBlocks]moving
@@ -116,14 +116,14 @@ func (s *store) cleanGroup() (work int) {
 		n++
 	}
 	for i := range group[:n] {
-		s.sink += s.warmCell(group[i].name)
+		s.warmCell(group[i].name)
 	}
 	for i := range group[:n] {
 		group[i].cell = s.findBlock(group[i].name, group[i].at)
 	}
 	for i := range group[:n] {
 		if c := group[i].cell; c != nil {
-			s.sink += s.records.read(c.ref).hash
+			s.records.warm(c.ref)
 		}
 	}
 	for i := range group[:n] {

@@ -105,17 +105,18 @@ func (m *Machine) own(r Range) {
 // ones above a lowered limit, and fewer when they are large (MaxRemoved). A put evicts at most one entry per Overhead bytes of its own cost. Only
 // a grant that takes slots away walks over all entries, and a delete by prefix over those of its slots.
 func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
+	m.warm(b.Commands)
 	if err := m.admit(index, &b); err != nil {
 		return nil, err
 	}
 	m.applied, m.position = index, 0
 	m.clock = max(m.clock, b.Stamp)
+	m.store.warmCells(m.warming.names)
 	var results []Result
 	if len(b.Commands) > 0 {
 		m.position = uint32(len(b.Commands) - 1)
 		results = make([]Result, len(b.Commands))
 	}
-	m.warm(b.Commands)
 	for i := range b.Commands {
 		results[i] = m.apply(&b.Commands[i])
 		if b.Commands[i].Kind == KindLevel {

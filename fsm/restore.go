@@ -180,7 +180,8 @@ func (s *snapshotReader) entries(m *Machine, into *store, n uint64) error {
 			names = append(names, hashed{m.slotIn(into, batch[i].key), into.hash(batch[i].key)})
 		}
 		s.names = names
-		m.warming.sum = into.warm(names)
+		into.warmSlots(names)
+		into.warmCells(names)
 		for i := range batch {
 			e, name := &batch[i], names[i]
 			if into.find(name.slot, name.hash, e.key) != 0 {

@@ -33,7 +33,6 @@ var derived = map[string]string{
 	"store.oldestRef": "order of entries",
 	"store.newestRef": "order of entries",
 	"store.size":      "sum over entries",
-	"store.sink":      "nothing: of reads ahead",
 }
 
 // TestStateIsCovered ensures that the snapshot and the checksum change with every field of the state,

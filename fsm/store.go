@@ -27,7 +27,6 @@ type store struct {
 
 	oldestRef, newestRef ref
 	size                 uint64 // sum of the records' sizes
-	sink                 uint32 // of what is read ahead, or the compiler would leave the reads out
 }
 
 // entry is a view of a stored entry. The slices are never written again: they stay valid for ever, also
@@ -207,29 +206,51 @@ func (s *store) sizeOf(r ref) int { return len(s.arena.block(s.records.read(r).b
 // The slot must be owned, hash be that of key and stamp higher than all before. The value is v1 and v2
 // together. All bytes are copied, and may be those of a stored entry.
 func (s *store) set(r ref, slot uint16, hash uint32, key, contentType, v1, v2 []byte, version, expireAt, stamp uint64) ref {
-	sums := s.sumsOf(slot)
+	return s.setLaid(r, slot, hash, s.lay(key, contentType, v1, v2, version, expireAt), stamp)
+}
+
+// laid is an entry's block that is in the arena already, while the entry isn't stored yet. The next change of
+// the store must be to set or discard it.
+type laid struct {
+	at                address
+	block             []byte
+	content           [2]uint64 // its contentHash
+	version, expireAt uint64
+}
+
+// lay is the part of set that doesn't depend on what is stored.
+func (s *store) lay(key, contentType, v1, v2 []byte, version, expireAt uint64) laid {
 	at := s.arena.put(key, contentType, v1, v2)
 	block := s.arena.block(at)
-	sums.add(block, version, expireAt, stamp)
 	s.arena.grant(len(block))
+	return laid{at, block, contentHash(block, version, expireAt), version, expireAt}
+}
+
+// discard undoes lay.
+func (s *store) discard(l *laid) { s.arena.free(l.at, len(l.block)) }
+
+// setLaid is the rest of set.
+func (s *store) setLaid(r ref, slot uint16, hash uint32, l laid, stamp uint64) ref {
+	sums := s.sumsOf(slot)
+	sums.addHashed(l.block, l.content, l.version, stamp)
 
 	var before uint64 // expiry
 	if r == 0 {
 		r = s.records.take()
 		*s.records.write(r) = record{slot: slot, hash: hash, used: true}
 		s.link(r)
-		s.indexOf(slot).add(newCell(hash, at, r))
+		s.indexOf(slot).add(newCell(hash, l.at, r))
 	} else {
 		rec := s.records.read(r)
 		before = rec.expireAt
 		s.giveUp(rec, sums)
 		s.moveToEnd(r)
-		*s.indexOf(slot).cell(hash, r) = newCell(hash, at, r)
+		*s.indexOf(slot).cell(hash, r) = newCell(hash, l.at, r)
 	}
 	rec := s.records.write(r)
-	rec.version, rec.expireAt, rec.stamp, rec.block = version, expireAt, stamp, at
-	s.size += uint64(len(block) - blockHeader)
-	s.expiryChanged(r, before, expireAt)
+	rec.version, rec.expireAt, rec.stamp, rec.block = l.version, l.expireAt, stamp, l.at
+	s.size += uint64(len(l.block) - blockHeader)
+	s.expiryChanged(r, before, l.expireAt)
 	s.clean()
 	return r
 }

@@ -42,9 +42,14 @@ func orderHash(version, stamp uint64) [2]uint64 {
 
 // add counts an entry in.
 func (s *slotSums) add(block []byte, version, expireAt, stamp uint64) {
+	s.addHashed(block, contentHash(block, version, expireAt), version, stamp)
+}
+
+// addHashed is add of an entry with that contentHash.
+func (s *slotSums) addHashed(block []byte, content [2]uint64, version, stamp uint64) {
 	s.entries++
 	s.payload += uint64(len(block) - blockHeader)
-	s.content = add128(s.content, contentHash(block, version, expireAt))
+	s.content = add128(s.content, content)
 	s.order = add128(s.order, orderHash(version, stamp))
 }
 

@@ -1,12 +1,13 @@
 package fsm
 
-// warming is what a batch is about to look for, and what reading it ahead came to.
+import "unsafe"
+
+// warming is what a batch is about to look for.
 type warming struct {
 	names   []hashed // of the commands on one key, in order; then of what may have to go
 	next    int      // of names: that of the command on one key that is applied next
 	touches []hashed
-	refs    []ref  // of what is touched
-	sum     uint32 // or the compiler would leave the reads out
+	refs    []ref // of what is touched
 }
 
 // hashed is a key as the index knows it.
@@ -15,10 +16,10 @@ type hashed struct {
 	hash uint32
 }
 
-// warm reads ahead what the commands of a batch need: of each key the tables and sums of its slot, and the
-// same of the entries that may have to make room. A state of gigabytes lies outside of all caches. One after
-// the other a put would wait for memory six times; here the processor has many reads under way at once,
-// since none depends on the one before. Nothing follows from what is read.
+// warm fetches ahead what the commands of a batch need: of each key the index and sums of its slot, and the
+// same of the entries that may have to make room; then warmCells the cells. A state of gigabytes lies outside of all
+// caches. One after the other a put would wait for memory six times; here the processor has many reads under way at
+// once, since none depends on the one before, and the batch is checked meanwhile. Nothing follows from what is fetched.
 func (m *Machine) warm(commands []Command) {
 	w := &m.warming
 	w.names, w.next = w.names[:0], 0
@@ -35,14 +36,14 @@ func (m *Machine) warm(commands []Command) {
 			}
 			rec := m.store.records.read(r)
 			w.names = append(w.names, hashed{rec.slot, rec.hash})
-			w.sum += uint32(m.store.arena.segments[rec.block.segment()][rec.block.offset()])
+			m.store.arena.warm(rec.block)
 			r = rec.next
 		}
 		if r != 0 {
-			w.sum += m.store.records.read(r).hash // the first one that the batch after this may evict
+			m.store.records.warm(r) // the first one that the batch after this may evict
 		}
 	}
-	w.sum += m.store.warm(w.names)
+	m.store.warmSlots(w.names)
 }
 
 // warmTouches is warm for touches, which change the records too, and those next to them.
@@ -54,7 +55,8 @@ func (m *Machine) warmTouches(touches []byte) {
 		w.touches = append(w.touches, hashed{t.slot(), t.hash()})
 	}
 	s := m.store
-	w.sum = s.warm(w.touches)
+	s.warmSlots(w.touches)
+	s.warmCells(w.touches)
 	w.refs = w.refs[:0]
 	for _, n := range w.touches {
 		if t := s.tableOf(n.slot, n.hash); t != nil {
@@ -64,34 +66,42 @@ func (m *Machine) warmTouches(touches []byte) {
 		}
 	}
 	for _, r := range w.refs {
-		w.sum += s.records.read(r).hash
+		s.records.warm(r)
 	}
 	for _, r := range w.refs {
 		for _, near := range [...]ref{s.records.read(r).prev, s.records.read(r).next} {
 			if near != 0 {
-				w.sum += s.records.read(near).hash
+				s.records.warm(near)
 			}
 		}
 	}
 }
 
-// warm reads what a search for the names reads first, and the sums of their slots.
-func (s *store) warm(names []hashed) (sum uint32) {
+// warmSlots fetches what a search for the names begins with, and the sums of their slots.
+func (s *store) warmSlots(names []hashed) {
 	for _, n := range names {
 		if i := uint32(n.slot) - s.owned.Start; i < uint32(len(s.index)) {
-			sum += s.summed[i].entries + s.index[i].n
+			prefetch(unsafe.Pointer(&s.summed[i]))
+			prefetch(unsafe.Pointer(&s.index[i]))
 		}
 	}
-	for _, n := range names {
-		sum += s.warmCell(n)
-	}
-	return sum
 }
 
-// warmCell reads the first cell that a search for n reads.
-func (s *store) warmCell(n hashed) uint32 {
-	if t := s.tableOf(n.slot, n.hash); t != nil {
-		return uint32(t.cells[t.home(n.hash)].ref)
+// warmCells fetches the first cells that searches for the names read.
+func (s *store) warmCells(names []hashed) {
+	for _, n := range names {
+		s.warmCell(n)
 	}
-	return 0
 }
+
+func (s *store) warmCell(n hashed) {
+	if t := s.tableOf(n.slot, n.hash); t != nil {
+		prefetch(unsafe.Pointer(&t.cells[t.home(n.hash)]))
+	}
+}
+
+// warm fetches the record of r.
+func (rs *records) warm(r ref) { prefetch(unsafe.Pointer(rs.read(r))) }
+
+// warm fetches the beginning of the block at an address.
+func (a *arena) warm(at address) { prefetch(unsafe.Pointer(&a.segments[at.segment()][at.offset()])) }

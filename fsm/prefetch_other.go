@@ -1,0 +1,8 @@
+//go:build !amd64 && !arm64
+
+package fsm
+
+import "unsafe"
+
+// prefetch does nothing here: all is read when it is needed.
+func prefetch(unsafe.Pointer) {}
