@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
+.PHONY: run build test soak check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -17,6 +17,11 @@ build:
 test:
 	go test ./...
 	go test -C integration ./...
+
+# Whole clusters in virtual time under random faults, each scenario judged, one after the other until TIME is over:
+# thousands in a minute. On a failure it names the seed, and how to repeat it. make soak TIME=1h SEED=1000
+soak:
+	GOGC=400 LARDER_TIME=$(or $(TIME),10m) LARDER_SEED=$(or $(SEED),$(shell date +%s)) go test -C shard -run '^TestNemesis$$' -timeout 0
 
 # What every commit passes.
 check: lint

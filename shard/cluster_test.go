@@ -30,6 +30,9 @@ type cluster struct {
 	tune    func(node string, c *Config)
 	wrong   bool // the test made replicas differ
 	low     bool // the shard stays at feature level 1
+	owned   fsm.Range
+	limit   uint64        // of the shard, bytes
+	look    time.Duration // how often until looks
 
 	// The test's own goroutine alone changes what follows, and may read it without mu.
 	mu     sync.Mutex
@@ -70,7 +73,8 @@ func inBubbleAtLevel1(t *testing.T, n int, tune func(string, *Config), f func(c 
 }
 
 func newCluster(t testing.TB, n int, tune func(string, *Config)) *cluster {
-	c := &cluster{t: t, voters: n, net: NewMemoryNetwork(1), memory: map[string]*Memory{}, hosts: map[string]*Host{}, tune: tune, fatals: map[string]error{}}
+	c := &cluster{t: t, voters: n, net: NewMemoryNetwork(1), memory: map[string]*Memory{}, hosts: map[string]*Host{}, tune: tune, fatals: map[string]error{},
+		owned: fsm.Range{Start: 0, End: fsm.Slots}, limit: 64 << 20, look: time.Millisecond}
 	var founders []Founder
 	for i := range n {
 		name := string(rune('a' + i))
@@ -119,8 +123,8 @@ func (c *cluster) startAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	leader := c.leader()
-	err := leader.Cache(testShard).Grant(ctx, fsm.Grant{Range: fsm.Range{Start: 0, End: fsm.Slots}, Epoch: 1, Generation: 1,
-		VersionBits: 1, Limit: 64 << 20, TableVersion: 1})
+	err := leader.Cache(testShard).Grant(ctx, fsm.Grant{Range: c.owned, Epoch: 1, Generation: 1,
+		VersionBits: 1, Limit: c.limit, TableVersion: 1})
 	if err != nil {
 		c.t.Fatalf("grant: %v", err)
 	}
@@ -225,11 +229,11 @@ func (c *cluster) others(but string) []string {
 // until waits, in virtual time, until f holds.
 func (c *cluster) until(what string, f func() bool) {
 	c.t.Helper()
-	for range 60_000 {
+	for range time.Minute / c.look {
 		if f() {
 			return
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(c.look)
 	}
 	var states strings.Builder
 	for n, h := range c.hosts {
@@ -427,6 +431,14 @@ func (c *cluster) raise() {
 		c.t.Fatalf("raising the level: %+v, %v", o.result, err)
 	}
 	c.until("all replicas are at the level", func() bool {
-		return !slices.ContainsFunc(c.names[:c.voters], func(n string) bool { return c.hosts[n] != nil && c.stats(c.hosts[n]).Level < fsm.MaxLevel })
+		return !slices.ContainsFunc(c.names[:c.voters], func(n string) bool { return c.hosts[n] != nil && c.level(n) < fsm.MaxLevel })
 	})
+}
+
+// level is the feature level of the replica on a node.
+func (c *cluster) level(node string) uint8 {
+	if i := c.hosts[node].Group(testShard).instance(); i != nil {
+		return i.fsm.machine.(*cacheMachine).featureLevel()
+	}
+	return 0 // being replaced
 }

@@ -224,6 +224,13 @@ func (r *recorder) end(o operation, resp Response, err error) error {
 	return nil
 }
 
+// answered is how many operations have an outcome that is known.
+func (r *recorder) answered() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.ops) + len(r.aged) - r.unknown
+}
+
 // check judges the whole history: per key by search, and over all keys by the places in the log that
 // the answers name.
 func (r *recorder) check(t testing.TB) {

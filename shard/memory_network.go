@@ -30,6 +30,13 @@ type MemoryNetwork struct {
 	drop      func(from, to string, frame []byte) bool
 	links     map[*memoryLink]struct{}
 	dead      map[string]bool
+	did       FaultCounts
+}
+
+// FaultCounts says what faults did so far: frames that were cut off, lost, doubled, late, later than one that
+// was sent after them, or held, and links that were broken.
+type FaultCounts struct {
+	Cut, Lost, Doubled, Late, Overtaken, Held, Broken int
 }
 
 // LinkFaults is what happens to frames from one host to another.
@@ -145,10 +152,18 @@ func (n *MemoryNetwork) BreakLinks(a, b string) {
 			broken = append(broken, l)
 		}
 	}
+	n.did.Broken += len(broken)
 	n.mu.Unlock()
 	for _, l := range broken {
 		l.reset()
 	}
+}
+
+// Did returns what the faults did since the network was made.
+func (n *MemoryNetwork) Did() FaultCounts {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.did
 }
 
 type memoryView struct {
@@ -250,15 +265,22 @@ type memoryLink struct {
 	net           *MemoryNetwork
 	local, remote string
 	other         *memoryLink
-	in            chan []byte
+	wake          chan struct{} // one token: something came in
 	done          chan struct{} // closed by this side, or reset
 	once          sync.Once
 	ended         chan struct{} // the other side closed; what came before can still be read
 	endOnce       sync.Once
+	latest        time.Time // guarded by net.mu: when the last frame from here arrives
+
+	mu sync.Mutex // guards in
+	in [][]byte
 }
 
+// memoryWindow is how many frames may wait for the reader of a link.
+const memoryWindow = 4096
+
 func newMemoryLink(n *MemoryNetwork, local, remote string) *memoryLink {
-	return &memoryLink{net: n, local: local, remote: remote, in: make(chan []byte, 4096),
+	return &memoryLink{net: n, local: local, remote: remote, wake: make(chan struct{}, 1),
 		done: make(chan struct{}), ended: make(chan struct{})}
 }
 
@@ -281,7 +303,16 @@ func (l *memoryLink) send(f []byte) {
 	key := [2]string{l.local, l.remote}
 	n.mu.Lock()
 	r := n.rules[key]
-	lost := r.Cut || n.dead[l.local] || n.dead[l.remote] || r.Loss > 0 && n.rnd.Float64() < r.Loss || n.drop != nil && n.drop(l.local, l.remote, f)
+	lost := n.dead[l.local] || n.dead[l.remote] || n.drop != nil && n.drop(l.local, l.remote, f)
+	switch {
+	case lost:
+	case r.Cut:
+		lost = true
+		n.did.Cut++
+	case r.Loss > 0 && n.rnd.Float64() < r.Loss:
+		lost = true
+		n.did.Lost++
+	}
 	copies := 1
 	if r.Duplicate > 0 && n.rnd.Float64() < r.Duplicate {
 		copies = 2
@@ -294,8 +325,21 @@ func (l *memoryLink) send(f []byte) {
 			delays[i] += time.Duration(n.rnd.Int64N(int64(r.Jitter)))
 		}
 	}
-	if held {
+	switch {
+	case lost:
+	case held:
 		n.keep[key] = append(n.keep[key], heldFrame{l.other, f})
+		n.did.Held++
+	default:
+		n.did.Doubled += copies - 1
+		if delays[0] > 0 {
+			n.did.Late++
+		}
+		if due := time.Now().Add(delays[0]); due.Before(l.latest) {
+			n.did.Overtaken++
+		} else {
+			l.latest = due
+		}
 	}
 	n.mu.Unlock()
 	if lost || held {
@@ -314,31 +358,56 @@ func (l *memoryLink) send(f []byte) {
 // deliver hands a frame to this end. A full end loses it: nobody may wait for a reader here, since
 // timers call it too.
 func (l *memoryLink) deliver(f []byte) {
-	select {
-	case <-l.done:
-	case l.in <- f:
-	default:
-		l.reset() // as a peer whose window stays shut
+	l.mu.Lock()
+	full := len(l.in) == memoryWindow
+	if !full {
+		l.in = append(l.in, f)
 	}
+	l.mu.Unlock()
+	if full {
+		l.reset() // as a peer whose window stays shut
+		return
+	}
+	notify(l.wake)
 }
 
 // end tells this end that the other one closed.
 func (l *memoryLink) end() { l.endOnce.Do(func() { close(l.ended) }) }
 
+// Recv returns the next frame. Only one goroutine may wait for it.
 func (l *memoryLink) Recv() ([]byte, error) {
-	select {
-	case f := <-l.in:
-		return f, nil
-	case <-l.done:
-		return nil, io.EOF
-	case <-l.ended:
+	for {
+		select {
+		case <-l.done: // what came before is lost with the link
+			return nil, io.EOF
+		default:
+		}
+		if f, ok := l.next(); ok {
+			return f, nil
+		}
+		select {
+		case <-l.wake:
+		case <-l.done:
+		case <-l.ended:
+			if f, ok := l.next(); ok { // it came before the end
+				return f, nil
+			}
+			return nil, io.EOF
+		}
 	}
-	select {
-	case f := <-l.in:
-		return f, nil
-	default:
-		return nil, io.EOF
+}
+
+// next takes the frame that came first.
+func (l *memoryLink) next() (f []byte, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.in) == 0 {
+		return nil, false
 	}
+	f = l.in[0]
+	l.in[0] = nil
+	l.in = l.in[1:]
+	return f, true
 }
 
 // Close ends the link: at once here, and for the other side behind the frames that are held.
