@@ -60,14 +60,36 @@ func (k *keyspace) pick(rnd *rand.Rand) string {
 	return k.names[len(k.names)-1-rnd.IntN(k.few)]
 }
 
+// bell wakes those who wait for it when something happens.
+type bell struct {
+	mu sync.Mutex // guards ch
+	ch chan struct{}
+}
+
+func newBell() *bell { return &bell{ch: make(chan struct{})} }
+
+// next is closed when the bell rings the next time.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ch
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.ch)
+	b.ch = make(chan struct{})
+}
+
 // client performs operations one after the other, through any node.
 type client struct {
 	c       *cluster
+	s       scenario
 	t       testing.TB
 	history *recorder
 	rnd     *rand.Rand // nil: it reads what can be read by all means
-	think   func(*rand.Rand) time.Duration
-	leader  string // as it was last told
+	leader  string     // as it was last told
 	known   struct {
 		key     string
 		put     int
@@ -75,71 +97,130 @@ type client struct {
 	}
 }
 
-func (cl *client) run(stop <-chan struct{}, keys *keyspace) {
+// run performs operations until stop: one after each pause, and a few in a row when the bell rings.
+func (cl *client) run(stop <-chan struct{}, keys *keyspace, bell *bell) {
+	rung, hurried := bell.next(), 0
 	for {
+		pause := cl.s.think(cl.rnd)
+		if hurried > 0 {
+			hurried--
+			pause = upTo(0, 20*time.Millisecond)(cl.rnd)
+		}
 		select {
 		case <-stop:
 			return
-		case <-time.After(cl.think(cl.rnd)):
+		case <-rung:
+			rung, hurried = bell.next(), cl.s.hurried
+			continue
+		case <-time.After(pause):
 		}
-		via := cl.c.host(cl.c.names[cl.rnd.IntN(len(cl.c.names))])
+		via := cl.c.host(cl.anyNode())
 		if via == nil {
 			continue
 		}
 		to := cl.leader
 		if to == "" || cl.rnd.IntN(5) == 0 {
-			to = cl.c.names[cl.rnd.IntN(len(cl.c.names))]
+			to = cl.anyNode()
 		}
-		key := keys.pick(cl.rnd)
-		timeout := time.Duration(20+cl.rnd.IntN(800)) * time.Millisecond
+		o := operation{key: keys.pick(cl.rnd)}
 		switch p := cl.rnd.IntN(10); {
 		case p < 4: // most of whatever replica, also through its own node
 			if cl.rnd.IntN(3) > 0 {
-				to = cl.c.names[cl.rnd.IntN(len(cl.c.names))]
+				to = cl.anyNode()
 			}
 			if cl.rnd.IntN(2) == 0 {
 				to = via.Node()
 			}
-			cl.do(via, to, opGet, key, 0, 0, timeout)
+			o.kind = opGet
+			switch {
+			case cl.rnd.IntN(5) == 0:
+				o.consistency = Bounded
+			case cl.rnd.IntN(8) == 0:
+				o.consistency = Any
+			}
 		case p < 6:
-			cl.do(via, to, opPut, key, 0, 0, timeout)
+			o.kind = opPut
 		case p < 7:
-			cl.do(via, to, opPutAbsent, key, 0, 0, timeout)
-		case p < 9 && cl.known.key == key:
-			cl.do(via, to, opCAS, key, cl.known.put, cl.known.version, timeout)
-		case p == 9:
-			cl.do(via, to, opDelete, key, 0, 0, timeout)
+			o.kind = opPutAbsent
+		case p < 9:
+			if cl.known.key != o.key {
+				continue
+			}
+			o.kind, o.expect = opCAS, cl.known.put
+		default:
+			o.kind = opDelete
 		}
+		if o.kind != opGet && o.kind != opDelete && cl.s.mortal && cl.rnd.IntN(3) == 0 {
+			o.ttl = time.Duration(200+cl.rnd.IntN(6000)) * time.Millisecond
+		}
+		cl.do(via, to, o, time.Duration(20+cl.rnd.IntN(800))*time.Millisecond)
 	}
 }
 
-func (cl *client) do(via *Host, to string, kind int, key string, expect int, version uint64, timeout time.Duration) {
-	o := cl.history.begin(kind, key, expect)
-	req := Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: fmt.Appendf(nil, "#%d ", o.id)}
-	if o.id%16 == 0 {
-		req.Value = append(req.Value, make([]byte, 20_000)...)
-	}
-	switch kind {
+func (cl *client) anyNode() string { return cl.c.names[cl.rnd.IntN(len(cl.c.names))] }
+
+// request is what o asks for.
+func (cl *client) request(o operation) Request {
+	req := Request{Shard: testShard, Op: OpPut, Key: []byte(o.key), TTL: o.ttl}
+	switch o.kind {
 	case opGet:
-		req.Op, req.Value = OpGet, nil
-		switch {
-		case cl.rnd == nil: // at the end
-		case cl.rnd.IntN(5) == 0:
-			req.Consistency, req.MaxStaleness = Bounded, time.Duration(1+cl.rnd.IntN(2000))*time.Millisecond
-		case cl.rnd.IntN(8) == 0:
-			req.Consistency = Any
+		req.Op, req.Consistency = OpGet, o.consistency
+		if o.consistency == Bounded {
+			req.MaxStaleness = time.Duration(1+cl.rnd.IntN(2000)) * time.Millisecond
 		}
-		o.consistency = req.Consistency
+		return req
+	case opDelete:
+		req.Op = OpDelete
 	case opPutAbsent:
 		req.Cond = fsm.Cond{Kind: fsm.CondAbsent}
 	case opCAS:
-		req.Cond = fsm.Cond{Kind: fsm.CondVersion, Version: version}
-	case opDelete:
-		req.Op, req.Value = OpDelete, nil
+		req.Cond = fsm.Cond{Kind: fsm.CondVersion, Version: cl.known.version}
 	}
+	if req.Op == OpPut {
+		req.Value = fmt.Appendf(nil, "#%d ", o.id)
+		switch {
+		case cl.s.tight:
+			req.Value = append(req.Value, make([]byte, tightValue-cl.rnd.IntN(tightValue/4))...)
+		case o.id%16 == 0:
+			req.Value = append(req.Value, make([]byte, 20_000)...)
+		}
+	}
+	if cl.s.once && cl.rnd.IntN(2) == 0 {
+		req.IdempotencyKey = fmt.Sprint(o.id)
+		if cl.rnd.IntN(2) == 0 {
+			req.IdempotencyKey = fmt.Sprintf("%d-%d", time.Now().UnixMilli(), o.id)
+		}
+	}
+	return req
+}
+
+// errKeyRefused refuses: nothing was done under an idempotency key, this time.
+var errKeyRefused = errors.New("the idempotency key is not taken")
+
+func (cl *client) ask(via *Host, to string, req Request, timeout time.Duration) (Response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	resp, err := via.Do(ctx, to, req)
+	if err == nil && (resp.Status == fsm.StatusKeyTooOld || resp.Status == fsm.StatusKeyTooNew || resp.Status == fsm.StatusKeysFull) {
+		err = errKeyRefused
+	}
+	return resp, err
+}
+
+// do performs an operation. One with an idempotency key is repeated, on any node, until its outcome is known: it
+// counts as one, from the first call to the last return.
+func (cl *client) do(via *Host, to string, o operation, timeout time.Duration) {
+	o = cl.history.begin(o)
+	req := cl.request(o)
+	resp, err := cl.ask(via, to, req, timeout)
+	for tries := 0; req.IdempotencyKey != "" && errors.Is(err, ErrOutcomeUnknown) && tries < 5; tries++ {
+		time.Sleep(upTo(100*time.Millisecond, time.Second)(cl.rnd)) // past the deadline of the first, wherever it is
+		if again := cl.c.host(cl.anyNode()); again != nil {
+			if r, e := cl.ask(again, cl.anyNode(), req, time.Second); e == nil { // a refusal tells nothing of the first
+				resp, err = r, nil
+			}
+		}
+	}
 	if err := cl.history.end(o, resp, err); err != nil {
 		cl.t.Error(err)
 	}
@@ -149,11 +230,11 @@ func (cl *client) do(via *Host, to string, kind int, key string, expect int, ver
 		cl.leader = elsewhere.Leader
 	case err != nil:
 		cl.leader = ""
-	case kind == opGet && resp.Found:
+	case o.kind == opGet && resp.Found:
 		if resp.Read == ReadProbe {
 			cl.leader = resp.ServedBy
 		}
-		cl.known.key, cl.known.version = key, resp.Version
+		cl.known.key, cl.known.version = o.key, resp.Version
 		_, _ = fmt.Sscanf(string(resp.Value), "#%d", &cl.known.put) // end checked it
 	}
 }

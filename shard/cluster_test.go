@@ -26,6 +26,7 @@ type cluster struct {
 	names   []string
 	voters  int // the first so many host a voter of the shard, the others hold a replica in reserve
 	memory  map[string]*Memory
+	r       map[string]uint64 // of each node's replica, where it is not the first
 	cluster string
 	tune    func(node string, c *Config)
 	wrong   bool // the test made replicas differ
@@ -73,7 +74,7 @@ func inBubbleAtLevel1(t *testing.T, n int, tune func(string, *Config), f func(c 
 }
 
 func newCluster(t testing.TB, n int, tune func(string, *Config)) *cluster {
-	c := &cluster{t: t, voters: n, net: NewMemoryNetwork(1), memory: map[string]*Memory{}, hosts: map[string]*Host{}, tune: tune, fatals: map[string]error{},
+	c := &cluster{t: t, voters: n, net: NewMemoryNetwork(1), memory: map[string]*Memory{}, r: map[string]uint64{}, hosts: map[string]*Host{}, tune: tune, fatals: map[string]error{},
 		owned: fsm.Range{Start: 0, End: fsm.Slots}, limit: 64 << 20, look: time.Millisecond}
 	var founders []Founder
 	for i := range n {
@@ -160,17 +161,40 @@ func (c *cluster) start(name string) *Host {
 		peers[n] = Peer{Addr: addrOf(n), Incarnation: c.memory[n].Identity().Incarnation}
 	}
 	h.SetPeers(peers)
-	members := c.members()
-	if !slices.Contains(members, Member{name, 1}) {
-		members = nil // it joins
-	}
-	if err := h.OpenCache(Spec{Shard: testShard, R: 1, Members: members, Campaign: name == "a"}); err != nil {
-		c.t.Fatal(err)
-	}
+	c.open(h)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hosts[name] = h
 	return h
+}
+
+// replicaOn is the id of a node's replica.
+func (c *cluster) replicaOn(name string) ReplicaID {
+	return ReplicaID{testShard, name, max(c.r[name], 1)}
+}
+
+// open opens a node's replica.
+func (c *cluster) open(h *Host) {
+	c.t.Helper()
+	id := c.replicaOn(h.Node())
+	members := c.members()
+	if !slices.Contains(members, Member{id.Node, id.R}) {
+		members = nil // it joins
+	}
+	if err := h.OpenCache(Spec{Shard: testShard, R: id.R, Members: members, Campaign: id.Node == "a"}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// renew destroys a node's replica and opens another, which is no member yet.
+func (c *cluster) renew(name string) {
+	c.t.Helper()
+	id := c.replicaOn(name)
+	if err := c.hosts[name].Destroy(testShard, id.R); err != nil {
+		c.t.Fatal(err)
+	}
+	c.r[name] = id.R + 1
+	c.open(c.hosts[name])
 }
 
 // host returns the host of a node, nil while it is down. Any goroutine may ask.
@@ -318,6 +342,12 @@ func (c *cluster) wantGet(h *Host, key, want string) {
 // wantSameState waits until all running replicas applied the same index and compares their states.
 func (c *cluster) wantSameState() {
 	c.t.Helper()
+	c.wantSameStateOn(slices.DeleteFunc(slices.Clone(c.names), func(n string) bool { return c.hosts[n] == nil })...)
+}
+
+// wantSameStateOn is wantSameState for the replicas on some nodes.
+func (c *cluster) wantSameStateOn(nodes ...string) {
+	c.t.Helper()
 	machine := func(h *Host) *cacheMachine {
 		if i := h.Group(testShard).instance(); i != nil {
 			return i.fsm.machine.(*cacheMachine)
@@ -328,8 +358,8 @@ func (c *cluster) wantSameState() {
 	c.until("equal applied indexes", func() bool {
 		clear(sums)
 		indexes := map[uint64]bool{}
-		for _, h := range c.hosts {
-			m := machine(h)
+		for _, n := range nodes {
+			m := machine(c.hosts[n])
 			if m == nil {
 				return false
 			}
@@ -339,8 +369,8 @@ func (c *cluster) wantSameState() {
 		if len(indexes) != 1 {
 			return false
 		}
-		for n, h := range c.hosts {
-			m := machine(h)
+		for _, n := range nodes {
+			m := machine(c.hosts[n])
 			if m == nil {
 				return false
 			}

@@ -63,7 +63,7 @@ func TestSeededBugs(t *testing.T) {
 	}
 	hunt := func(t *testing.T, b bug, seeds string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNemesis$", "-test.timeout=60s")
-		cmd.Env = append(os.Environ(), "LARDER_FAULTS="+string(b), "LARDER_KIND=rich", "LARDER_SEEDS="+seeds)
+		cmd.Env = append(os.Environ(), "LARDER_FAULTS="+string(b), "LARDER_SEEDS="+seeds)
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,8 @@ type operation struct {
 	seen int // get: the state
 
 	consistency Consistency   // get
-	at          time.Duration // when it was answered
+	ttl         time.Duration // of what a put stores; 0 = none
+	began, at   time.Duration // when it was asked and answered
 }
 
 const never = math.MaxInt
@@ -50,6 +52,9 @@ func (o operation) String() string {
 		s += fmt.Sprintf("%6d", o.done)
 	}
 	s += fmt.Sprintf(" %s #%d", names[o.kind], o.id)
+	if o.ttl != 0 {
+		s += fmt.Sprintf(" for %v at %v", o.ttl, o.began)
+	}
 	if o.kind == opCAS {
 		s += fmt.Sprintf(" expects #%d", o.expect)
 	}
@@ -62,6 +67,9 @@ func (o operation) String() string {
 			s += fmt.Sprintf(" answered at %v, of age %v", o.at, o.resp.Age)
 		}
 		return s
+	}
+	if o.resp.Replayed {
+		s += " (replayed)"
 	}
 	return s + fmt.Sprintf(" -> status %d existed %v version %d at %d.%d by %s",
 		o.resp.Status, o.resp.Existed, o.resp.Version, o.resp.Index, o.resp.Position, o.resp.ServedBy)
@@ -91,11 +99,40 @@ func (o *operation) step(state int) (after int, ok bool) {
 	return after, o.resp.Status == fsm.StatusOK == holds && o.resp.Existed == (state != 0)
 }
 
+// vanishing says when an entry may go by itself. Once it has, it never comes back.
+type vanishing struct {
+	tight bool                  // memory is: at any time
+	ends  map[int]time.Duration // put -> the earliest end of its time to live; those that are not there have none
+}
+
+func (v vanishing) may(put int, by time.Duration) bool {
+	ends, mortal := v.ends[put]
+	return v.tight || mortal && by >= ends
+}
+
+// steps are the states after the operation took effect on a state, which may have vanished just before. There are
+// none where it can't have given the answer that it gave, and two only where nobody knows its answer.
+func (o *operation) steps(state int, v vanishing) (after [2]int, n int) {
+	if s, ok := o.step(state); ok {
+		after[n], n = s, n+1
+	}
+	by := o.at
+	if o.done == never {
+		by = math.MaxInt64 // it may take effect long after it was given up
+	}
+	if state != 0 && v.may(state, by) {
+		if s, ok := o.step(0); ok {
+			after[n], n = s, n+1
+		}
+	}
+	return after, n
+}
+
 // linearizable looks for an order of one key's operations in which each takes effect between its call
 // and its return and gives the answer that it gave (Wing and Gong 1993, with the memory of visited
 // configurations of Lowe 2017). Those of unknown outcome take effect after their call or never. It
 // gives up after a bounded number of configurations.
-func linearizable(ops []operation) (ok, decided bool) {
+func linearizable(ops []operation, v vanishing) (ok, decided bool) {
 	ops = slices.Clone(ops)
 	slices.SortFunc(ops, func(a, b operation) int { return cmp.Compare(a.call, b.call) })
 	taken := make([]byte, (len(ops)+7)/8)
@@ -113,7 +150,7 @@ func linearizable(ops []operation) (ok, decided bool) {
 		if left == 0 {
 			return true
 		}
-		key := string(taken) + fmt.Sprint(state)
+		key := string(strconv.AppendInt(slices.Clone(taken), int64(state), 10))
 		if visited[key] || len(visited) > limit {
 			return false
 		}
@@ -133,20 +170,22 @@ func linearizable(ops []operation) (ok, decided bool) {
 				if has(i) || (ops[i].done == never) != unknown {
 					continue
 				}
-				after, fits := ops[i].step(state)
-				if !fits || unknown && after == state {
-					continue
-				}
-				taken[i/8] |= 1 << (i % 8)
-				if !unknown {
-					left--
-				}
-				if search(first, after) {
-					return true
-				}
-				taken[i/8] &^= 1 << (i % 8)
-				if !unknown {
-					left++
+				after, n := ops[i].steps(state, v)
+				for _, next := range after[:n] {
+					if unknown && next == state { // as if it never did
+						continue
+					}
+					taken[i/8] |= 1 << (i % 8)
+					if !unknown {
+						left--
+					}
+					if search(first, next) {
+						return true
+					}
+					taken[i/8] &^= 1 << (i % 8)
+					if !unknown {
+						left++
+					}
 				}
 			}
 		}
@@ -158,6 +197,9 @@ func linearizable(ops []operation) (ok, decided bool) {
 
 // recorder collects the operations of concurrent clients.
 type recorder struct {
+	tight  bool // memory is: what was stored may vanish
+	clocks bool // they may be wrong: what has a time to live may vanish sooner, or stay longer
+
 	began    time.Time
 	mu       sync.Mutex
 	events   int
@@ -173,13 +215,14 @@ func newRecorder() *recorder {
 	return &recorder{began: time.Now(), versions: map[uint64]int{}, refused: map[int]bool{}}
 }
 
-// begin notes the call of an operation.
-func (r *recorder) begin(kind int, key string, expect int) operation {
+// begin notes the call of an operation, and gives it its id.
+func (r *recorder) begin(o operation) operation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ids++
 	r.events++
-	return operation{id: r.ids, kind: kind, key: key, expect: expect, call: r.events}
+	o.id, o.call, o.began = r.ids, r.events, time.Since(r.began)
+	return o
 }
 
 // end notes its return. What was refused is not part of the history: should it have had an effect, that
@@ -199,6 +242,8 @@ func (r *recorder) end(o operation, resp Response, err error) error {
 	case err != nil:
 		r.refused[o.id] = true
 		return nil
+	case resp.Status != fsm.StatusOK && resp.Status != fsm.StatusCondition:
+		return fmt.Errorf("status %d: %v", resp.Status, o)
 	case o.kind == opGet && resp.Found:
 		if _, err := fmt.Sscanf(string(resp.Value), "#%d", &o.seen); err != nil {
 			return fmt.Errorf("a value that nobody wrote: %q", resp.Value)
@@ -231,39 +276,84 @@ func (r *recorder) answered() int {
 	return len(r.ops) + len(r.aged) - r.unknown
 }
 
-// check judges the whole history: per key by search, and over all keys by the places in the log that
-// the answers name.
+// check judges the whole history.
 func (r *recorder) check(t testing.TB) {
 	t.Helper()
+	for _, err := range r.errors() {
+		t.Error(err)
+	}
+}
+
+// errors judges the whole history: per key by search, and over all keys by the places in the log that the answers
+// name.
+func (r *recorder) errors() (errs []error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	all := slices.Concat(r.ops, r.aged)
 	keys := map[string][]operation{}
 	for _, o := range r.ops {
 		keys[o.key] = append(keys[o.key], o)
+	}
+	for _, o := range all {
 		if o.kind == opGet && r.refused[o.seen] {
-			t.Errorf("the value of a refused write was read: %v", o)
+			errs = append(errs, fmt.Errorf("the value of a refused write was read: %v", o))
 		}
 	}
-	for _, o := range r.aged {
-		if r.refused[o.seen] {
-			t.Errorf("the value of a refused write was read: %v", o)
-		}
-	}
+	v := vanishing{tight: r.tight, ends: r.ends()}
 	for key, ops := range keys {
-		ok, decided := linearizable(ops)
+		ok, decided := linearizable(ops, v)
 		switch {
 		case !decided:
-			t.Errorf("key %s: no verdict on %d operations", key, len(ops))
+			errs = append(errs, fmt.Errorf("key %s: no verdict on %d operations", key, len(ops)))
 		case !ok:
-			t.Errorf("key %s: not linearizable:\n%s", key, list(ops))
+			errs = append(errs, fmt.Errorf("key %s: not linearizable:\n%s", key, list(ops)))
 		}
 	}
-	if err := inLogOrder(r.ops); err != nil {
-		t.Error(err)
+	found := []error{inLogOrder(r.ops), asOldAsTold(r.ops, r.aged), ofTheirPlaces(all, v)}
+	if !r.clocks {
+		found = append(found, overInTime(r.ops))
 	}
-	if err := asOldAsTold(r.ops, r.aged); err != nil {
-		t.Error(err)
+	for _, err := range found {
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
+	return errs
+}
+
+// clockError is how far the log clock may be from the true time, both when an entry is stored and when it is read,
+// while no clock is wrong: clocks of others are known to half a round trip, of a second at most.
+const clockError = time.Second
+
+// ends returns when the times to live of the puts can end at the earliest.
+func (r *recorder) ends() map[int]time.Duration {
+	ends := map[int]time.Duration{}
+	for _, o := range r.ops {
+		switch {
+		case o.ttl == 0:
+		case r.clocks:
+			ends[o.id] = 0
+		default:
+			ends[o.id] = o.began + o.ttl - clockError
+		}
+	}
+	return ends
+}
+
+// overInTime checks that nobody saw a value whose time to live was over.
+func overInTime(ops []operation) error {
+	puts := map[int]operation{}
+	for _, o := range ops {
+		if o.ttl != 0 && o.done != never && !o.resp.Replayed {
+			puts[o.id] = o
+		}
+	}
+	for _, o := range ops {
+		if p, ok := puts[o.seen]; ok && o.kind == opGet && o.began > p.at+p.ttl+clockError {
+			return fmt.Errorf("read at %v though its time was over:\n%v\n%v", o.began, p, o)
+		}
+	}
+	return nil
 }
 
 func list(ops []operation) string {
@@ -280,13 +370,9 @@ func comparePlaces(a, b operation) int {
 	return cmp.Or(cmp.Compare(a.resp.Index, b.resp.Index), cmp.Compare(a.resp.Position, b.resp.Position))
 }
 
-// asOldAsTold checks the reads that may be old against the others: their state is that of the place in the
-// log which they name, and no older than their age, so that they saw what was answered longer ago.
+// asOldAsTold checks the reads that may be old against the others: their place in the log is no older than their
+// age, so that they saw what was answered longer ago.
 func asOldAsTold(ops, aged []operation) error {
-	maybeDeleted := map[string]bool{}
-	for _, o := range ops {
-		maybeDeleted[o.key] = maybeDeleted[o.key] || o.kind == opDelete && o.done == never
-	}
 	ops = slices.DeleteFunc(slices.Clone(ops), func(o operation) bool { return o.done == never })
 	slices.SortFunc(ops, func(a, b operation) int { return cmp.Compare(a.at, b.at) })
 	aged = slices.Clone(aged)
@@ -303,32 +389,64 @@ func asOldAsTold(ops, aged []operation) error {
 			return fmt.Errorf("older than told: it did not see what was answered at %v:\n%v\n%v", last.at, last, o)
 		}
 	}
-	writes := map[string][]operation{} // those that changed their key
-	known := map[int]bool{}
+	return nil
+}
+
+// ofTheirPlaces checks that reads of all kinds, and the answers of writes, saw the state of the place in the log
+// which they name: what the write before it left, unless that has vanished meanwhile, and then nobody sees it in
+// a later place.
+func ofTheirPlaces(ops []operation, v vanishing) error {
+	keys := map[string][]operation{}
+	loose := map[string][]int{}    // by key: the puts in an unknown place
+	maybeGone := map[string]bool{} // keys of which a write in an unknown place may have left nothing
 	for _, o := range ops {
-		if o.kind != opGet && o.resp.Status == fsm.StatusOK {
-			writes[o.key] = append(writes[o.key], o)
-			known[o.id] = true
+		switch {
+		case o.done != never && !o.resp.Replayed:
+			keys[o.key] = append(keys[o.key], o)
+		case o.kind != opGet:
+			loose[o.key] = append(loose[o.key], o.id)
+			maybeGone[o.key] = maybeGone[o.key] || o.kind == opDelete || o.ttl != 0
 		}
 	}
-	for _, w := range writes {
-		slices.SortFunc(w, comparePlaces)
-	}
-	for _, o := range aged {
-		var w operation // the last before o
-		for _, x := range writes[o.key] {
-			if comparePlaces(x, o) > 0 {
-				break
+	for key, ops := range keys {
+		slices.SortStableFunc(ops, func(a, b operation) int {
+			return cmp.Or(comparePlaces(a, b), cmp.Compare(b.kind, a.kind)) // gets last: opGet is 0
+		})
+		state := 0
+		over := map[int]bool{} // states that were and are no more
+		move := func(to int) {
+			if to != state && state != 0 {
+				over[state] = true
 			}
-			w = x
+			state = to
 		}
-		state := w.id
-		if w.kind == opDelete {
-			state = 0
-		}
-		// A write of unknown outcome names no place.
-		if o.seen != state && (known[o.seen] || o.seen == 0 && !maybeDeleted[o.key]) {
-			return fmt.Errorf("the state is not that of its place, #%d:\n%v\n%v", state, w, o)
+		var last operation // it showed the state
+		for n, o := range ops {
+			shown := state
+			switch {
+			case o.kind == opGet:
+				shown = o.seen
+			case !o.resp.Existed:
+				shown = 0
+			}
+			switch {
+			case shown == state:
+			case n > 0 && o.kind == opGet && last.kind == opGet && comparePlaces(o, last) == 0:
+				return fmt.Errorf("two states of one place:\n%v\n%v", last, o)
+			case over[shown]:
+				return fmt.Errorf("it came back, after #%d:\n%v\n%v", state, last, o)
+			case shown == 0 && !maybeGone[key] && !v.may(state, o.at), shown != 0 && !slices.Contains(loose[key], shown):
+				return fmt.Errorf("the state is not that of its place, #%d:\n%v\n%v", state, last, o)
+			}
+			move(shown)
+			if o.kind != opGet && o.resp.Status == fsm.StatusOK {
+				if o.kind == opDelete {
+					move(0)
+				} else {
+					move(o.id)
+				}
+			}
+			last = o
 		}
 	}
 	return nil
@@ -377,7 +495,7 @@ func inLogOrder(ops []operation) error {
 		if i > 0 && comparePlaces(o, writes[i-1]) == 0 {
 			return fmt.Errorf("two writes in one place:\n%v\n%v", writes[i-1], o)
 		}
-		if o.resp.Status != fsm.StatusOK || o.resp.Version == 0 {
+		if o.resp.Status != fsm.StatusOK || o.resp.Version == 0 || o.resp.Replayed { // made in an earlier place
 			continue
 		}
 		if o.resp.Version <= version {
@@ -423,7 +541,7 @@ func TestHistoryChecker(t *testing.T) {
 		{"deleted comes back", []operation{op(opPut, 1, 1, 2, ok), op(opDelete, 2, 3, 4, over), read(5, 6, 1)}, false},
 		{"unknown write executed twice", []operation{op(opPut, 1, 1, never, Response{}), op(opPut, 2, 2, 3, over), read(4, 5, 2), read(6, 7, 1)}, false},
 	} {
-		if got, decided := linearizable(c.ops); got != c.want || !decided {
+		if got, decided := linearizable(c.ops, vanishing{}); got != c.want || !decided {
 			t.Errorf("%s: %v (decided %v), want %v", c.name, got, decided, c.want)
 		}
 	}
@@ -452,7 +570,9 @@ func TestHistoryChecker(t *testing.T) {
 		{"a state from before its place", aged(3*time.Second, 0, 6, 0), false},
 		{"an unknown write", aged(3*time.Second, 0, 6, 9), true},
 	} {
-		if err := asOldAsTold([]operation{first, second, lost}, []operation{c.read}); (err == nil) != c.want {
+		err := errors.Join(asOldAsTold([]operation{first, second, lost}, []operation{c.read}),
+			ofTheirPlaces([]operation{first, second, lost, c.read}, vanishing{}))
+		if (err == nil) != c.want {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -466,9 +586,79 @@ func TestHistoryChecker(t *testing.T) {
 		{"a later read lies before", []operation{at(op(opPut, 1, 1, 2, ok), 5, 1), at(read(3, 4, 0), 4, 0)}, false},
 		{"one place for two", []operation{at(op(opPut, 1, 1, 3, ok), 5, 1), at(op(opPut, 2, 2, 4, ok), 5, 2)}, false},
 		{"versions go back", []operation{at(op(opPut, 1, 1, 3, ok), 5, 2), at(op(opPut, 2, 2, 4, ok), 6, 1)}, false},
+		{"a repeated write tells its version of then", []operation{at(op(opPut, 1, 1, 5, Response{Status: fsm.StatusOK, Replayed: true}), 8, 1), at(op(opPut, 2, 2, 4, ok), 6, 2)}, true},
 	} {
 		if err := inLogOrder(c.ops); (err == nil) != c.want {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+// TestVanishingChecker ensures that the checker knows what may be gone, when, and that it stays so.
+func TestVanishingChecker(t *testing.T) {
+	const s = time.Second
+	ok, over := Response{Status: fsm.StatusOK}, Response{Status: fsm.StatusOK, Existed: true}
+	// Each is asked and answered within its second of the history, and takes the place of that number.
+	op := func(kind, at, seen int, resp Response) operation {
+		resp.Index = uint64(at)
+		return operation{kind: kind, id: at, call: 2 * at, done: 2*at + 1, began: time.Duration(at) * s, at: time.Duration(at) * s, seen: seen, resp: resp}
+	}
+	put := func(at int) operation { return op(opPut, at, 0, ok) }
+	get := func(at, seen int) operation { return op(opGet, at, seen, ok) }
+	ttl := func(o operation, ttl time.Duration) operation {
+		o.ttl = ttl
+		return o
+	}
+	unknown := func(o operation) operation {
+		o.done, o.resp = never, Response{}
+		return o
+	}
+	old := func(o operation, place uint64) operation {
+		o.consistency, o.resp.Index, o.resp.Age = Any, place, time.Hour
+		return o
+	}
+	for _, c := range []struct {
+		name          string
+		tight, clocks bool
+		want          bool
+		ops           []operation
+	}{
+		{"gone for no reason", false, false, false, []operation{put(1), get(2, 0)}},
+		{"evicted", true, false, true, []operation{put(1), get(2, 1), get(3, 0)}},
+		{"evicted and back", true, false, false, []operation{put(1), get(2, 0), get(3, 1)}},
+		{"evicted, seen by a condition, and back", true, false, false, []operation{put(1), op(opCAS, 2, 0, Response{Status: fsm.StatusCondition}), get(3, 1)}},
+		{"evicted, put anew, and the first back", true, false, false, []operation{put(1), put(2), get(3, 1)}},
+		{"evicted where it was not", true, false, false, []operation{put(1), op(opPut, 2, 0, over), get(3, 1)}},
+		{"evicted before a put where there is none", true, false, true, []operation{put(1), op(opPutAbsent, 2, 0, ok), get(3, 2)}},
+		{"not evicted before a put where there is none", true, false, false, []operation{put(1), op(opPutAbsent, 2, 0, ok), get(3, 1)}},
+		{"evicted before an unknown put where there is none", true, false, true, []operation{put(1), unknown(op(opPutAbsent, 2, 0, ok)), get(3, 2)}},
+		{"an unknown put where there is one", false, false, false, []operation{put(1), unknown(op(opPutAbsent, 2, 0, ok)), get(3, 2)}},
+		{"an old read of before its end", true, false, true, []operation{put(1), get(3, 0), old(get(4, 1), 2)}},
+		{"an old read of after its end", true, false, false, []operation{put(1), get(3, 0), old(get(4, 1), 3)}},
+		{"two states of one place", true, false, false, []operation{put(1), get(3, 0), old(get(4, 1), 3)}},
+		{"over", false, false, true, []operation{ttl(put(1), 5*s), get(3, 1), get(7, 0)}},
+		{"over too soon", false, false, false, []operation{ttl(put(1), 5*s), get(3, 0)}},
+		{"over too soon, by wrong clocks", false, true, true, []operation{ttl(put(1), 5*s), get(3, 0)}},
+		{"over, and back, by wrong clocks", false, true, false, []operation{ttl(put(1), 5*s), get(3, 0), get(4, 1)}},
+		{"over too late", false, false, false, []operation{ttl(put(1), 5*s), get(9, 1)}},
+		{"over too late, by wrong clocks", false, true, true, []operation{ttl(put(1), 5*s), get(9, 1)}},
+		{"over, and back", false, false, false, []operation{ttl(put(1), 5*s), get(7, 0), get(8, 1)}},
+		{"its successor is not over", false, false, false, []operation{ttl(put(1), 5*s), op(opPut, 2, 0, over), get(9, 0)}},
+		{"an unknown one is over", false, false, true, []operation{put(1), unknown(ttl(put(2), s)), get(3, 2), get(8, 0)}},
+		{"an unknown one took its place and is over", false, false, true, []operation{put(1), unknown(ttl(put(2), s)), get(8, 0)}},
+		{"an unknown one is over, and the one before it back", false, false, false, []operation{put(1), unknown(ttl(put(2), s)), get(8, 0), get(9, 1)}},
+	} {
+		r := newRecorder()
+		r.tight, r.clocks = c.tight, c.clocks
+		for _, o := range c.ops {
+			if o.consistency == Linearizable {
+				r.ops = append(r.ops, o)
+			} else {
+				r.aged = append(r.aged, o)
+			}
+		}
+		if errs := r.errors(); (len(errs) == 0) != c.want {
+			t.Errorf("%s: %v, want accepted %v", c.name, errs, c.want)
 		}
 	}
 }

@@ -91,14 +91,18 @@ type fault struct {
 type nemesis struct {
 	c       *cluster
 	s       scenario
+	clocks  *testClocks
+	bell    *bell // rings when something begins
 	rnd     *rand.Rand
 	faults  map[string]fault
 	log     []string
-	effects map[string]int // rounds in which a class of faults took effect
+	effects map[string]int    // rounds in which a class of faults took effect
+	wrong   string            // the node whose clock is; never two at once (R2)
+	leaving map[string]uint64 // nodes, with the configuration that their removal was planned from
 }
 
-func newNemesis(c *cluster, s scenario) *nemesis {
-	n := &nemesis{c: c, s: s, rnd: rand.New(rand.NewPCG(s.seed, 8)), effects: map[string]int{}}
+func newNemesis(c *cluster, s scenario, clocks *testClocks, bell *bell) *nemesis {
+	n := &nemesis{c: c, s: s, clocks: clocks, bell: bell, rnd: rand.New(rand.NewPCG(s.seed, 8)), effects: map[string]int{}, leaving: map[string]uint64{}}
 	n.choose()
 	return n
 }
@@ -178,13 +182,13 @@ func (n *nemesis) choose() {
 		"crash majority": {"crash", func() func() bool { return n.crash(n.shuffled()[:len(n.c.names)/2+1]...) }},
 		"crash all":      {"crash", func() func() bool { return n.crash(n.shuffled()...) }},
 		"transfer": {"transfer", func() func() bool {
-			h := n.c.hosts[n.leader()]
-			if h == nil {
+			l := n.leader()
+			if n.c.hosts[l] == nil {
 				return nil
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 			defer cancel()
-			if err := h.Group(testShard).TransferLeadership(ctx, n.any()); err != nil { // as well it may under the other faults
+			if err := n.c.hosts[l].Group(testShard).TransferLeadership(ctx, n.other(l)); err != nil { // as well it may under the other faults
 				return nil
 			}
 			return always
@@ -197,9 +201,15 @@ func (n *nemesis) choose() {
 			return func() bool { return slowed.Load() > 0 }
 		}},
 	}
+	if n.s.members {
+		all["members"] = fault{"members", n.changeMembers}
+	}
+	if n.s.clocks {
+		all["clock"] = fault{"clock", n.spoilClock}
+	}
 	n.faults = map[string]fault{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if n.rnd.IntN(2) == 0 {
+		if n.rnd.IntN(2) == 0 || all[name].class == "members" || all[name].class == "clock" {
 			n.faults[name] = all[name]
 		}
 	}
@@ -220,14 +230,14 @@ func (n *nemesis) round() {
 	for range 1 + n.rnd.IntN(3) {
 		name := names[n.rnd.IntN(len(names))]
 		n.note(name)
-		if f := n.faults[name]; true {
-			if effect := f.begin(); effect != nil {
-				judge = append(judge, func() { took[f.class] = took[f.class] || effect() })
-			}
+		n.bell.ring()
+		f := n.faults[name]
+		if effect := f.begin(); effect != nil {
+			judge = append(judge, func() { took[f.class] = took[f.class] || effect() })
 		}
 		n.sleep(300)
 	}
-	time.Sleep(n.s.active(n.rnd))
+	n.watch(n.s.active(n.rnd))
 	for _, j := range judge {
 		j()
 	}
@@ -243,7 +253,28 @@ func (n *nemesis) round() {
 	}
 	if n.rnd.IntN(4) > 0 {
 		n.heal()
-		time.Sleep(n.s.quiet(n.rnd))
+		n.watch(n.s.quiet(n.rnd))
+	}
+}
+
+// watch lets time pass, and rings whenever another node leads: then old and new leaders can contradict each other.
+func (n *nemesis) watch(d time.Duration) {
+	ready := func() (nodes string) {
+		for _, name := range n.c.names {
+			if h := n.c.hosts[name]; h != nil {
+				if i := h.Group(testShard).instance(); i != nil && i.ready.Load() != 0 {
+					nodes += name
+				}
+			}
+		}
+		return nodes
+	}
+	last := ready()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if now := ready(); now != last {
+			last = now
+			n.bell.ring()
+		}
 	}
 }
 
@@ -255,7 +286,12 @@ func (n *nemesis) sleep(millis int) { time.Sleep(time.Duration(n.rnd.IntN(millis
 
 func (n *nemesis) heal() {
 	n.note("heal")
+	n.bell.ring()
 	n.c.net.Heal()
+	if n.wrong != "" {
+		n.clocks.set(n.wrong, 0)
+		n.wrong = ""
+	}
 	for _, a := range n.c.names {
 		for _, b := range n.c.others(a) {
 			n.c.net.Release(a, b)
@@ -266,6 +302,29 @@ func (n *nemesis) heal() {
 			n.c.start(a)
 		}
 	}
+}
+
+// other is any node but one.
+func (n *nemesis) other(but string) string {
+	others := n.c.others(but)
+	return others[n.rnd.IntN(len(others))]
+}
+
+// spoilClock makes a node's wall clock jump, or stand still.
+func (n *nemesis) spoilClock() (took func() bool) {
+	if n.wrong == "" {
+		n.wrong = n.any()
+	}
+	node, before := n.wrong, n.clocks.read(n.wrong)
+	switch jump := upTo(time.Second, time.Hour)(n.rnd); n.rnd.IntN(5) {
+	case 0, 1:
+		n.clocks.set(node, jump)
+	case 2, 3:
+		n.clocks.set(node, -jump)
+	default:
+		n.clocks.stop(node)
+	}
+	return func() bool { return n.clocks.read(node) > before }
 }
 
 func (n *nemesis) any() string { return n.c.names[n.rnd.IntN(len(n.c.names))] }

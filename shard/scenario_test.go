@@ -27,13 +27,26 @@ type scenario struct {
 	entries, trailing uint64        // a snapshot after so many, so many left behind it
 	check             time.Duration // between two comparisons of the replicas
 
+	tight   bool // memory is: entries are evicted
+	mortal  bool // some have a time to live
+	once    bool // some writes have an idempotency key, and are repeated while their outcome is unknown
+	clocks  bool // one node's clock at a time may be wrong
+	members bool // nodes join the group and leave it; there is one more
+
 	clients int
+	hurried int                            // operations of a client in a row when something begins
 	think   func(*rand.Rand) time.Duration // of a client, between two operations
 	few     int                            // keys at a time
 	owned   fsm.Range                      // by the shard: sums and snapshots cost in proportion
 
 	active, quiet func(*rand.Rand) time.Duration // how long faults work, and how long there are none
 }
+
+// tightBytes is the limit of a shard that is tight, tightValue that of the values in it: nine or ten of them fit.
+const (
+	tightBytes = 16 << 10
+	tightValue = 1800
+)
 
 // What a scenario must have had, or it proves nothing.
 const (
@@ -51,12 +64,16 @@ func upTo(least, most time.Duration) func(*rand.Rand) time.Duration {
 func newScenario(seed uint64, kind string) scenario {
 	rnd := rand.New(rand.NewPCG(seed, 7))
 	s := scenario{seed: seed, rich: kind == "rich" || kind == "" && seed%16 == 0,
-		entries: uint64(8 + rnd.IntN(60)), trailing: uint64(1 + rnd.IntN(8)), few: 2}
+		entries: uint64(8 + rnd.IntN(60)), trailing: uint64(1 + rnd.IntN(8)), few: 2,
+		tight: rnd.IntN(4) == 0, mortal: rnd.IntN(3) == 0, once: rnd.IntN(3) == 0, clocks: rnd.IntN(4) == 0, members: rnd.IntN(3) == 0}
+	if s.tight {
+		s.few = 16
+	}
 	if s.rich {
 		s.nodes = 3 + 2*rnd.IntN(2)
 		s.heartbeat = upTo(200*time.Millisecond, time.Second)(rnd)
 		s.check = 100 * time.Millisecond // no fault may pass for a difference of states
-		s.clients, s.think = 4, upTo(0, 40*time.Millisecond)
+		s.clients, s.hurried, s.think = 4, 5, upTo(0, 40*time.Millisecond)
 		s.owned = fsm.Range{Start: 0, End: 1024}
 		s.active, s.quiet = upTo(0, 3*time.Second), upTo(0, 1500*time.Millisecond)
 		return s
@@ -64,13 +81,7 @@ func newScenario(seed uint64, kind string) scenario {
 	s.nodes = 3
 	s.heartbeat = upTo(500*time.Millisecond, 2*time.Second)(rnd)
 	s.check = 2 * time.Second
-	s.clients = 3
-	s.think = func(rnd *rand.Rand) time.Duration { // in bursts: what is concurrent can go wrong
-		if rnd.IntN(2) == 0 {
-			return upTo(0, 20*time.Millisecond)(rnd)
-		}
-		return upTo(0, 1800*time.Millisecond)(rnd)
-	}
+	s.clients, s.hurried, s.think = 3, 4, upTo(0, 1500*time.Millisecond)
 	s.owned = fsm.Range{Start: 0, End: 256}
 	s.active, s.quiet = upTo(0, 4*time.Second), upTo(500*time.Millisecond, 3*time.Second)
 	return s
@@ -83,11 +94,17 @@ func (s scenario) kind() string {
 	return "lean"
 }
 
+func (s *scenario) String() string {
+	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t",
+		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members)
+}
+
 // scenarioSums says how much scenarios prove.
 type scenarioSums struct {
 	scenarios, rich                                          int
 	virtual                                                  time.Duration
 	done, unknown, refused, failedConditions, terms, touches int
+	evictions, expirations, replayed                         int
 	checks                                                   int // comparisons in the last lives of the nodes
 	reads                                                    map[ReadPath]int
 	effects                                                  map[string]int // faults that took effect, by class
@@ -104,6 +121,9 @@ func (s *scenarioSums) add(o scenarioSums) {
 	s.terms += o.terms
 	s.touches += o.touches
 	s.checks += o.checks
+	s.evictions += o.evictions
+	s.expirations += o.expirations
+	s.replayed += o.replayed
 	if s.reads == nil {
 		s.reads, s.effects = map[ReadPath]int{}, map[string]int{}
 	}
@@ -128,7 +148,8 @@ func (s *scenarioSums) String() string {
 	fmt.Fprintf(&b, "%d scenarios (%d rich), %v of virtual time, %d terms\n", s.scenarios, s.rich, s.virtual.Round(time.Second), s.terms)
 	fmt.Fprintf(&b, "%d operations checked: %d of unknown outcome beside them, %d refused, %d conditions failed, reads %v\n",
 		s.done, s.unknown, s.refused, s.failedConditions, s.reads)
-	fmt.Fprintf(&b, "%d touches, %d comparisons of replicas\n", s.touches, s.checks)
+	fmt.Fprintf(&b, "%d touches, %d evictions, %d expirations, %d writes replayed, %d comparisons of replicas\n",
+		s.touches, s.evictions, s.expirations, s.replayed, s.checks)
 	fmt.Fprintf(&b, "%d faults took effect:", s.effective())
 	for _, class := range slices.Sorted(maps.Keys(s.effects)) {
 		fmt.Fprintf(&b, " %s %d", class, s.effects[class])
@@ -162,7 +183,13 @@ func (b *traceBuffer) String() string {
 func (s scenario) run(t *testing.T) scenarioSums {
 	began := time.Now()
 	trace := &traceBuffer{}
-	c := newCluster(t, s.nodes, func(_ string, c *Config) {
+	clocks, bell := newTestClocks(), newBell()
+	nodes := s.nodes
+	if s.members {
+		nodes++
+	}
+	c := newCluster(t, nodes, func(node string, c *Config) {
+		clocks.tune(node, c)
 		c.HeartbeatTimeout, c.ElectionTimeout, c.CommitTimeout = s.heartbeat, s.heartbeat, s.heartbeat/2
 		c.SnapshotEntries, c.TrailingLogs, c.CheckInterval = s.entries, s.trailing, s.check
 		if os.Getenv("LARDER_TRACE") != "" {
@@ -170,26 +197,38 @@ func (s scenario) run(t *testing.T) scenarioSums {
 		}
 	})
 	c.net = NewMemoryNetwork(s.seed)
-	c.owned, c.look = s.owned, 5*time.Millisecond
+	c.voters, c.owned, c.look = s.nodes, s.owned, 5*time.Millisecond
+	if s.tight {
+		c.limit = tightBytes
+	}
 	defer c.close()
 	c.startAll()
-	n := newNemesis(c, s)
+	n := newNemesis(c, s, clocks, bell)
 	defer func() {
 		if t.Failed() {
-			t.Logf("%d nodes, heartbeat %v, snapshot after %d entries, %d left:\n%s\n%s",
-				len(c.names), s.heartbeat, s.entries, s.trailing, strings.Join(n.log, "\n"), trace)
+			t.Logf("%s\n%s\n%s", &s, strings.Join(n.log, "\n"), trace)
 		}
 	}()
 	history, keys := newRecorder(), newKeyspace(s.owned, s.few)
+	history.tight, history.clocks = s.tight, s.clocks
+
+	if s.tight { // full from the start
+		first := &client{c: c, s: s, t: t, history: history, rnd: rand.New(rand.NewPCG(s.seed, 99))}
+		for _, key := range keys.names {
+			first.do(c.leader(), c.leader().Node(), operation{kind: opPut, key: key}, time.Second)
+		}
+	}
 
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range s.clients {
-		cl := &client{c: c, t: t, history: history, rnd: rand.New(rand.NewPCG(s.seed, uint64(100+i))), think: s.think}
-		wg.Go(func() { cl.run(stop, keys) })
+		cl := &client{c: c, s: s, t: t, history: history, rnd: rand.New(rand.NewPCG(s.seed, uint64(100+i)))}
+		wg.Go(func() { cl.run(stop, keys, bell) })
 	}
 	for time.Since(began) < leastTime || time.Since(began) < 2*leastTime && (n.effective() < leastEffects || history.answered() < leastOperations) {
-		keys.next()
+		if !s.tight { // there, what is old must meet what is new
+			keys.next()
+		}
 		n.round()
 	}
 	n.heal()
@@ -209,23 +248,25 @@ func (s scenario) run(t *testing.T) scenarioSums {
 			t.Errorf("node %s ended itself: %v", name, err)
 		}
 	}
+	members := n.settleMembers()
 	found := c.compare()
 	if o, _ := found.Outcome(); o != OutcomeEqual || found.Differ() != 0 {
 		t.Errorf("at the end replicas differ: %s, %+v", o, found)
 	}
 	l := c.leader()
-	last := &client{c: c, t: t, history: history}
+	last := &client{c: c, s: s, t: t, history: history}
 	for _, key := range keys.names {
-		last.do(l, l.Node(), opGet, key, 0, 0, 2*time.Second)
-		for _, node := range c.others(l.Node()) {
-			last.do(c.hosts[node], node, opGet, key, 0, 0, 2*time.Second)
+		for _, node := range members {
+			last.do(c.hosts[node], node, operation{kind: opGet, key: key}, 2*time.Second)
 		}
 	}
-	c.wantSameState()
+	c.wantSameStateOn(members...)
 	history.check(t)
 
 	sums.done, sums.unknown, sums.refused = history.answered(), history.unknown, len(history.refused)
 	sums.terms = int(l.Group(testShard).Status().Term)
+	stats := c.stats(l)
+	sums.evictions, sums.expirations = int(stats.Evictions), int(stats.Expirations)
 	for _, h := range c.hosts { // those of their last lives
 		sums.touches += int(touchStats(h).Replicated)
 		sums.checks += int(h.Cache(testShard).Status().Checks)
@@ -236,6 +277,9 @@ func (s scenario) run(t *testing.T) scenarioSums {
 		}
 		if o.resp.Status == fsm.StatusCondition {
 			sums.failedConditions++
+		}
+		if o.resp.Replayed {
+			sums.replayed++
 		}
 	}
 	if sums.virtual < leastTime || sums.effective() < leastEffects || sums.done < leastOperations {

@@ -16,17 +16,22 @@ type testClocks struct {
 	mu     sync.Mutex
 	offset map[string]time.Duration
 	still  map[string]time.Time // clocks that stand still
+	wrong  map[string]int       // how often one was read that is set so, or stands still
 }
 
 func newTestClocks() *testClocks {
-	return &testClocks{offset: map[string]time.Duration{}, still: map[string]time.Time{}}
+	return &testClocks{offset: map[string]time.Duration{}, still: map[string]time.Time{}, wrong: map[string]int{}}
 }
 
 func (k *testClocks) tune(node string, c *Config) {
 	c.Now = func() time.Time {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if at, ok := k.still[node]; ok {
+		at, still := k.still[node]
+		if still || k.offset[node] != 0 {
+			k.wrong[node]++
+		}
+		if still {
 			return at
 		}
 		return time.Now().Add(k.offset[node])
@@ -44,6 +49,13 @@ func (k *testClocks) stop(node string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.still[node] = time.Now().Add(k.offset[node])
+}
+
+// read is how often a node's clock was read while it was wrong.
+func (k *testClocks) read(node string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.wrong[node]
 }
 
 func (c *cluster) putTTL(h *Host, key string, ttl time.Duration) {
