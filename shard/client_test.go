@@ -88,6 +88,7 @@ type client struct {
 	s       scenario
 	t       testing.TB
 	history *recorder
+	bell    *bell
 	rnd     *rand.Rand // nil: it reads what can be read by all means
 	leader  string     // as it was last told
 	known   struct {
@@ -98,19 +99,19 @@ type client struct {
 }
 
 // run performs operations until stop: one after each pause, and a few in a row when the bell rings.
-func (cl *client) run(stop <-chan struct{}, keys *keyspace, bell *bell) {
-	rung, hurried := bell.next(), 0
+func (cl *client) run(stop <-chan struct{}, keys *keyspace) {
+	rung, hurried := cl.bell.next(), 0
 	for {
 		pause := cl.s.think(cl.rnd)
 		if hurried > 0 {
 			hurried--
-			pause = upTo(0, 20*time.Millisecond)(cl.rnd)
+			pause = max(0, upTo(-10*time.Millisecond, 10*time.Millisecond)(cl.rnd)) // half of them at the same moment
 		}
 		select {
 		case <-stop:
 			return
 		case <-rung:
-			rung, hurried = bell.next(), cl.s.hurried
+			rung, hurried = cl.bell.next(), cl.s.hurried
 			continue
 		case <-time.After(pause):
 		}
@@ -152,6 +153,9 @@ func (cl *client) run(stop <-chan struct{}, keys *keyspace, bell *bell) {
 		}
 		if o.kind != opGet && o.kind != opDelete && cl.s.mortal && cl.rnd.IntN(3) == 0 {
 			o.ttl = time.Duration(200+cl.rnd.IntN(6000)) * time.Millisecond
+			if cl.rnd.IntN(2) == 0 {
+				time.AfterFunc(o.ttl, cl.bell.ring)
+			}
 		}
 		cl.do(via, to, o, time.Duration(20+cl.rnd.IntN(800))*time.Millisecond)
 	}

@@ -253,11 +253,10 @@ func (c *cluster) others(but string) []string {
 // until waits, in virtual time, until f holds.
 func (c *cluster) until(what string, f func() bool) {
 	c.t.Helper()
-	for range time.Minute / c.look {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(c.look) {
 		if f() {
 			return
 		}
-		time.Sleep(c.look)
 	}
 	var states strings.Builder
 	for n, h := range c.hosts {

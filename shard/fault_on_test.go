@@ -10,12 +10,13 @@ import (
 	"time"
 )
 
-// found are the seeded bugs that TestNemesis finds. The others need what it does not do: clocks that are wrong, disks that
-// lose power, membership changes, or requests that it does not make.
+// found are the seeded bugs that TestNemesis finds. It meets some others too, but not within a minute on any machine: those
+// which need a process that is stopped, rather than its links and its disk, or two events in one moment. The rest
+// take a disk that loses power, a leader that is no voter, or clients that can tell what checksums tell sooner.
 var found = []bug{
 	bugFollowerLocal, bugConditionOutside, bugAckUnknown, bugUnknownRefused, bugNoReadIndex, bugLateJoin, bugReadyAtElection,
 	bugBoundedAge, bugOwnClock, bugOwnRecency, bugRestoreNoOrder, bugAckEarly, bugVolatileLog, bugReturnsWiped, bugOwnEvictions,
-	bugStaleOwner, bugRestoreMerges, bugLocalReads,
+	bugStaleOwner, bugRestoreMerges, bugLocalReads, bugTTLByOwnClock, bugNoDedup, bugRestoreNoKeys, bugLearnersCounted,
 }
 
 // chosen reports whether LARDER_BUGS, a comma-separated list, names b, or nothing.
@@ -55,20 +56,20 @@ func TestSeededBugsShow(t *testing.T) {
 	}
 }
 
-// TestSeededBugs ensures that the schedules of TestNemesis turn red for each seeded bug that they are known to find, within
-// three tries of 30 s, and stay green without one.
+// TestSeededBugs ensures that the scenarios of TestNemesis turn red for each seeded bug that they are known to find, within
+// a minute and a half, and stay green without one.
 func TestSeededBugs(t *testing.T) {
 	if os.Getenv("LARDER_BUGS") == "" && testing.Short() {
 		t.Skip("minutes")
 	}
-	hunt := func(t *testing.T, b bug, seeds string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNemesis$", "-test.timeout=60s")
-		cmd.Env = append(os.Environ(), "LARDER_FAULTS="+string(b), "LARDER_SEEDS="+seeds)
+	hunt := func(t *testing.T, b bug, limit time.Duration) (string, error) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNemesis$", "-test.timeout="+(limit+time.Minute).String())
+		cmd.Env = append(os.Environ(), "LARDER_FAULTS="+string(b), "LARDER_TIME="+limit.String())
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
 	t.Run("none", func(t *testing.T) {
-		if out, err := hunt(t, "", "8"); err != nil {
+		if out, err := hunt(t, "", 5*time.Second); err != nil {
 			t.Errorf("without a bug: %v\n%s", err, out)
 		}
 	})
@@ -79,13 +80,17 @@ func TestSeededBugs(t *testing.T) {
 		t.Run(string(b), func(t *testing.T) {
 			start := time.Now()
 			const limit = 90 * time.Second
-			for time.Since(start) < limit {
-				if out, err := hunt(t, b, "40"); err != nil && strings.Contains(out, "--- FAIL: TestNemesis/") {
-					t.Logf("found after %.1f s", time.Since(start).Seconds())
-					return
-				}
+			out, err := hunt(t, b, limit)
+			if err == nil || !strings.Contains(out, "--- FAIL: TestNemesis/") {
+				t.Fatalf("not found in %v, %v: the scenarios have lost their teeth\n%s", limit, err, out)
 			}
-			t.Errorf("not found in %v: the schedules have lost their teeth", limit)
+			t.Logf("found after %.1f s, in %s scenarios", time.Since(start).Seconds(), before(out, " scenarios ("))
 		})
 	}
+}
+
+// before is the word that comes before mark in text.
+func before(text, mark string) string {
+	text, _, _ = strings.Cut(text, mark)
+	return text[strings.LastIndexAny(text, " \n")+1:]
 }

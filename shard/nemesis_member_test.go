@@ -39,6 +39,9 @@ func (n *nemesis) changeMember(leader *Host) {
 	defer cancel()
 	switch {
 	case len(conf.Learners) > 0:
+		if n.rnd.IntN(2) == 0 {
+			return // it stays one for a while
+		}
 		learner := conf.Learners[0]
 		for range 20 { // it must have caught up
 			if learner.Recent && learner.Match >= conf.Commit {

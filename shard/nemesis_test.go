@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -35,6 +36,7 @@ func TestNemesis(t *testing.T) {
 	if n, err := strconv.ParseUint(os.Getenv("LARDER_SEEDS"), 10, 64); err == nil {
 		seeds = n
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(1000)) // much garbage, and little else
 	limit, err := time.ParseDuration(os.Getenv("LARDER_TIME"))
 	timed := err == nil
 	var (
@@ -119,7 +121,7 @@ func (n *nemesis) choose() {
 	always := func() bool { return true }
 	all := map[string]fault{
 		"isolate leader": {"partition", func() func() bool {
-			n.isolate(n.leader())
+			n.isolateLeader()
 			return n.more(func(d FaultCounts) int { return d.Cut })
 		}},
 		"isolate any": {"partition", func() func() bool {
@@ -192,6 +194,13 @@ func (n *nemesis) choose() {
 				return nil
 			}
 			return always
+		}},
+		"stall leader": {"stall", func() func() bool {
+			l := n.leader()
+			if n.rnd.IntN(2) == 0 {
+				n.isolateLeader()
+			}
+			return n.stall(l, upTo(n.s.heartbeat, 4*n.s.heartbeat)(n.rnd))
 		}},
 		"slow disks": {"slow-disk", func() func() bool {
 			var slowed atomic.Int64
@@ -287,6 +296,7 @@ func (n *nemesis) sleep(millis int) { time.Sleep(time.Duration(n.rnd.IntN(millis
 func (n *nemesis) heal() {
 	n.note("heal")
 	n.bell.ring()
+	n.sleep(50)
 	n.c.net.Heal()
 	if n.wrong != "" {
 		n.clocks.set(n.wrong, 0)
@@ -347,6 +357,19 @@ func (n *nemesis) leader() string {
 
 func (n *nemesis) isolate(name string) { n.c.net.Isolate(name, n.c.others(name)...) }
 
+// isolateLeader leaves it nobody, or a learner alone, that must not count.
+func (n *nemesis) isolateLeader() {
+	l := n.leader()
+	n.isolate(l)
+	if h := n.c.hosts[l]; h != nil && n.rnd.IntN(2) == 0 {
+		for _, learner := range h.Group(testShard).Status().Learners {
+			n.isolate(learner)
+			n.c.net.SetFaults(l, learner, LinkFaults{})
+			n.c.net.SetFaults(learner, l, LinkFaults{})
+		}
+	}
+}
+
 func (n *nemesis) everywhere(f LinkFaults) {
 	for _, a := range n.c.names {
 		for _, b := range n.c.others(a) {
@@ -355,20 +378,45 @@ func (n *nemesis) everywhere(f LinkFaults) {
 	}
 }
 
-// pause is what SIGSTOP of a process looks like to the others. Its own clients' requests go on, which
-// is as if they had all been waiting when it continued.
+// pause is what SIGSTOP of a process looks like to the others, and to its own library, which is stopped where it
+// writes to the log. Its own clients' requests go on, which is as if they had all been waiting when it continued.
 func (n *nemesis) pause(name string) (took func() bool) {
 	took = n.more(func(d FaultCounts) int { return d.Held })
+	d := upTo(0, 6*time.Second)(n.rnd)
+	n.stall(name, d)
 	for _, o := range n.c.others(name) {
-		n.c.net.Hold(name, o)
 		n.c.net.Hold(o, name)
 	}
-	n.sleep(6000)
+	time.Sleep(upTo(0, n.s.heartbeat)(n.rnd)) // what others answer meanwhile waits in its sockets until it continues
+	for _, o := range n.c.others(name) {
+		n.c.net.Hold(name, o)
+	}
+	n.watch(d)
+	n.bell.ring()
+	n.sleep(50)
 	for _, o := range n.c.others(name) {
 		n.c.net.Release(o, name)
 		n.c.net.Release(name, o)
 	}
 	return took
+}
+
+// stall makes the next write of a node's log last until d has passed.
+func (n *nemesis) stall(name string, d time.Duration) (took func() bool) {
+	h := n.c.hosts[name]
+	if h == nil {
+		return nil
+	}
+	var stalled atomic.Bool
+	end := time.Now().Add(d)
+	h.Group(testShard).store.(*memoryStore).onStore(func([]*raft.Log) error {
+		if left := time.Until(end); left > 0 {
+			stalled.Store(true)
+			time.Sleep(left)
+		}
+		return nil
+	})
+	return stalled.Load
 }
 
 func (n *nemesis) crash(names ...string) (took func() bool) {

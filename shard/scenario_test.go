@@ -31,6 +31,7 @@ type scenario struct {
 	mortal  bool // some have a time to live
 	once    bool // some writes have an idempotency key, and are repeated while their outcome is unknown
 	clocks  bool // one node's clock at a time may be wrong
+	patient bool // the first leader doubts its leadership late, as if its process had been stopped
 	members bool // nodes join the group and leave it; there is one more
 
 	clients int
@@ -63,9 +64,9 @@ func upTo(least, most time.Duration) func(*rand.Rand) time.Duration {
 // newScenario draws a scenario. kind is "lean" or "rich", or "" to let the seed decide.
 func newScenario(seed uint64, kind string) scenario {
 	rnd := rand.New(rand.NewPCG(seed, 7))
-	s := scenario{seed: seed, rich: kind == "rich" || kind == "" && seed%16 == 0,
+	s := scenario{seed: seed, rich: kind == "rich" || kind == "" && seed%32 == 0,
 		entries: uint64(8 + rnd.IntN(60)), trailing: uint64(1 + rnd.IntN(8)), few: 2,
-		tight: rnd.IntN(4) == 0, mortal: rnd.IntN(3) == 0, once: rnd.IntN(3) == 0, clocks: rnd.IntN(4) == 0, members: rnd.IntN(3) == 0}
+		tight: rnd.IntN(4) == 0, mortal: rnd.IntN(3) == 0, once: rnd.IntN(3) == 0, clocks: rnd.IntN(4) == 0, members: rnd.IntN(3) == 0, patient: rnd.IntN(3) == 0}
 	if s.tight {
 		s.few = 16
 	}
@@ -81,7 +82,7 @@ func newScenario(seed uint64, kind string) scenario {
 	s.nodes = 3
 	s.heartbeat = upTo(500*time.Millisecond, 2*time.Second)(rnd)
 	s.check = 2 * time.Second
-	s.clients, s.hurried, s.think = 3, 4, upTo(0, 1500*time.Millisecond)
+	s.clients, s.hurried, s.think = 3, 4, upTo(0, 2000*time.Millisecond)
 	s.owned = fsm.Range{Start: 0, End: 256}
 	s.active, s.quiet = upTo(0, 4*time.Second), upTo(500*time.Millisecond, 3*time.Second)
 	return s
@@ -95,8 +96,8 @@ func (s scenario) kind() string {
 }
 
 func (s *scenario) String() string {
-	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t",
-		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members)
+	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t",
+		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient)
 }
 
 // scenarioSums says how much scenarios prove.
@@ -191,6 +192,9 @@ func (s scenario) run(t *testing.T) scenarioSums {
 	c := newCluster(t, nodes, func(node string, c *Config) {
 		clocks.tune(node, c)
 		c.HeartbeatTimeout, c.ElectionTimeout, c.CommitTimeout = s.heartbeat, s.heartbeat, s.heartbeat/2
+		if s.patient && node == "a" { // its lease outlives the others' patience, and they still hear its heartbeats
+			c.HeartbeatTimeout, c.ElectionTimeout = 4*s.heartbeat, 4*s.heartbeat
+		}
 		c.SnapshotEntries, c.TrailingLogs, c.CheckInterval = s.entries, s.trailing, s.check
 		if os.Getenv("LARDER_TRACE") != "" {
 			c.Log = slog.New(slog.NewTextHandler(trace, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -222,8 +226,11 @@ func (s scenario) run(t *testing.T) scenarioSums {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range s.clients {
-		cl := &client{c: c, s: s, t: t, history: history, rnd: rand.New(rand.NewPCG(s.seed, uint64(100+i)))}
-		wg.Go(func() { cl.run(stop, keys, bell) })
+		cl := &client{c: c, s: s, t: t, history: history, bell: bell, rnd: rand.New(rand.NewPCG(s.seed, uint64(100+i)))}
+		wg.Go(func() { cl.run(stop, keys) })
+	}
+	if s.members {
+		n.changeMembers()
 	}
 	for time.Since(began) < leastTime || time.Since(began) < 2*leastTime && (n.effective() < leastEffects || history.answered() < leastOperations) {
 		if !s.tight { // there, what is old must meet what is new
