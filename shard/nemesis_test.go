@@ -56,14 +56,19 @@ func TestNemesis(t *testing.T) {
 				seed := first + n
 				t.Run(fmt.Sprint(seed), func(t *testing.T) {
 					s := newScenario(seed, os.Getenv("LARDER_KIND"))
+					defer func() { // synctest.Test does not return from what failed
+						if t.Failed() {
+							t.Logf("again: LARDER_SEED=%d LARDER_KIND=%s go test ./shard -run '^TestNemesis$' -count 20", seed, s.kind())
+						}
+					}()
 					var sums scenarioSums
 					synctest.Test(t, func(t *testing.T) { sums = s.run(t) })
-					if t.Failed() {
-						t.Logf("again: LARDER_SEED=%d LARDER_KIND=%s go test ./shard -run '^TestNemesis$' -count 20", seed, s.kind())
-					}
 					mu.Lock()
 					defer mu.Unlock()
 					total.add(sums)
+					if timed && total.scenarios%1000 == 0 { // a panic does not tell its seed
+						fmt.Printf("%d scenarios in %v, now at seed %d\n", total.scenarios, time.Since(began).Round(time.Second), first+next.Load())
+					}
 				})
 			}
 		})
@@ -80,7 +85,14 @@ func TestNemesis(t *testing.T) {
 		total.touches < n || total.reads[ReadFollower] < 5*n || total.reads[ReadLocal] < n) {
 		t.Errorf("too little happened to prove anything: %s", &total)
 	}
+	if n := total.scenarios; n >= 96 && !t.Failed() && (len(total.effects) < faultClasses || total.evictions < n || total.expirations == 0 ||
+		total.replayed == 0 || total.reads[ReadLog] == 0) {
+		t.Errorf("something never happened: %s", &total)
+	}
 }
+
+// faultClasses is how many classes of faults there are.
+const faultClasses = 15
 
 // fault is one of the ways to break a cluster. begin starts it and returns what tells, later, whether it has taken
 // effect; nil: it could not begin.
@@ -361,7 +373,7 @@ func (n *nemesis) isolate(name string) { n.c.net.Isolate(name, n.c.others(name).
 func (n *nemesis) isolateLeader() {
 	l := n.leader()
 	n.isolate(l)
-	if h := n.c.hosts[l]; h != nil && n.rnd.IntN(2) == 0 {
+	if h := n.c.hosts[l]; h != nil && n.rnd.IntN(4) > 0 {
 		for _, learner := range h.Group(testShard).Status().Learners {
 			n.isolate(learner)
 			n.c.net.SetFaults(l, learner, LinkFaults{})

@@ -70,6 +70,9 @@ func newScenario(seed uint64, kind string) scenario {
 	if s.tight {
 		s.few = 16
 	}
+	if s.members && rnd.IntN(2) == 0 { // it needs such a leader to see whom it believes
+		s.patient = true
+	}
 	if s.rich {
 		s.nodes = 3 + 2*rnd.IntN(2)
 		s.heartbeat = upTo(200*time.Millisecond, time.Second)(rnd)
@@ -193,7 +196,7 @@ func (s scenario) run(t *testing.T) scenarioSums {
 		clocks.tune(node, c)
 		c.HeartbeatTimeout, c.ElectionTimeout, c.CommitTimeout = s.heartbeat, s.heartbeat, s.heartbeat/2
 		if s.patient && node == "a" { // its lease outlives the others' patience, and they still hear its heartbeats
-			c.HeartbeatTimeout, c.ElectionTimeout = 4*s.heartbeat, 4*s.heartbeat
+			c.HeartbeatTimeout, c.ElectionTimeout = 6*s.heartbeat, 6*s.heartbeat
 		}
 		c.SnapshotEntries, c.TrailingLogs, c.CheckInterval = s.entries, s.trailing, s.check
 		if os.Getenv("LARDER_TRACE") != "" {
@@ -229,8 +232,8 @@ func (s scenario) run(t *testing.T) scenarioSums {
 		cl := &client{c: c, s: s, t: t, history: history, bell: bell, rnd: rand.New(rand.NewPCG(s.seed, uint64(100+i)))}
 		wg.Go(func() { cl.run(stop, keys) })
 	}
-	if s.members {
-		n.changeMembers()
+	if s.members { // a learner from the start
+		n.changeMember(c.leader())
 	}
 	for time.Since(began) < leastTime || time.Since(began) < 2*leastTime && (n.effective() < leastEffects || history.answered() < leastOperations) {
 		if !s.tight { // there, what is old must meet what is new
