@@ -42,6 +42,7 @@ func TestSeededBugsShow(t *testing.T) {
 		{bugExpireBlindly, "TestExpiryLeavesTheNext", `want "next"`},
 		{bugNoDedup, "TestIncrOnceOverFailover", `want "6"`},
 		{bugRestoreNoKeys, "TestIncrOnceOverSnapshot", "after the snapshot"},
+		{bugChecksumSilent, "TestFollowerDiverges", "not found within"},
 	} {
 		if !chosen(tt.bug) {
 			continue
