@@ -61,6 +61,10 @@ func TestNemesis(t *testing.T) {
 							t.Logf("again: LARDER_SEED=%d LARDER_KIND=%s go test ./shard -run '^TestNemesis$' -count 20", seed, s.kind())
 						}
 					}()
+					stuck := time.AfterFunc(patience, func() {
+						panic(fmt.Sprintf("seed %d (%s) does not end: virtual time stands still while anything works without a pause", seed, s.kind()))
+					})
+					defer stuck.Stop()
 					var sums scenarioSums
 					synctest.Test(t, func(t *testing.T) { sums = s.run(t) })
 					mu.Lock()
@@ -90,6 +94,9 @@ func TestNemesis(t *testing.T) {
 		t.Errorf("something never happened: %s", &total)
 	}
 }
+
+// patience is how long a scenario may take, in real time: a thousand times as long as most do.
+const patience = time.Minute
 
 // faultClasses is how many classes of faults there are.
 const faultClasses = 15
