@@ -235,7 +235,7 @@ func (s scenario) run(t *testing.T) scenarioSums {
 	if s.members { // a learner from the start
 		n.changeMember(c.leader())
 	}
-	for time.Since(began) < leastTime || time.Since(began) < 2*leastTime && (n.effective() < leastEffects || history.answered() < leastOperations) {
+	for time.Since(began) < leastTime || time.Since(began) < 4*leastTime && (n.effective() < leastEffects || history.answered() < leastOperations) {
 		if !s.tight { // there, what is old must meet what is new
 			keys.next()
 		}
