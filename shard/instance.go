@@ -136,8 +136,9 @@ func (i *instance) becomeReady() {
 			continue
 		}
 		if m, ok := i.fsm.machine.(clocked); ok {
-			// The first stamp of all needs the time of day: from zero, time would not go on but jump.
-			for m.Clock() == 0 && i.raft.State() == raft.Leader {
+			// The first stamp needs the time of day, which a majority tells as soon as it can be reached: from where the log's
+			// time stood before an outage it would not go on but jump, and take what was stored meanwhile with it.
+			for i.raft.State() == raft.Leader {
 				if _, known := i.wall(); known {
 					break
 				}

@@ -31,6 +31,9 @@ type replicaStore interface {
 	Term() uint64
 	// Kind is the type of the entry at index; false when the log does not hold it.
 	Kind(index uint64) (raft.LogType, bool)
+	// base is the lowest index of which the store knows the term: that of its first entry, or of the snapshot that
+	// ends right before it. false: it knows of none.
+	base() (index, term uint64, ok bool)
 	// setBoundary tells the store which entry its snapshot ends with (see repair).
 	setBoundary(index, term uint64)
 	// Close ends the store, after the Raft instance on it has. It is idempotent.
@@ -253,6 +256,21 @@ func (s *store) setBoundary(index, term uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.boundary = raft.Log{Index: index, Term: term, Type: boundaryType}
+}
+
+// base implements replicaStore.
+func (s *store) base() (index, term uint64, ok bool) {
+	s.mu.RLock()
+	first, boundary := s.first, s.boundary
+	s.mu.RUnlock()
+	if boundary.Index != 0 && (first == 0 || first == boundary.Index+1) {
+		return boundary.Index, boundary.Term, true
+	}
+	var log raft.Log
+	if first == 0 || s.GetLog(first, &log) != nil {
+		return 0, 0, false
+	}
+	return log.Index, log.Term, true
 }
 
 // StoreLog stores one entry.

@@ -236,6 +236,7 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		if err != nil {
 			return nil, false, err
 		}
+		t.trim(args)
 		resp, err := t.deliver(ctx, args, nil)
 		if err != nil {
 			return nil, false, err
@@ -277,6 +278,26 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		return answer, false, err
 	}
 	return nil, false, fmt.Errorf("unknown Raft message %d", rpc)
+}
+
+// trim leaves out of a leader's request what this replica knows to be committed and has no entries of any more to hold it
+// against: its log begins later. A leader asks so whose follower took entries, and then a snapshot of its own, while the answers
+// were lost. The library refuses that, the leader sends its snapshot, which is older and of no use here, goes on behind that, and
+// begins anew, for as long as it has no newer one.
+//
+// What is committed is the same in the logs of all later leaders (Ongaro and Ousterhout 2014, 5.4), so the request that is left is
+// one that this leader could have sent: its commit index is at most its last entry (see AppendEntries), which still holds.
+func (t *transport) trim(args *raft.AppendEntriesRequest) {
+	inst, store := t.group.instance(), t.group.store
+	base, term, ok := store.base()
+	if !ok || isHeartbeat(args) || args.PrevLogEntry >= base || inst == nil || inst.trans != t ||
+		args.Term < store.Term() || base > max(inst.fsm.applied.at(), inst.raft.CommitIndex()) {
+		return
+	}
+	args.PrevLogEntry, args.PrevLogTerm = base, term
+	for len(args.Entries) > 0 && args.Entries[0].Index <= base {
+		args.Entries = args.Entries[1:]
+	}
 }
 
 // timeoutNow starts an election on the leader's word, once per term, while that term lasts and only
