@@ -42,7 +42,8 @@ func nightlyCommand() *cobra.Command {
 		Use: "nightly", Short: "Run cluster after cluster, over all workloads, with and without room for all", Args: cobra.NoArgs,
 		Long: `Run cluster after cluster, over all workloads, with and without room for all, each with a seed of its own.
 It ends at once where a run is invalid. An index.html of all runs is written to the folder. What is proved is the least
-that one of the runs proves, and not proved where some class of faults had no effect in strict or in tight runs.`,
+that one of the runs proves, and not proved where some class of faults had no effect in strict or in tight runs: once time
+is up, such classes have one more run of their own.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !c.Flags().Changed("seed") {
 				n.seed = uint64(rand.Uint32())
@@ -109,25 +110,44 @@ func (n nightly) run(ctx context.Context) (check.Verdict, error) {
 	if err := os.MkdirAll(n.out, 0o755); err != nil {
 		return "", err
 	}
-	binary, remove, err := binaryOf(options{}, true)
-	if err != nil {
-		return "", err
-	}
-	defer remove()
-	n.args = append(n.args, "--binary="+binary, "--out="+n.out)
-	next, end := n.order(), time.Now().Add(n.time)
-	t := tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}}
-	for seed := n.seed; time.Now().Before(end) && ctx.Err() == nil && t.worst != check.Invalid; seed++ {
-		dir, err := n.one(ctx, next(), seed)
+	var builds [2]string // what users run, and the build with the tag faults
+	for i := range builds {
+		binary, remove, err := binaryOf(options{}, i == 1)
 		if err != nil {
 			return "", err
+		}
+		defer remove()
+		builds[i] = binary
+	}
+	n.args = append(n.args, "--out="+n.out)
+	t := tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}}
+	seed := n.seed
+	one := func(k kind, faults ...string) error {
+		dir, err := n.one(ctx, k, seed, builds, faults)
+		if err != nil {
+			return err
 		}
 		s, err := summaryOf(dir)
 		if err != nil {
-			return "", err
+			return err
 		}
+		seed++
 		t.add(dir, s)
 		fmt.Fprintln(n.say, line(s, dir))
+		return nil
+	}
+	goOn := func() bool { return ctx.Err() == nil && t.worst != check.Invalid }
+	for next, end := n.order(), time.Now().Add(n.time); goOn() && time.Now().Before(end); {
+		if err := one(next()); err != nil {
+			return "", err
+		}
+	}
+	for _, mode := range modes {
+		if missing := t.missing(mode); len(missing) > 0 && goOn() {
+			if err := one(kind{"mixed", mode}, missing...); err != nil {
+				return "", err
+			}
+		}
 	}
 	if _, err := report.Index(n.out, t.dirs...); err != nil {
 		return "", err
@@ -136,8 +156,9 @@ func (n nightly) run(ctx context.Context) (check.Verdict, error) {
 	return t.verdict(n), nil
 }
 
-// one makes a run and returns its folder. What it says goes to a file beside that.
-func (n nightly) one(ctx context.Context, k kind, seed uint64) (dir string, err error) {
+// one makes a run and returns its folder. What it says goes to a file beside that. faults are those it is about, none: its
+// seed draws them.
+func (n nightly) one(ctx context.Context, k kind, seed uint64, builds [2]string, faults []string) (dir string, err error) {
 	log, err := os.Create(filepath.Join(n.out, fmt.Sprintf("%s-%s-%d.txt", k.workload, k.mode, seed)))
 	if err != nil {
 		return "", err
@@ -145,11 +166,19 @@ func (n nightly) one(ctx context.Context, k kind, seed uint64) (dir string, err 
 	defer log.Close()
 	o := options{say: log}
 	args := append([]string{"--workload=" + k.workload, "--mode=" + string(k.mode), fmt.Sprintf("--seed=%d", seed)}, n.args...)
-	if err := newRunCommand(&o).ParseFlags(args); err != nil {
+	if len(faults) > 0 {
+		args = append(args, "--nemesis="+strings.Join(faults, ","))
+	}
+	c := newRunCommand(&o)
+	if err := c.ParseFlags(args); err != nil {
 		return "", err
 	}
 	if err := o.validate(); err != nil {
 		return "", err
+	}
+	o.given, o.binary = given(c), builds[0]
+	if o.takesBuild() {
+		o.binary = builds[1]
 	}
 	_, dir, err = perform(ctx, o)
 	return dir, err
@@ -213,20 +242,23 @@ func worse(a, b check.Verdict) check.Verdict {
 
 // verdict is what all of it proves.
 func (t *tally) verdict(n nightly) check.Verdict {
-	lacks := t.checked < n.least.checked || t.effective < n.least.effective || len(t.missing()) > 0
+	lacks := t.checked < n.least.checked || t.effective < n.least.effective
+	for _, mode := range modes {
+		lacks = lacks || len(t.missing(mode)) > 0
+	}
 	if lacks {
 		return worse(t.worst, check.NotProved)
 	}
 	return t.worst
 }
 
-// missing names the classes of faults that had no effect in some mode.
-func (t *tally) missing() (classes []string) {
+var modes = []history.Mode{history.Strict, history.Tight}
+
+// missing names the classes of faults that had no effect in a mode.
+func (t *tally) missing(mode history.Mode) (classes []string) {
 	for _, class := range nemesis.Classes() {
-		for _, mode := range []history.Mode{history.Strict, history.Tight} {
-			if t.effects[mode][string(class)] == 0 {
-				classes = append(classes, fmt.Sprintf("%s in %s mode", class, mode))
-			}
+		if t.effects[mode][string(class)] == 0 {
+			classes = append(classes, string(class))
 		}
 	}
 	return classes
@@ -243,8 +275,10 @@ func (t *tally) String() string {
 		}
 		fmt.Fprintf(&b, "faults that took effect in %s mode: %s\n", mode, strings.Join(parts, ", "))
 	}
-	if missing := t.missing(); len(missing) > 0 {
-		fmt.Fprintf(&b, "not proved: no effect of faults of class %s\n", strings.Join(missing, ", "))
+	for _, mode := range modes {
+		if missing := t.missing(mode); len(missing) > 0 {
+			fmt.Fprintf(&b, "not proved: in %s mode no effect of faults of class %s\n", mode, strings.Join(missing, ", "))
+		}
 	}
 	return b.String()
 }

@@ -65,7 +65,7 @@ func TestTally(t *testing.T) {
 		{"one undecided", []report.Summary{summary(check.Undecided, history.Strict, ""), summary(check.Valid, history.Tight, "")}, check.Undecided, "1 of 2"},
 		{"one invalid", []report.Summary{summary(check.Undecided, history.Strict, ""), summary(check.Invalid, history.Tight, "")}, check.Invalid, "0 of 2"},
 		{"too few", []report.Summary{summary(check.Valid, history.Strict, "")}, check.NotProved, "100 operations checked"},
-		{"no clock without room", []report.Summary{summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Tight, nemesis.Clock)}, check.NotProved, "clock in tight mode"},
+		{"no clock without room", []report.Summary{summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Tight, nemesis.Clock)}, check.NotProved, "in tight mode no effect of faults of class clock"},
 	} {
 		tl := tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}}
 		for _, s := range tt.runs {

@@ -37,10 +37,15 @@ func resolve(o *options) nemesis.Need {
 	if o.disk == string(cluster.Loop) {
 		have |= nemesis.Loop
 	}
-	if o.bug != "" || len(o.nemesis) == 0 && o.seed%swarmFaultsBuild == 0 || wantsBuild(o.nemesis) {
+	if o.takesBuild() {
 		have |= nemesis.Build
 	}
 	return have
+}
+
+// takesBuild reports whether the run may need a build with the tag faults.
+func (o options) takesBuild() bool {
+	return o.bug != "" || len(o.nemesis) == 0 && o.seed%swarmFaultsBuild == 0 || wantsBuild(o.nemesis)
 }
 
 // wantsBuild reports whether faults need a build with the tag faults.
