@@ -109,7 +109,9 @@ func staleVerify(t *testing.T) (fooled bool) {
 // TestLearnersNeverConfirm ensures that a leader which reaches a learner but no other voter serves no
 // read, where VerifyLeader counts the learner's answer.
 func TestLearnersNeverConfirm(t *testing.T) {
-	inBubbleWithSpares(t, 4, 1, patient("a"), func(c *cluster) {
+	// Nobody doubts the leader, however long the learner takes to catch up.
+	calm := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 20*time.Second, 20*time.Second }
+	inBubbleWithSpares(t, 4, 1, calm, func(c *cluster) {
 		l := c.lead("a")
 		c.mustPut(l, "k", "v")
 		c.addLearner(l, "d")

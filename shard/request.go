@@ -124,6 +124,7 @@ type Response struct {
 	HasTTL    bool
 	TTL       time.Duration // left, when HasTTL
 	Read      ReadPath
-	// Age is how old the state that was read may be; 0 for linearizable reads.
+	// Age is how old the state that was read may be when it is answered, so it may exceed MaxStaleness
+	// by the time that the request took; 0 for linearizable reads.
 	Age time.Duration
 }

@@ -20,8 +20,9 @@ import (
 //  2. at its place, the key held what the read shows;
 //
 // and, without them, what a client sees: no value that was replaced for longer than the bound, no
-// absence of a value that was there for longer and was not removed since. An answer must not
-// call itself older than the bound either.
+// absence of a value that was there for longer and was not removed since. Nor may an answer call itself
+// older than the bound and the time that it took: the bound counts from when the read was asked for,
+// the age to when it was answered.
 //
 // A value that may vanish may be absent at any time.
 func Bounded(ops []history.Operation, mode history.Mode) []Violation {
@@ -38,8 +39,8 @@ func Bounded(ops []history.Operation, mode history.Mode) []Violation {
 			c.value(o)
 			c.atPlace(o)
 			c.seen(o)
-			if limit := int(math.Ceil(o.MaxStaleness.Seconds())); o.Age > limit {
-				c.report(fmt.Sprintf("an answer that may be %v old says to be %d s old", o.MaxStaleness, o.Age), o)
+			if limit := o.MaxStaleness + o.Return - o.Invoke; o.Age > int(math.Ceil(limit.Seconds())) {
+				c.report(fmt.Sprintf("an answer that may be %v old says to be %d s old", limit, o.Age), o)
 			}
 		}
 	}

@@ -59,6 +59,11 @@ func TestGoodOldReads(t *testing.T) {
 			s.bounded("a", 10, 5)
 			s.bounded("", 0, 6)
 		},
+		"old by the time it took": func(s *script) {
+			s.put("a", 10, 5)
+			o := s.bounded("a", 10, 5)
+			o.MaxStaleness, o.Age = time.Second, 2 // a little over a second, rounded up
+		},
 		"any age": func(s *script) {
 			s.put("a", 10, 5)
 			s.put("b", 11, 6)
@@ -173,6 +178,11 @@ func TestForgedOldReads(t *testing.T) {
 		{"says to be too old", func(s *script) {
 			s.put("a", 10, 5)
 			s.bounded("a", 10, 5).Age = 2
+		}, "bounded"},
+		{"says to be too old for the time it took", func(s *script) {
+			s.put("a", 10, 5)
+			o := s.bounded("a", 10, 5)
+			o.MaxStaleness, o.Age = time.Second, 3
 		}, "bounded"},
 		{"bounded, nobody's value", func(s *script) { s.bounded("z", 10, 5) }, "bounded"},
 		{"any, nobody's value", func(s *script) { s.any("z", 10, 5) }, "any"},
