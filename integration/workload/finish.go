@@ -14,8 +14,10 @@ import (
 
 const (
 	// finishers read at the same time, each waiting finishTimeout for an answer.
-	finishers     = 8
+	finishers     = 32
 	finishTimeout = 3 * time.Second
+	// keyTime is how long it may take until a key can be read.
+	keyTime = 30 * time.Second
 	// everyWay is the number of keys up to which each is read at every node; of more, each is read at two.
 	everyWay = 1500
 	// finishPause is how long to wait for a node that refused.
@@ -23,11 +25,14 @@ const (
 )
 
 // Finish reads every key that was ever used, when nothing else runs and all is healed: through a node, by nodes alone, and by reads
-// that may be old; Stop must have been called. It returns the linearizable reads, and records all. It fails where a key can't be read before ctx ends.
+// that may be old; Stop must have been called. It returns the linearizable reads, and records all. It fails where a key can't be
+// read for keyTime, and reads no more then, or when ctx ends.
 func (l *Load) Finish(ctx context.Context) ([]history.Operation, error) {
 	if l.tables.first() > 0 {
 		return l.finishSetting(ctx)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	keys := l.keys.names()
 	next := make(chan int)
 	var (
@@ -47,6 +52,7 @@ func (l *Load) Finish(ctx context.Context) ([]history.Operation, error) {
 				final = append(final, ops...)
 				if err != nil {
 					errs = append(errs, err)
+					cancel()
 				}
 				mu.Unlock()
 			}
@@ -76,16 +82,18 @@ func (l *Load) finishKey(ctx context.Context, c *client.Client, process int, key
 	targets := l.cfg.Targets
 	var final []history.Operation
 	var last history.Operation
+	reading, cancel := context.WithTimeout(ctx, keyTime)
+	defer cancel()
 	for i := n; ; i++ {
-		last = c.Do(ctx, targets[i%len(targets)], history.Operation{Process: process, Kind: history.Get, Key: key, NoTouch: true})
+		last = c.Do(reading, targets[i%len(targets)], history.Operation{Process: process, Kind: history.Get, Key: key, NoTouch: true})
 		if last.Outcome == history.OK {
 			final = append(final, last)
 			break
 		}
-		if ctx.Err() != nil {
+		if reading.Err() != nil {
 			return nil, fmt.Errorf("key %s can't be read at the end: %s", key, last)
 		}
-		pause(ctx, finishPause)
+		pause(reading, finishPause)
 	}
 	nodes := targets
 	if !everywhere {

@@ -41,9 +41,11 @@ type runner struct {
 }
 
 const (
-	// readyTime bounds the start of the cluster, warmTime what the clients may take to reach their rate.
+	// readyTime bounds the start of the cluster, warmTime what the clients may take to reach their rate, finalTime
+	// the reads of all keys at the end: there may be many.
 	readyTime = 60 * time.Second
 	warmTime  = 20 * time.Second
+	finalTime = 5 * time.Minute
 	// limitMore is how much longer than its faults a run may take before its cluster is killed.
 	limitMore = 10 * time.Minute
 )
@@ -201,7 +203,7 @@ func (r *runner) fire(ctx context.Context) {
 	r.end(ctx)
 	stopLoad()
 	r.converge(context.WithoutCancel(ctx))
-	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTime)
+	final, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalTime)
 	defer cancel()
 	var err error
 	if r.run.Final, err = r.load.Finish(final); err != nil {
