@@ -399,3 +399,21 @@ func TestReplayedAnswers(t *testing.T) {
 		t.Error("a replaced value came back unnoticed")
 	}
 }
+
+// TestConditionOnReplayedVersion ensures that a condition may hold on a version which a repeated answer alone has told,
+// and on none that was replaced.
+func TestConditionOnReplayedVersion(t *testing.T) {
+	s := &script{}
+	s.put("one", 10, 1)
+	s.put("two", 11, 2)
+	s.ops[1].Replayed, s.ops[1].Attempts, s.ops[1].Place.Index = true, 2, 3
+	s.add(history.Operation{Kind: history.Replace, Value: "three", IfMatch: 11, Existed: true, Version: 12, Place: at(4)})
+	s.get("three", 12, 5)
+	if r := Verify(s.ops, s.ops[3:], limit); len(r.Violations) > 0 {
+		t.Errorf("a version that a repeated answer told: %v", r.Violations)
+	}
+	s.add(history.Operation{Kind: history.Replace, Value: "four", IfMatch: 11, Existed: true, Version: 13, Place: at(6)})
+	if v, _ := Certificate(s.ops, history.Strict); len(v) == 0 {
+		t.Error("a condition on a replaced version held unnoticed")
+	}
+}

@@ -65,8 +65,8 @@ func (r *replay) changes(o *history.Operation) {
 		}
 	case history.Replace, history.DeleteIf:
 		// The version was shown before the request was made, so at a lower place: it is the one
-		// there, or it is gone for good.
-		if !r.present || r.version != o.IfMatch {
+		// there, or it is gone for good. Unless it was shown by a repeated answer, or a read that may be old.
+		if (!r.present || r.version != o.IfMatch) && (o.IfMatch <= r.floor || !r.possible(o, true)) {
 			r.wrong("a condition held that can't hold at its place", o)
 		}
 	}

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ type Recorder struct {
 
 	mu      sync.Mutex // guards what follows
 	ops     []Operation
+	count   map[Outcome]int // of ops
 	defects []error
 }
 
@@ -20,7 +22,7 @@ type Recorder struct {
 const maxDefects = 100
 
 // NewRecorder starts the clock of a recording.
-func NewRecorder() *Recorder { return &Recorder{start: time.Now()} }
+func NewRecorder() *Recorder { return &Recorder{start: time.Now(), count: map[Outcome]int{}} }
 
 // Now is the time since the start of the recording.
 func (r *Recorder) Now() time.Duration { return time.Since(r.start) }
@@ -34,6 +36,7 @@ func (r *Recorder) Add(o Operation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ops = append(r.ops, o)
+	r.count[o.Outcome]++
 }
 
 // Defect records that the server broke its interface, which fails a run whatever the checks say.
@@ -63,11 +66,7 @@ func (r *Recorder) Operations() []Operation {
 func (r *Recorder) Count() map[Outcome]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := map[Outcome]int{}
-	for i := range r.ops {
-		n[r.ops[i].Outcome]++
-	}
-	return n
+	return maps.Clone(r.count)
 }
 
 // WriteFile writes the operations to path, one JSON object a line, for a person or another checker.

@@ -34,46 +34,39 @@ func (m *meter) rate() float64 {
 	return rate
 }
 
-// recover waits until the clients' successes are back at their share of what they were, and returns when the
-// second began in which they were. Where they are not, but hardly anything fails, it is the machine that became slow, not
-// the cluster that does not serve: that time is 0 then, and what they are is what they must be back at from then on.
+// recover waits until the clients' successes are back, and returns when the second began in which they were: at their
+// share of what they were, or, as machines become slow too, hardly anything of what is asked for fails.
 func (r *runner) recover(ctx context.Context) (back time.Duration, ok bool) {
 	waiting, cancel := context.WithTimeout(ctx, recoverTime+meterTime)
 	defer cancel()
 	// Several meters, each a part of a second later than the one before, so that a second may begin at any of them.
 	const parts = 5
 	type started struct {
-		at    time.Duration
-		meter *meter
+		at     time.Duration
+		meter  *meter
+		before map[history.Outcome]int
 	}
 	var running []started
 	for waiting.Err() == nil {
-		running = append(running, started{r.recorder.Now(), newMeter(r.done)})
+		running = append(running, started{r.recorder.Now(), newMeter(r.done), r.recorder.Count()})
 		sleep(waiting, meterTime/parts)
 		if len(running) < parts {
 			continue
 		}
 		first := running[0]
 		running = running[1:]
-		if rate := first.meter.rate(); rate >= recoverShare*r.rate {
+		rate := first.meter.rate()
+		if rate >= recoverShare*r.rate || rate >= r.o.least && well(first.before, r.recorder.Count()) {
 			return first.at, true
 		}
 	}
-	return 0, ctx.Err() == nil && r.slowButWell(ctx)
+	return 0, false
 }
 
-// slowButWell reports whether clients have what they ask for, if slowly.
-func (r *runner) slowButWell(ctx context.Context) bool {
-	const wellShare = 0.95
-	before, rates := r.recorder.Count(), newMeter(r.done)
-	sleep(ctx, meterTime)
-	after, rate := r.recorder.Count(), rates.rate()
+// well reports whether hardly anything failed between two counts.
+func well(before, after map[history.Outcome]int) bool {
+	const share = 0.95
 	ok := after[history.OK] - before[history.OK]
 	bad := after[history.Refused] - before[history.Refused] + after[history.Unknown] - before[history.Unknown]
-	if rate < r.o.least || float64(ok) < wellShare*float64(ok+bad) {
-		return false
-	}
-	r.note("%d of %d operations succeed, but %.0f a second instead of %.0f: a slow machine", ok, ok+bad, rate, r.rate)
-	r.rate = rate
-	return true
+	return float64(ok) >= share*float64(ok+bad)
 }
