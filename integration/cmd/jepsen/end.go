@@ -51,7 +51,7 @@ func (r *runner) end(ctx context.Context) {
 	}
 	f.Healed = r.recorder.Now()
 	r.run.Faults = append(r.run.Faults, f)
-	if _, ok := r.recover(ctx); !ok && ctx.Err() == nil {
+	if _, ok := r.recover(ctx, f.Healed); !ok && ctx.Err() == nil {
 		r.fail("after all was mended the clients' successes were not back in %v: %s", recoverTime, r.system.describe(ctx))
 	}
 }

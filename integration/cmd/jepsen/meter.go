@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"slices"
+	"sort"
+	"sync"
 	"time"
 
 	"github.com/larder-cache/larder/integration/history"
@@ -34,39 +37,68 @@ func (m *meter) rate() float64 {
 	return rate
 }
 
-// recover waits until the clients' successes are back, and returns when the second began in which they were: at their
-// share of what they were, or, as machines become slow too, hardly anything of what is asked for fails.
-func (r *runner) recover(ctx context.Context) (back time.Duration, ok bool) {
-	waiting, cancel := context.WithTimeout(ctx, recoverTime+meterTime)
-	defer cancel()
-	// Several meters, each a part of a second later than the one before, so that a second may begin at any of them.
-	const parts = 5
-	type started struct {
-		at     time.Duration
-		meter  *meter
-		before map[history.Outcome]int
+// pulse is what the clients had come to at a time.
+type pulse struct {
+	at      time.Duration
+	done    int64 // the load's successes
+	ok, bad int   // of all that is recorded
+}
+
+// pulses are taken all the time, so that a recovery counts which was over before anybody looked for it.
+type pulses struct {
+	mu    sync.Mutex // guards taken
+	taken []pulse
+}
+
+// pulseTime is between two of them, a part of meterTime.
+const (
+	pulseParts = 5
+	pulseTime  = meterTime / pulseParts
+)
+
+// take adds pulses until ctx ends.
+func (p *pulses) take(ctx context.Context, r *runner) {
+	for ctx.Err() == nil {
+		count := r.recorder.Count()
+		now := pulse{r.recorder.Now(), r.done(), count[history.OK], count[history.Refused] + count[history.Unknown]}
+		p.mu.Lock()
+		p.taken = append(p.taken, now)
+		p.mu.Unlock()
+		sleep(ctx, pulseTime)
 	}
-	var running []started
-	for waiting.Err() == nil {
-		running = append(running, started{r.recorder.Now(), newMeter(r.done), r.recorder.Count()})
-		sleep(waiting, meterTime/parts)
-		if len(running) < parts {
-			continue
+}
+
+// since returns those from a time on.
+func (p *pulses) since(at time.Duration) []pulse {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := sort.Search(len(p.taken), func(i int) bool { return p.taken[i].at >= at })
+	return slices.Clone(p.taken[i:])
+}
+
+// recover waits until the clients' successes are back after a time, and returns when the second began in which they were:
+// at their share of what they were, or, as machines become slow too, hardly anything of what is asked for fails.
+func (r *runner) recover(ctx context.Context, after time.Duration) (back time.Duration, ok bool) {
+	for ctx.Err() == nil {
+		taken := r.pulses.since(after)
+		for i := 0; i+pulseParts < len(taken); i++ {
+			first, last := taken[i], taken[i+pulseParts]
+			if first.at > after+recoverTime {
+				return 0, false
+			}
+			rate := float64(last.done-first.done) / (last.at - first.at).Seconds()
+			if rate >= recoverShare*r.rate || rate >= r.o.least && wellFrom(first, last) {
+				return first.at, true
+			}
 		}
-		first := running[0]
-		running = running[1:]
-		rate := first.meter.rate()
-		if rate >= recoverShare*r.rate || rate >= r.o.least && well(first.before, r.recorder.Count()) {
-			return first.at, true
-		}
+		sleep(ctx, pulseTime)
 	}
 	return 0, false
 }
 
-// well reports whether hardly anything failed between two counts.
-func well(before, after map[history.Outcome]int) bool {
+// wellFrom reports whether hardly anything failed from one pulse to another.
+func wellFrom(first, last pulse) bool {
 	const share = 0.95
-	ok := after[history.OK] - before[history.OK]
-	bad := after[history.Refused] - before[history.Refused] + after[history.Unknown] - before[history.Unknown]
+	ok, bad := last.ok-first.ok, last.bad-first.bad
 	return float64(ok) >= share*float64(ok+bad)
 }

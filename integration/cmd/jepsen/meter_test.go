@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -17,10 +18,12 @@ func TestRecover(t *testing.T) {
 		name            string
 		early, late     int // successes a second, before and after 3 s
 		failures        int // a second, after 3 s
+		looked          time.Duration
 		ok              bool
 		atLeast, atMost time.Duration
 	}{
 		{name: "at once", early: usual, late: usual, ok: true, atMost: 300 * time.Millisecond},
+		{name: "before anybody looks", early: usual, late: usual, looked: 12 * time.Second, ok: true, atMost: 300 * time.Millisecond},
 		{name: "later", early: 10, late: usual, ok: true, atLeast: 2 * time.Second, atMost: 3500 * time.Millisecond},
 		{name: "never", late: 20, failures: 100},
 		{name: "half of them", early: usual / 2, late: usual / 2, failures: usual / 2},
@@ -52,7 +55,11 @@ func TestRecover(t *testing.T) {
 						}
 					}
 				}()
-				back, ok := r.recover(t.Context())
+				taking, stopTaking := context.WithCancel(t.Context())
+				defer stopTaking()
+				go r.pulses.take(taking, r)
+				time.Sleep(tt.looked)
+				back, ok := r.recover(t.Context(), 0)
 				if ok != tt.ok || back < tt.atLeast || ok && back > tt.atMost {
 					t.Errorf("back at %v, %t; want %t between %v and %v", back, ok, tt.ok, tt.atLeast, tt.atMost)
 				}

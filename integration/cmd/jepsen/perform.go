@@ -33,6 +33,7 @@ type runner struct {
 	done     func() int64 // the load's successes
 	nemesis  *nemesis.Nemesis
 	samples  *sampler
+	pulses   pulses
 
 	remove func() error // of the binary
 
@@ -195,6 +196,9 @@ func keysFor(clients int) int { return max(4, clients) }
 func (r *runner) fire(ctx context.Context) {
 	stopLoad := sync.OnceFunc(r.load.Stop)
 	defer stopLoad()
+	taking, stopTaking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTaking()
+	go r.pulses.take(taking, r)
 	if !r.warm(ctx) {
 		r.note("the clients did not reach %.0f successes a second in %v", r.o.least, warmTime)
 	} else {
@@ -260,8 +264,8 @@ func (r *runner) rounds(ctx context.Context) {
 		if err := r.nemesis.Mend(); err != nil {
 			r.fail("mending round %d: %v", i+1, err)
 		}
-		back, ok := r.recover(ctx)
 		last := slices.MaxFunc(faults, func(f, g history.Fault) int { return cmp.Compare(f.Healed, g.Healed) }).Healed
+		back, ok := r.recover(ctx, cmp.Or(last, r.recorder.Now()))
 		for j := range faults {
 			if faults[j].Healed == last { // whoever was undone before was not alone
 				faults[j].Recovered = back
