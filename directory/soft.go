@@ -127,8 +127,14 @@ func (s *soft) status(id shard.ID) (shard.Status, bool) {
 // The highest term wins among what this node's own replica believes and what others claimed for
 // themselves in the last 3 s.
 func (s *soft) leader(id shard.ID) (node string, term uint64) {
-	if st, ok := s.status(id); ok && st.Leader != "" {
-		node, term = st.Leader, st.Term
+	own, _ := s.status(id)
+	return s.leaderBeside(id, own)
+}
+
+// leaderBeside is leader where own is what this node's replica says, zero without one.
+func (s *soft) leaderBeside(id shard.ID, own shard.Status) (node string, term uint64) {
+	if own.Leader != "" {
+		node, term = own.Leader, own.Term
 	}
 	now := time.Now()
 	s.mu.Lock()

@@ -50,6 +50,30 @@ func TestSoftLeader(t *testing.T) {
 	})
 }
 
+// TestDetailLeaderFitsTerm ensures that a shard's leader is never one of an earlier term than what its numbers show, which
+// are those of now while the leader was heard of a while ago.
+func TestDetailLeaderFitsTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{soft: newSoft("a", func(string) time.Time { return time.Time{} })}
+		s.self.ID = "a"
+		s.soft.refresh([]shard.Status{{Shard: 1, Role: shard.RoleLeader, Term: 5, Leader: "a"}}, 1, "", "")
+		want := func(what string, own shard.Status, leader string) {
+			t.Helper()
+			own.Shard = 1
+			d := s.detail(ShardView{ID: 1, Leader: "a"}, 0, map[shard.ID]shard.Status{1: own})
+			if d.Leader != leader || d.Term != own.Term {
+				t.Errorf("%s: %q leads in term %d, want %q in %d", what, d.Leader, d.Term, leader, own.Term)
+			}
+		}
+		want("it leads", shard.Status{Role: shard.RoleLeader, Term: 5, Leader: "a"}, "a")
+		want("it was voted out", shard.Status{Role: shard.RoleFollower, Term: 6}, "")
+		want("it follows", shard.Status{Role: shard.RoleFollower, Term: 6, Leader: "b"}, "b")
+		s.soft.receive("b", claim(1, 6, true))
+		want("it was voted out, and b claims that term", shard.Status{Role: shard.RoleFollower, Term: 6}, "b")
+		want("it elects", shard.Status{Role: shard.RoleCandidate, Term: 7}, "")
+	})
+}
+
 // TestSoftBounds ensures that garbage, this node's own echo and too many nodes are dropped and
 // counted, and that replicas which a node no longer reports are forgotten.
 func TestSoftBounds(t *testing.T) {

@@ -42,7 +42,8 @@ type MemberView struct {
 }
 
 // ShardDetail is a shard with the numbers of one of its replicas: this node's own, else the
-// leader's or another's as last reported; all 0, and Source "", when none is known. Hits and Misses
+// leader's or another's as last reported; all 0, and Source "", when none is known. Leader is "" where this
+// node's own replica knows of a later term than that of any leader. Hits and Misses
 // are those of all members that are known, whatever Source is: each counts the reads that it served.
 type ShardDetail struct {
 	ShardView
@@ -240,7 +241,13 @@ func (s *Service) detail(v ShardView, limit uint64, live map[shard.ID]shard.Stat
 		return s.soft.replica(node, v.ID)
 	}
 	d := ShardDetail{ShardView: v, Limit: limit, Sizing: live[v.ID].Sizing}
-	sources := []string{s.self.ID, v.Leader}
+	if own, ok := live[v.ID]; ok { // the leader is one of the term that stands beside it
+		node, term := s.soft.leaderBeside(v.ID, own)
+		if d.Leader = node; term < own.Term {
+			d.Leader = ""
+		}
+	}
+	sources := []string{s.self.ID, d.Leader}
 	for _, m := range v.Members {
 		sources = append(sources, m.Node)
 	}

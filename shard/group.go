@@ -250,22 +250,26 @@ func (g *Group) Status() Status {
 	if i == nil {
 		return s
 	}
-	switch i.raft.State() {
-	case raft.Leader:
-		s.Role = RoleLeader
-	case raft.Candidate:
-		s.Role = RoleCandidate
-	case raft.Follower:
-		s.Role = RoleFollower
-	}
-	s.Ready = i.ready.Load() != 0 && s.Role == RoleLeader
-	s.Term, s.Commit, s.Last = i.raft.CurrentTerm(), i.raft.CommitIndex(), i.raft.LastIndex()
-	s.Applied = i.fsm.applied.at()
-	if _, id := i.raft.LeaderWithID(); id != "" {
-		if r, err := ParseReplicaID(string(id)); err == nil {
-			s.Leader = r.Node
+	// Raft tells them one by one: they belong together where the term is still the same after them.
+	for once := true; once || i.raft.CurrentTerm() != s.Term; once = false {
+		s.Term, s.Role, s.Leader = i.raft.CurrentTerm(), RoleStopped, ""
+		switch i.raft.State() {
+		case raft.Leader:
+			s.Role = RoleLeader
+		case raft.Candidate:
+			s.Role = RoleCandidate
+		case raft.Follower:
+			s.Role = RoleFollower
+		}
+		if _, id := i.raft.LeaderWithID(); id != "" {
+			if r, err := ParseReplicaID(string(id)); err == nil {
+				s.Leader = r.Node
+			}
 		}
 	}
+	s.Ready = i.ready.Load() != 0 && s.Role == RoleLeader
+	s.Commit, s.Last = i.raft.CommitIndex(), i.raft.LastIndex()
+	s.Applied = i.fsm.applied.at()
 	if conf := i.fsm.conf.Load(); conf != nil {
 		s.Conf = conf.index
 	}
