@@ -25,30 +25,33 @@ func onDirectory(ctx context.Context, w *worker) {
 	w.paced(ctx, func() {
 		target := w.targets[w.rng.IntN(len(w.targets))]
 		switch n := w.rng.IntN(100); {
-		case n < 30:
+		case n >= 70 && w.change(ctx, target):
+		case n < 30 || n >= 70:
 			w.setting(ctx, target, history.Operation{Kind: history.GetAny})
-		case n < 70:
+		default:
 			if table, ok := w.c.Table(context.WithoutCancel(ctx), target); ok {
 				w.l.done.Add(1)
 				if err := w.l.tables.see(table); err != nil {
 					w.l.recorder.Defect(fmt.Errorf("the table of %s: %w", target.Node, err))
 				}
 			}
-		default:
-			w.change(ctx, target)
 		}
 	})
 }
 
 // change changes the setting. An answer that shows the change of another is worth nothing to a checker, so most changes are
-// made while there is no other; a part of them meet.
-func (w *worker) change(ctx context.Context, target client.Target) {
-	if w.rng.IntN(4) == 0 {
-		w.l.tables.alone.RLock()
-		defer w.l.tables.alone.RUnlock()
+// made while there is no other; a part of them meet. It reports false where it left it to another.
+func (w *worker) change(ctx context.Context, target client.Target) bool {
+	if alone := &w.l.tables.alone; w.rng.IntN(4) == 0 {
+		if !alone.TryRLock() {
+			return false
+		}
+		defer alone.RUnlock()
 	} else {
-		w.l.tables.alone.Lock()
-		defer w.l.tables.alone.Unlock()
+		if !alone.TryLock() {
+			return false
+		}
+		defer alone.Unlock()
 	}
 	o := history.Operation{Kind: history.Put}
 	if w.seen[settingKey] != 0 && w.rng.IntN(10) == 0 { // mostly in vain, since others change it too
@@ -58,6 +61,7 @@ func (w *worker) change(ctx context.Context, target client.Target) {
 	if o = w.setting(ctx, target, o); o.Outcome == history.OK && w.rng.IntN(3) == 0 {
 		w.setting(ctx, w.l.cfg.Targets[w.rng.IntN(len(w.l.cfg.Targets))], history.Operation{Kind: history.Replace})
 	}
+	return true
 }
 
 // setting performs an operation on the setting.

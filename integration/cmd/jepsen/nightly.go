@@ -42,8 +42,9 @@ func nightlyCommand() *cobra.Command {
 		Use: "nightly", Short: "Run cluster after cluster, over all workloads, with and without room for all", Args: cobra.NoArgs,
 		Long: `Run cluster after cluster, over all workloads, with and without room for all, each with a seed of its own.
 An invalid run ends nothing: the others may show more. An index.html of all runs is written to the folder. What is proved is the
-least that one of the runs proves, and not proved where some class of faults had no effect in strict or in tight runs: once
-time is up, such classes have one more run of their own.`,
+least that one of the runs proves; those in which too little happened count for nothing. It is not proved where they were
+the only ones of a workload in a mode, or some class of faults had no effect in strict or in tight runs: once time is up, such
+workloads and classes have one more run of their own.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !c.Flags().Changed("seed") {
 				n.seed = uint64(rand.Uint32())
@@ -120,7 +121,7 @@ func (n nightly) run(ctx context.Context) (check.Verdict, error) {
 		builds[i] = binary
 	}
 	n.args = append(n.args, "--out="+n.out)
-	t := tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}}
+	t := newTally()
 	seed := n.seed
 	one := func(k kind, faults ...string) error {
 		dir, err := n.one(ctx, k, seed, builds, faults)
@@ -139,6 +140,13 @@ func (n nightly) run(ctx context.Context) (check.Verdict, error) {
 	for next, end := n.order(), time.Now().Add(n.time); ctx.Err() == nil && time.Now().Before(end); {
 		if err := one(next()); err != nil {
 			return "", err
+		}
+	}
+	for _, k := range t.lacking() {
+		if ctx.Err() == nil {
+			if err := one(k); err != nil {
+				return "", err
+			}
 		}
 	}
 	for _, mode := range modes {
@@ -210,10 +218,20 @@ type tally struct {
 	checked, effective, keys, undecided, valid int
 	slowest                                    float64
 	effects                                    map[history.Mode]map[string]int // faults that took effect, by class
+	proved                                     map[kind]bool                   // whether some run of it was one in which enough happened
+}
+
+func newTally() *tally {
+	return &tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}, proved: map[kind]bool{}}
 }
 
 func (t *tally) add(dir string, s report.Summary) {
 	t.dirs = append(t.dirs, dir)
+	k := kind{s.Meta.Workload, s.Meta.Mode}
+	t.proved[k] = t.proved[k] || s.Verdict != check.NotProved
+	if s.Verdict == check.NotProved {
+		return
+	}
 	t.worst = worse(t.worst, s.Verdict)
 	if s.Verdict == check.Valid {
 		t.valid++
@@ -241,7 +259,7 @@ func worse(a, b check.Verdict) check.Verdict {
 
 // verdict is what all of it proves.
 func (t *tally) verdict(n nightly) check.Verdict {
-	lacks := t.checked < n.least.checked || t.effective < n.least.effective
+	lacks := t.checked < n.least.checked || t.effective < n.least.effective || len(t.lacking()) > 0
 	for _, mode := range modes {
 		lacks = lacks || len(t.missing(mode)) > 0
 	}
@@ -249,6 +267,16 @@ func (t *tally) verdict(n nightly) check.Verdict {
 		return worse(t.worst, check.NotProved)
 	}
 	return t.worst
+}
+
+// lacking names the kinds of runs that all saw too little.
+func (t *tally) lacking() (all []kind) {
+	for _, k := range kinds() {
+		if proved, done := t.proved[k]; done && !proved {
+			all = append(all, k)
+		}
+	}
+	return all
 }
 
 var modes = []history.Mode{history.Strict, history.Tight}
@@ -273,6 +301,9 @@ func (t *tally) String() string {
 			parts = append(parts, fmt.Sprintf("%s %d", class, t.effects[mode][class]))
 		}
 		fmt.Fprintf(&b, "faults that took effect in %s mode: %s\n", mode, strings.Join(parts, ", "))
+	}
+	for _, k := range t.lacking() {
+		fmt.Fprintf(&b, "not proved: too little happened in the runs of %s in %s mode\n", k.workload, k.mode)
 	}
 	for _, mode := range modes {
 		if missing := t.missing(mode); len(missing) > 0 {

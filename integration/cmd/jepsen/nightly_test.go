@@ -45,7 +45,7 @@ func TestNightlyOrder(t *testing.T) {
 // TestTally ensures that many runs prove no more than the least of them, and nothing where too little happened.
 func TestTally(t *testing.T) {
 	summary := func(v check.Verdict, mode history.Mode, without nemesis.Class) report.Summary {
-		s := report.Summary{Verdict: v, Checked: 100, Keys: 10, Meta: history.Meta{Mode: mode}}
+		s := report.Summary{Verdict: v, Checked: 100, Keys: 10, Meta: history.Meta{Workload: "register", Mode: mode}}
 		for _, class := range nemesis.Classes() {
 			if class != without {
 				s.Faults = append(s.Faults, report.FaultSum{Class: string(class), Effective: 2, Longest: 1.5})
@@ -64,15 +64,17 @@ func TestTally(t *testing.T) {
 		{"enough", []report.Summary{summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Tight, "")}, check.Valid, "2 of 2 runs are valid: 200 operations checked"},
 		{"one undecided", []report.Summary{summary(check.Undecided, history.Strict, ""), summary(check.Valid, history.Tight, "")}, check.Undecided, "1 of 2"},
 		{"one invalid", []report.Summary{summary(check.Undecided, history.Strict, ""), summary(check.Invalid, history.Tight, "")}, check.Invalid, "0 of 2"},
+		{"one that saw too little", []report.Summary{summary(check.NotProved, history.Strict, ""), summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Tight, "")}, check.Valid, "2 of 3 runs are valid: 200 operations checked"},
+		{"nothing but too little", []report.Summary{summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Strict, ""), summary(check.NotProved, history.Tight, "")}, check.NotProved, "too little happened in the runs of register in tight mode"},
 		{"too few", []report.Summary{summary(check.Valid, history.Strict, "")}, check.NotProved, "100 operations checked"},
 		{"no clock without room", []report.Summary{summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Strict, ""), summary(check.Valid, history.Tight, nemesis.Clock)}, check.NotProved, "in tight mode no effect of faults of class clock"},
 	} {
-		tl := tally{worst: check.Valid, effects: map[history.Mode]map[string]int{}}
+		tl := newTally()
 		for _, s := range tt.runs {
 			tl.add("dir", s)
 		}
 		if got := tl.verdict(least); got != tt.want || !strings.Contains(tl.String(), tt.says) {
-			t.Errorf("%s: %s, want %s and %q:\n%s", tt.name, got, tt.want, tt.says, &tl)
+			t.Errorf("%s: %s, want %s and %q:\n%s", tt.name, got, tt.want, tt.says, tl)
 		}
 	}
 }
