@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/larder-cache/larder/integration/client"
@@ -17,6 +18,9 @@ import (
 // without clients that store something, and a later workload in the same cluster must reckon with what is left there.
 const settingKey = client.SettingPrefix + "default-ttl"
 
+// changePause is how long a client that may not change the setting now waits before it does something else.
+const changePause = 200 * time.Millisecond
+
 // onDirectory is the work of a client of the directory.
 func onDirectory(ctx context.Context, w *worker) {
 	if !w.l.seed(ctx, w) {
@@ -25,8 +29,11 @@ func onDirectory(ctx context.Context, w *worker) {
 	w.paced(ctx, func() {
 		target := w.targets[w.rng.IntN(len(w.targets))]
 		switch n := w.rng.IntN(100); {
-		case n >= 70 && w.change(ctx, target):
-		case n < 30 || n >= 70:
+		case n >= 70:
+			if !w.change(ctx, target) {
+				pause(ctx, changePause)
+			}
+		case n < 30:
 			w.setting(ctx, target, history.Operation{Kind: history.GetAny})
 		default:
 			if table, ok := w.c.Table(context.WithoutCancel(ctx), target); ok {
@@ -40,18 +47,16 @@ func onDirectory(ctx context.Context, w *worker) {
 }
 
 // change changes the setting. An answer that shows the change of another is worth nothing to a checker, so most changes are
-// made while there is no other; a part of them meet. It reports false where it left it to another.
+// made while there is no other; a part of them meet one. It reports false where it left it to another.
 func (w *worker) change(ctx context.Context, target client.Target) bool {
-	if alone := &w.l.tables.alone; w.rng.IntN(4) == 0 {
-		if !alone.TryRLock() {
-			return false
-		}
-		defer alone.RUnlock()
-	} else {
-		if !alone.TryLock() {
-			return false
-		}
-		defer alone.Unlock()
+	t := &w.l.tables
+	switch {
+	case t.alone.TryLock():
+		t.guest.Store(w.rng.IntN(6) == 0)
+		defer t.alone.Unlock()
+		defer t.guest.Store(false)
+	case !t.guest.CompareAndSwap(true, false):
+		return false
 	}
 	o := history.Operation{Kind: history.Put}
 	if w.seen[settingKey] != 0 && w.rng.IntN(10) == 0 { // mostly in vain, since others change it too
@@ -121,8 +126,9 @@ func pause(ctx context.Context, d time.Duration) {
 
 // tables remembers the tables that nodes have shown.
 type tables struct {
-	seeding sync.Mutex   // held by who makes the first change
-	alone   sync.RWMutex // held by who makes a change
+	seeding sync.Mutex  // held by who makes the first change
+	alone   sync.Mutex  // held by who makes a change
+	guest   atomic.Bool // another may make one beside it
 
 	mu      sync.Mutex // guards what follows
 	version uint64     // of the first change of the setting, 0 before it
