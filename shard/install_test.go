@@ -80,6 +80,26 @@ func (s *snapshotFrames) count(rpc byte) int {
 	return n
 }
 
+// proposeInVain lets a leader that is cut off append n entries, none of which is ever committed.
+func (c *cluster) proposeInVain(h *Host, n int) {
+	c.t.Helper()
+	tick, err := fsm.Batch{Stamp: 1, Level: fsm.MaxLevel}.AppendBinary(nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			if _, _, err := h.Group(testShard).Propose(ctx, tick); err == nil {
+				c.t.Error("a cut-off leader committed an entry")
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestDeposedLeaderConverges ensures that a deposed leader whose uncommitted log is longer than the
 // others' snapshot converges within seconds once it is back, and that neither its log nor the number
 // of snapshots sent grows without bound (hashicorp/raft #697).
@@ -88,22 +108,7 @@ func TestDeposedLeaderConverges(t *testing.T) {
 		old := c.lead("a")
 		c.mustPut(old, "k", "v0")
 		c.net.Isolate("a", "b", "c")
-		tick, err := fsm.Batch{Stamp: 1, Level: fsm.MaxLevel}.AppendBinary(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Far more entries than the others will write: none is ever committed.
-		var wg sync.WaitGroup
-		for range 400 {
-			wg.Go(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-				defer cancel()
-				if _, _, err := old.Group(testShard).Propose(ctx, tick); err == nil {
-					t.Error("a cut-off leader committed an entry")
-				}
-			})
-		}
-		wg.Wait()
+		c.proposeInVain(old, 400) // far more entries than the others will write
 		next := c.leader("b", "c")
 		c.fill(next, 60, "v")
 		c.mustPut(next, "after the snapshot", "v") // so the library goes on with the log after it

@@ -286,16 +286,25 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 // begins anew, for as long as it has no newer one.
 //
 // What is committed is the same in the logs of all later leaders (Ongaro and Ousterhout 2014, 5.4), so the request that is left is
-// one that this leader could have sent: its commit index is at most its last entry (see AppendEntries), which still holds.
+// one that this leader could have sent: its commit index is at most its last entry (see AppendEntries), which still holds. Whatever
+// entries are left in it follow the leader's own at the base, by its term: the library holds that against this log, which may have
+// another one there from when a snapshot is restored until the log is repaired.
 func (t *transport) trim(args *raft.AppendEntriesRequest) {
 	inst, store := t.group.instance(), t.group.store
+	first, err := store.FirstIndex()
+	if isHeartbeat(args) || err != nil || first != 0 && args.PrevLogEntry >= first { // most often, so before the log is read
+		return
+	}
 	base, term, ok := store.base()
-	if !ok || isHeartbeat(args) || args.PrevLogEntry >= base || inst == nil || inst.trans != t ||
+	if !ok || args.PrevLogEntry >= base || inst == nil || inst.trans != t ||
 		args.Term < store.Term() || base > max(inst.fsm.applied.at(), inst.raft.CommitIndex()) {
 		return
 	}
 	args.PrevLogEntry, args.PrevLogTerm = base, term
 	for len(args.Entries) > 0 && args.Entries[0].Index <= base {
+		if args.Entries[0].Index == base {
+			args.PrevLogTerm = args.Entries[0].Term
+		}
 		args.Entries = args.Entries[1:]
 	}
 }
