@@ -48,7 +48,7 @@ func (h *Host) Do(ctx context.Context, node string, req Request) (Response, erro
 		return Response{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}
 	if req.Consistency != Linearizable {
-		resp.Age += h.mono() - began // its way here counts too
+		resp.Age += h.mono() - began // it was that old when it was asked for there
 	}
 	return resp, nil
 }
@@ -82,10 +82,12 @@ func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([
 	if err != nil {
 		return nil, err
 	}
+	began := h.mono()
 	resp, err := c.Do(ctx, req)
 	if err != nil {
 		return nil, err
 	}
+	resp.Age = max(0, resp.Age-(h.mono()-began)) // as it was asked for: who asked adds all the time that it took
 	return appendResponse(nil, resp), nil
 }
 

@@ -203,6 +203,24 @@ func TestOldReads(t *testing.T) {
 	})
 }
 
+// TestAgeOfForwardedRead ensures that a read which another node serves is as old as the time since its replica asked the
+// leader, which counts once.
+func TestAgeOfForwardedRead(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.followed("a")
+		c.mustPut(l, "k", "v")
+		const slow = 100 * time.Millisecond
+		c.net.SetFaults("a", "b", LinkFaults{Delay: slow})
+		c.net.SetFaults("b", "a", LinkFaults{Delay: slow})
+		time.Sleep(time.Second)
+		r, err := c.hosts["c"].Do(context.Background(), "b", Request{Shard: testShard, Op: OpGet, Key: []byte("k"),
+			Consistency: Bounded, MaxStaleness: time.Millisecond})
+		if err != nil || r.Read != ReadFollower || r.Age < 2*slow || r.Age > 3*slow {
+			t.Errorf("%+v, %v, want an age of %v", r, err, 2*slow)
+		}
+	})
+}
+
 // TestDueOnFollower ensures that an entry whose time is over is not shown by a follower, though the log
 // clock has not reached its end: the read is left to the leader, which logs it; and that what was seen
 // gone is gone for all.
