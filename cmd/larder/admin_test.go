@@ -311,6 +311,35 @@ func TestStatusOfWaitingAndWeak(t *testing.T) {
 	}
 }
 
+// A shard without a leader is told why, and what may help: an election, a node that is down, or neither.
+func TestStatusOfLeaderless(t *testing.T) {
+	for _, tc := range []struct {
+		what string
+		make func(*clusterStatus)
+		want string
+	}{
+		{"an election", func(*clusterStatus) {}, "shard 1 has no leader: an election takes a second or two: look again, then at the logs of a,b,c"},
+		{"nodes down", func(s *clusterStatus) { s.Nodes[0].State, s.Nodes[1].State = directory.NodeDown, directory.NodeDown },
+			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a or b"},
+		{"data lost and a node down", func(s *clusterStatus) { s.Nodes[0].State, s.Shards[0].Members[1].Diverged = directory.NodeDown, true },
+			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a"},
+		{"data lost", func(s *clusterStatus) { s.Shards[0].Members[0].Diverged, s.Shards[0].Members[1].Diverged = true, true },
+			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: no election can help, and nothing that is left may be thrown away: /readyz and the log of a and b say what became of the data there"},
+	} {
+		s := clusterStatus{troubled: map[string]bool{}, Shards: make([]directory.ShardDetail, 1)}
+		s.Shards[0].ID = 1
+		for _, n := range []string{"a", "b", "c"} {
+			s.Nodes = append(s.Nodes, directory.NodeView{ID: n, State: directory.NodeUp})
+			s.Shards[0].Members = append(s.Shards[0].Members, directory.MemberView{Node: n, Role: directory.RoleVoter})
+		}
+		tc.make(&s)
+		s.judge()
+		if len(s.Problems) == 0 || s.Problems[0].What+": "+s.Problems[0].Next != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.what, s.Problems, tc.want)
+		}
+	}
+}
+
 // Reads of the cluster's state go to the next server when one has no answer; changes don't.
 func TestReadsGoOn(t *testing.T) {
 	steady, got := serve(t, (&fakeCluster{}).ServeHTTP)

@@ -115,7 +115,7 @@ func (s *clusterStatus) judge() {
 	for _, sh := range s.Shards {
 		before := len(leaderless) + len(other)
 		var voters, heard int
-		var silent []string
+		var silent, stopped []string
 		for _, m := range sh.Members {
 			changing := slices.ContainsFunc(s.Operations, func(o directory.OperationView) bool { return o.Shard == sh.ID })
 			switch {
@@ -129,17 +129,25 @@ func (s *clusterStatus) judge() {
 				other = append(other, finding{fmt.Sprintf("shard %d: the replica on %s serves nothing: its state differs from that of others or may, or its data is lost", sh.ID, m.Node),
 					"\"larder check replicas\" compares states, and that node's /readyz says which it is; it is replaced by itself where the others have a quorum (\"larder operation list\")"})
 			}
-			if m.Role == directory.RoleVoter && up[m.Node] {
-				heard++
-			}
-			if !up[m.Node] {
+			switch {
+			case !up[m.Node]:
 				silent = append(silent, m.Node)
+			case m.Role != directory.RoleVoter:
+			case m.Diverged:
+				stopped = append(stopped, m.Node)
+			default:
+				heard++
 			}
 		}
 		switch {
 		case sh.Leader == "" && heard < voters/2+1:
-			leaderless = append(leaderless, finding{fmt.Sprintf("shard %d has no leader: %d of its %d voters are up, %d are needed", sh.ID, heard, voters, voters/2+1),
-				"start again " + strings.Join(silent, " or ")})
+			f := finding{fmt.Sprintf("shard %d has no leader: %d of its %d voters serve, %d are needed", sh.ID, heard, voters, voters/2+1),
+				"start again " + strings.Join(silent, " or ")}
+			if len(silent) == 0 {
+				f.Next = "no election can help, and nothing that is left may be thrown away: /readyz and the log of " +
+					strings.Join(stopped, " and ") + " say what became of the data there"
+			}
+			leaderless = append(leaderless, f)
 		case sh.Leader == "":
 			leaderless = append(leaderless, finding{fmt.Sprintf("shard %d has no leader", sh.ID), "an election takes a second or two: look again, then at the logs of " + members(sh)})
 		case sh.Commit > sh.Applied && sh.Commit-sh.Applied > maxStatusLag:
