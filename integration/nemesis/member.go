@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/larder-cache/larder/integration/cluster"
@@ -148,7 +149,7 @@ func (a *Act) settle(ctx context.Context, shard uint64, wanted []string) error {
 		voters, all := m.Voters()
 		node, add, change := a.nextChange(m, wanted)
 		if !change {
-			return all && len(voters) == len(wanted)
+			return all && len(voters) == len(wanted) && a.agreed(ctx, shard, m.Conf)
 		}
 		if err := a.ask(ctx, func(ctx context.Context, via string) error {
 			asked, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -189,19 +190,45 @@ func (a *Act) nextChange(m cluster.Members, wanted []string) (node string, add, 
 	return "", false, false
 }
 
-// busy reports whether a change of the shard is under way, as far as anyone tells.
+// busy reports whether a change of the shard is under way, as far as anyone tells; it is as long as nobody answers.
 func (a *Act) busy(ctx context.Context, shard uint64) bool {
-	busy := true
-	_ = a.ask(ctx, func(ctx context.Context, via string) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*askTime)
-		defer cancel()
+	return !a.everyone(ctx, func(ctx context.Context, via string) (bool, error) {
 		all, err := a.n.sys.Operations(ctx, via)
-		if err == nil {
-			busy = slices.ContainsFunc(all, func(o cluster.Operation) bool { return o.Shard == shard && !o.Over() })
+		return !slices.ContainsFunc(all, func(o cluster.Operation) bool { return o.Shard == shard && !o.Over() }), err
+	})
+}
+
+// agreed reports whether nobody knows the shard by another configuration.
+func (a *Act) agreed(ctx context.Context, shard uint64, conf string) bool {
+	return a.everyone(ctx, func(ctx context.Context, via string) (bool, error) {
+		m, err := a.n.sys.Members(ctx, via, shard)
+		return m.Conf == conf, err
+	})
+}
+
+// everyone asks all nodes that run, and reports whether some answer and all of these say yes. One that was away may not know
+// yet what the others do.
+func (a *Act) everyone(ctx context.Context, ask func(ctx context.Context, via string) (bool, error)) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*askTime)
+	defer cancel()
+	var all sync.WaitGroup
+	var yes, no atomic.Int64
+	for _, node := range a.n.sys.Nodes() {
+		if !a.n.sys.Running(node) {
+			continue
 		}
-		return err
-	}) // it is busy as long as nobody answers
-	return busy
+		all.Go(func() {
+			switch ok, err := ask(ctx, node); {
+			case err != nil:
+			case ok:
+				yes.Add(1)
+			default:
+				no.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return yes.Load() > 0 && no.Load() == 0
 }
 
 // twoOperators asks for two changes on one condition. That both are accepted is a violation.
