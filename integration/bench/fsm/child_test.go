@@ -36,7 +36,7 @@ func ask(t *testing.T, name string, commands ...string) []answer {
 // TestChild ensures that a child measures what it is asked for, and says so where it can't.
 func TestChild(t *testing.T) {
 	for _, name := range subjectNames {
-		answers := ask(t, name, "get 10", "fill 2000", "put 640 64", "get 500", "heap", "mixed 20", "nonsense")
+		answers := ask(t, name, "get 10", "fill 2000", "put 640 64", "get 500", "heap", "mixed 20", "mix", "put 2000 1", "nonsense")
 		for i, a := range answers {
 			if wrong := i == 0 || i == len(answers)-1; wrong != (a.Error != "") {
 				t.Errorf("%s: answer %d has error %q", name, i, a.Error)
@@ -47,6 +47,9 @@ func TestChild(t *testing.T) {
 		}
 		if h := answers[4]; h.Heap < 2000*(keySize+valueSize) || h.RSS < h.Heap {
 			t.Errorf("%s: 2,000 entries have %d bytes of heap in %d of RSS", name, h.Heap, h.RSS)
+		}
+		if again := answers[7]; again.NS <= 0 {
+			t.Errorf("%s: a put in a mixed order takes %v ns", name, again.NS)
 		}
 		if m := answers[5].Mixed; m == nil || m.OpsPerSecond <= 0 || m.GCShare < 0 || m.GCShare > 1 || m.LongestOp <= 0 {
 			t.Errorf("%s: a read-mostly run came to %+v", name, m)

@@ -54,7 +54,7 @@ func compare(ctx context.Context, cfg config, entries int, r *report.Report, sta
 		}
 	}
 	// Each part leaves the subjects as the next one needs them. In the order of insertion, the oldest entry
-	// lies beside the one before; reads and overwriting scatter the order over memory.
+	// lies beside the one before; what comes last scatters the order over memory.
 	var results []series
 	if speed {
 		s, err := takeTurns(cfg, status, orderly(cfg, all))
@@ -69,7 +69,7 @@ func compare(ctx context.Context, cfg config, entries int, r *report.Report, sta
 		}
 	}
 	if speed {
-		s, err := takeTurns(cfg, status, scattered(cfg, all))
+		s, err := takeTurns(cfg, status, scattered(entries, all))
 		if err != nil {
 			return err
 		}
@@ -84,6 +84,7 @@ type operation struct {
 	bar      string // of ours against golang-lru's, "" for none
 	subjects []*process
 	words    []any
+	before   []any // what is done before each round, if anything
 }
 
 // takeTurns measures operations, all subjects in each round.
@@ -95,6 +96,11 @@ func takeTurns(cfg config, status io.Writer, operations []operation) ([]series, 
 		for round := range cfg.rounds {
 			for i := range o.subjects {
 				p := o.subjects[(i+round)%len(o.subjects)] // another one begins each round
+				if o.before != nil {
+					if _, err := p.do(o.before...); err != nil {
+						return nil, err
+					}
+				}
 				a, err := p.do(o.words...)
 				if err != nil {
 					return nil, err
@@ -112,30 +118,35 @@ func takeTurns(cfg config, status io.Writer, operations []operation) ([]series, 
 func orderly(cfg config, all []*process) []operation {
 	ours := all[:1]
 	return []operation{
-		{"put, a new key that evicts, 1 per entry", "Apply of puts, 1 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 1}},
-		{"put, a new key that evicts, 64 per entry", "Apply of puts, 64 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 64}},
-		{"get, a present key at random", "Get at least as fast as golang-lru's", all, []any{"get", cfg.ops}},
-		{"touch, 256 per entry", "", ours, []any{"touch", cfg.ops, 256}},
-		{"encode a put, 1 per entry", "", ours, []any{"encode", cfg.ops, 1}},
-		{"encode a put, 64 per entry", "", ours, []any{"encode", cfg.ops, 64}},
-		{"decode a put, 1 per entry", "", ours, []any{"decode", cfg.ops, 1}},
-		{"decode a put, 64 per entry", "", ours, []any{"decode", cfg.ops, 64}},
+		{name: "put, a new key that evicts, 1 per entry", bar: "Apply of puts, 1 per entry, at least as fast as golang-lru's Add", subjects: all, words: []any{"put", cfg.ops, 1}},
+		{name: "put, a new key that evicts, 64 per entry", bar: "Apply of puts, 64 per entry, at least as fast as golang-lru's Add", subjects: all, words: []any{"put", cfg.ops, 64}},
+		{name: "get, a present key at random", bar: "Get at least as fast as golang-lru's", subjects: all, words: []any{"get", cfg.ops}},
+		{name: "touch, 256 per entry", subjects: ours, words: []any{"touch", cfg.ops, 256}},
+		{name: "encode a put, 1 per entry", subjects: ours, words: []any{"encode", cfg.ops, 1}},
+		{name: "encode a put, 64 per entry", subjects: ours, words: []any{"encode", cfg.ops, 64}},
+		{name: "decode a put, 1 per entry", subjects: ours, words: []any{"decode", cfg.ops, 1}},
+		{name: "decode a put, 64 per entry", subjects: ours, words: []any{"decode", cfg.ops, 64}},
 	}
 }
 
-// scattered are those that come after the order was mixed.
-func scattered(cfg config, all []*process) []operation {
-	return []operation{
-		{"put that evicts from a mixed order, 1 per entry", "Apply of puts in a mixed order, 1 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 1}},
-		{"put that evicts from a mixed order, 64 per entry", "Apply of puts in a mixed order, 64 per entry, at least as fast as golang-lru's Add", all, []any{"put", cfg.ops, 64}},
+// scattered are puts that evict all entries there are, whose order was mixed before each round.
+func scattered(entries int, all []*process) []operation {
+	put := func(batch int) operation {
+		return operation{
+			name:     fmt.Sprintf("put that evicts from a mixed order, %d per entry", batch),
+			bar:      fmt.Sprintf("Apply of puts in a mixed order, %d per entry, at least as fast as golang-lru's Add", batch),
+			subjects: all, words: []any{"put", entries, batch}, before: []any{"mix"},
+		}
 	}
+	return []operation{put(1), put(64)}
 }
 
 // speeds reports what operations took.
 func speeds(cfg config, entries int, results []series, r *report.Report) {
 	r.Section(fmt.Sprintf("Speed at %d entries", entries))
-	r.Textf("Nanoseconds of CPU per operation on the thread that runs it, medians of %d interleaved rounds of %d operations. Ratios are "+
-		"medians of the rounds' ratios: above 1, ours is faster.", cfg.rounds, cfg.ops)
+	r.Textf("Nanoseconds of CPU per operation on the thread that runs it, medians of %d interleaved rounds of %d operations; from a mixed "+
+		"order, as many as there are entries, all of which were renewed in a random order just before. Ratios are medians of the "+
+		"rounds' ratios: above 1, ours is faster.", cfg.rounds, cfg.ops)
 	header := append([]string{"operation"}, subjectNames...)
 	for _, other := range subjectNames[1:] {
 		header = append(header, other+" / ours")

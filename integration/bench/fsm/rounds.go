@@ -44,6 +44,8 @@ func (b *bench) do(words []string) (answer, error) {
 		return answer{}, b.fill(number(1))
 	case "put":
 		return b.put(number(1), number(2))
+	case "mix":
+		return answer{}, b.mix()
 	case "get":
 		return b.get(number(1))
 	case "touch":
@@ -145,6 +147,25 @@ func (b *bench) put(ops, batch int) (answer, error) {
 	return a, b.full()
 }
 
+// mix stores new keys throughout and then renews them one after the other in a random order, so that the order
+// of recency is one of its own.
+func (b *bench) mix() error {
+	if err := b.s.put(b.newKeys(b.entries), 64); err != nil {
+		return err
+	}
+	keys, low := make([]byte, b.entries*keySize), b.next-uint64(b.entries)
+	for i, id := range b.rnd.Perm(b.entries) {
+		keyAt(keys[i*keySize:], low+uint64(id))
+	}
+	if m, ok := b.s.(*machine); ok { // reads alone renew the others
+		return m.touch(m.touchesOf(keys), 256)
+	}
+	if found := b.s.get(keys); found != b.entries {
+		return fmt.Errorf("found %d of %d", found, b.entries)
+	}
+	return nil
+}
+
 func (b *bench) get(ops int) (answer, error) {
 	keys := make([]byte, ops*keySize)
 	b.present(keys)
@@ -161,11 +182,9 @@ func (b *bench) touch(ops, batch int) (answer, error) {
 	if !ok {
 		return answer{}, errors.New("only ours is touched by itself")
 	}
-	keys, touches := make([]byte, ops*keySize), make([]fsm.Touch, ops)
+	keys := make([]byte, ops*keySize)
 	b.present(keys)
-	for i := range touches {
-		touches[i] = m.m.TouchOf(keys[i*keySize : (i+1)*keySize])
-	}
+	touches := m.touchesOf(keys)
 	return perOp(ops, func() error { return m.touch(touches, batch) })
 }
 

@@ -130,6 +130,14 @@ func (s *machine) get(keys []byte) (found int) {
 	return found
 }
 
+func (s *machine) touchesOf(keys []byte) []fsm.Touch {
+	touches := make([]fsm.Touch, len(keys)/keySize)
+	for i := range touches {
+		touches[i] = s.m.TouchOf(keys[i*keySize : (i+1)*keySize])
+	}
+	return touches
+}
+
 // touch moves keys to the recent end, batch of them in each log entry.
 func (s *machine) touch(touches []fsm.Touch, batch int) error {
 	for len(touches) > 0 {
