@@ -48,17 +48,24 @@ const (
 	// loneShare is the part of a segment above which a block gets one of its own: small enough that what
 	// blocks leave empty at the ends of segments is far below what cleaning tolerates.
 	loneShare = 16
+
+	// newShare is the part of what lives that a segment for new blocks is as large as.
+	newShare = 64
+	// ages are the classes that cleaning sorts blocks into by recency, see copy. Each fills a segment of its own, of
+	// ageShare. What leaves one after another then leaves from few segments. As long as an age is less than what
+	// cleaning tolerates, nothing of it is copied again while it leaves.
+	ages     = 8
+	ageShare = 256
 )
 
 // arena holds blocks in segments, each of which is filled from its beginning to its end once and never
 // written again, so that readers and views share the bytes. A segment without live blocks is left to the
 // garbage collector. Those with some are cleaned, see clean.
 type arena struct {
-	segments [][]byte      // by number, as far as they are filled; nil of a free number
-	info     []segmentInfo // by number
-	numbers  []uint32      // free ones
-	filling  uint32        // the segment that is being filled, if hasRoom
-	hasRoom  bool
+	segments [][]byte         // by number, as far as they are filled; nil of a free number
+	info     []segmentInfo    // by number
+	numbers  []uint32         // free ones
+	filling  [1 + ages]uint32 // segments that are being filled, 1 more than their number: for new blocks, and each age
 
 	live   uint64 // bytes of live blocks
 	lone   uint64 // those of them that are alone in their segment
@@ -71,43 +78,59 @@ type arena struct {
 }
 
 type segmentInfo struct {
-	live uint32 // bytes of live blocks
-	room uint32 // bytes allocated
-	lone bool   // made for one block
+	live    uint32 // bytes of live blocks
+	room    uint32 // bytes allocated
+	lone    bool   // made for one block
+	filling bool
 }
 
-// segmentSize is the size for the next segment: a 64th of what lives, as a power of two within bounds.
-func (a *arena) segmentSize() int {
-	size := uint64(minSegment)
-	if n := a.live / 64; n > minSegment {
-		size = 1 << (bits.Len64(n) - 1)
+// segmentSize is the size for the next segment of an age, 0 being new blocks: a share of what lives, as a power
+// of two within bounds.
+func (a *arena) segmentSize(age int) int {
+	n := a.live / newShare
+	if age > 0 {
+		n = a.live / ageShare
 	}
-	return int(min(size, maxSegment))
+	if n <= minSegment {
+		return minSegment
+	}
+	return int(min(1<<(bits.Len64(n)-1), maxSegment))
 }
 
-// room returns the number of a segment with room for a block of n bytes.
-func (a *arena) room(n int) uint32 {
+// fillingSize is the size of the segment that is being filled, or else of the next one.
+func (a *arena) fillingSize(age int) int {
+	if f := a.filling[age]; f != 0 {
+		return int(a.info[f-1].room)
+	}
+	return a.segmentSize(age)
+}
+
+// room returns the number of a segment with room for a block of n bytes and that age.
+func (a *arena) room(n, age int) uint32 {
 	if uint64(n) > math.MaxUint32 {
 		panic("fsm: a block beyond 4 GiB")
 	}
-	a.sealLarge()
-	size := a.segmentSize()
-	if a.hasRoom {
-		size = int(a.info[a.filling].room)
-	}
-	if n > size/loneShare {
+	a.sealLarge(0)
+	if n > a.fillingSize(0)/loneShare {
 		a.lone += uint64(n)
 		return a.open(n, true)
 	}
-	if a.hasRoom && n > size-len(a.segments[a.filling]) {
-		a.seal()
+	if age > 0 {
+		a.sealLarge(age)
+		if a.live < ageShare*minSegment || n > a.fillingSize(age)/loneShare {
+			age = 0 // not enough of them for segments of their own
+		}
 	}
-	if !a.hasRoom {
-		size = a.segmentSize()
+	if f := a.filling[age]; f != 0 && n > int(a.info[f-1].room)-len(a.segments[f-1]) {
+		a.seal(age)
+	}
+	if a.filling[age] == 0 {
+		size := a.segmentSize(age)
 		a.shared += uint64(size)
-		a.filling, a.hasRoom = a.open(size, false), true
+		segment := a.open(size, false)
+		a.filling[age], a.info[segment].filling = segment+1, true
 	}
-	return a.filling
+	return a.filling[age] - 1
 }
 
 // open adds a segment.
@@ -126,34 +149,39 @@ func (a *arena) open(size int, lone bool) uint32 {
 	return uint32(len(a.segments) - 1)
 }
 
-// seal ends the filling of the segment that is being filled.
-func (a *arena) seal() {
-	a.hasRoom = false
-	if a.info[a.filling].live == 0 {
-		a.drop(a.filling)
+// seal ends the filling of the segment that is being filled, if there is one.
+func (a *arena) seal(age int) {
+	f := a.filling[age]
+	if f == 0 {
+		return
+	}
+	a.filling[age], a.info[f-1].filling = 0, false
+	if a.info[f-1].live == 0 {
+		a.drop(f - 1)
 	}
 }
 
 // sealLarge is seal for a segment that became far too large, as most of what lived is gone.
-func (a *arena) sealLarge() {
-	if a.hasRoom && int(a.info[a.filling].room) > 4*a.segmentSize() {
-		a.seal()
+func (a *arena) sealLarge(age int) {
+	if f := a.filling[age]; f != 0 && int(a.info[f-1].room) > 4*a.segmentSize(age) {
+		a.seal(age)
 	}
 }
 
 // put stores a block and returns its address.
 func (a *arena) put(key, contentType, v1, v2 []byte) address {
 	n := blockHeader + len(key) + len(contentType) + len(v1) + len(v2)
-	segment := a.room(n)
+	segment := a.room(n, 0)
 	buf := a.segments[segment]
 	a.segments[segment] = appendBlock(buf, key, contentType, v1, v2)
 	a.account(segment, n)
 	return addressOf(segment, len(buf))
 }
 
-// copy stores a block that there is already and returns its new address.
-func (a *arena) copy(block []byte) address {
-	segment := a.room(len(block))
+// copy stores a block that there is already and returns its new address. age is from 1 for the blocks that will
+// leave first to ages for those that will leave last.
+func (a *arena) copy(block []byte, age int) address {
+	segment := a.room(len(block), age)
 	buf := a.segments[segment]
 	a.segments[segment] = append(buf, block...)
 	a.account(segment, len(block))
@@ -191,11 +219,13 @@ func (a *arena) free(at address, n int) {
 	if info.lone {
 		a.lone -= uint64(n)
 	}
-	if info.live == 0 && !(a.hasRoom && segment == a.filling) {
+	if info.live == 0 && !info.filling {
 		a.drop(segment)
 	}
-	if a.live == 0 && a.hasRoom {
-		a.seal()
+	if a.live == 0 {
+		for age := range a.filling {
+			a.seal(age)
+		}
 	}
 }
 
@@ -230,7 +260,7 @@ const (
 // untidy reports whether there is too much beside live blocks.
 func (a *arena) untidy() bool {
 	live := a.live - a.lone
-	return a.shared-live > live/slackShare+2*uint64(a.segmentSize())
+	return a.shared-live > live/slackShare+2*uint64(a.segmentSize(0))
 }
 
 // grant notes that n bytes were stored or given up.
@@ -238,10 +268,12 @@ func (a *arena) grant(n int) { a.credit += cleanRate * uint64(n) }
 
 // nextVictim chooses the segment to clean next, and reports whether there is one that is worth it.
 func (a *arena) nextVictim() bool {
-	a.sealLarge()
+	for age := range a.filling {
+		a.sealLarge(age)
+	}
 	best := segmentInfo{live: 1, room: 1}
 	for n, info := range a.info {
-		if info.room == 0 || info.lone || a.hasRoom && uint32(n) == a.filling {
+		if info.room == 0 || info.lone || info.filling {
 			continue
 		}
 		if uint64(info.live)*uint64(best.room) < uint64(best.live)*uint64(info.room) {

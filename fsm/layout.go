@@ -16,6 +16,7 @@ func (s *store) link(r ref) {
 
 // unlink takes r out of the list.
 func (s *store) unlink(r ref) {
+	s.foreseen.left(&s.records, r)
 	rec := s.records.read(r)
 	s.join(rec.prev, rec.next)
 }
@@ -73,6 +74,9 @@ func (s *store) moveRecord(from, to ref) {
 	if rec.expireAt != 0 {
 		s.setDue(*s.records.place(from), due{rec.expireAt, to})
 	}
+	if s.foreseen.next == from {
+		s.foreseen.next = to
+	}
 	s.records.release(from)
 }
 
@@ -126,17 +130,28 @@ func (s *store) cleanGroup() (work int) {
 			s.records.warm(c.ref)
 		}
 	}
+	oldest, span := s.span()
 	for i := range group[:n] {
 		m := &group[i]
 		if m.cell == nil {
 			continue
 		}
-		moved := a.copy(m.block)
+		rec := s.records.write(m.cell.ref)
+		moved := a.copy(m.block, 1+int(min((rec.stamp-oldest)/span, ages-1)))
 		*m.cell = newCell(m.name.hash, moved, m.cell.ref)
-		s.records.write(m.cell.ref).block = moved
+		rec.block = moved
 		a.free(m.at, len(m.block))
 	}
 	return work
+}
+
+// span returns the stamp of the oldest entry, and how much one age of blocks spans from there to the newest.
+func (s *store) span() (oldest, span uint64) {
+	if s.oldestRef == 0 {
+		return 0, 1
+	}
+	oldest = s.records.read(s.oldestRef).stamp
+	return oldest, (s.records.read(s.newestRef).stamp-oldest)/ages + 1
 }
 
 // findBlock returns the cell of the entry of that name whose block is at that address, nil if there is none any more.

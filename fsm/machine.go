@@ -307,6 +307,7 @@ func (m *Machine) makeRoom() {
 
 // evictOldest makes room. What was dead anyway counts as expired.
 func (m *Machine) evictOldest() {
+	m.store.foresee()
 	r := m.store.oldest()
 	if _, expireAt, _ := m.store.meta(r); deadAt(expireAt, m.clock) {
 		m.drop(r, ReasonExpired)

@@ -30,6 +30,7 @@ var derived = map[string]string{
 	"store.records":   "the fields of entry, and their order",
 	"store.arena":     "the bytes of entries",
 	"store.due":       "finds records by (expireAt, stamp)",
+	"store.foreseen":  "says what was fetched from memory",
 	"store.oldestRef": "order of entries",
 	"store.newestRef": "order of entries",
 	"store.size":      "sum over entries",

@@ -25,6 +25,8 @@ type store struct {
 	arena   arena
 	due     dueHeap
 
+	foreseen foreseen
+
 	oldestRef, newestRef ref
 	size                 uint64 // sum of the records' sizes
 }

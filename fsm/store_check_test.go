@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"slices"
 )
 
 // fataler is what a testing.T, a testing.B and a rapid.T have in common here.
@@ -33,8 +34,14 @@ func checkList(t fataler, s *store) map[ref]bool {
 		if prev != 0 && rec.stamp <= s.records.read(prev).stamp {
 			t.Fatalf("list: stamp %d after %d", rec.stamp, s.records.read(prev).stamp)
 		}
+		if f := &s.foreseen; f.next == r && f.before != len(used) {
+			t.Fatalf("foreseen: record %d has %d before it, not %d", r, len(used), f.before)
+		}
 		used[r] = true
 		prev = r
+	}
+	if next := s.foreseen.next; next != 0 && !used[next] {
+		t.Fatalf("foreseen: record %d is not in the list", next)
 	}
 	if s.newestRef != prev || s.len() != len(used) {
 		t.Fatalf("list ends at %d with %d entries, want %d with %d", prev, len(used), s.newestRef, s.len())
@@ -150,9 +157,9 @@ func checkArena(t fataler, s *store) {
 	}
 	var all, lone, shared uint64
 	for n, info := range a.info {
-		filling := a.hasRoom && a.filling == uint32(n)
+		filling := slices.Contains(a.filling[:], uint32(n)+1)
 		if uint64(info.live) != live[n] || int(info.room) != cap(a.segments[n]) ||
-			info.room != 0 && info.live == 0 && !filling || info.lone && filling {
+			info.room != 0 && info.live == 0 && !filling || info.lone && filling || info.filling != filling {
 			t.Fatalf("segment %d: %d bytes live of %d, filling %v, %+v", n, live[n], cap(a.segments[n]), filling, info)
 		}
 		all += live[n]
@@ -165,7 +172,7 @@ func checkArena(t fataler, s *store) {
 	if all != a.live || lone != a.lone || shared != a.shared {
 		t.Fatalf("arena: %d live, %d alone, %d shared; want %d, %d, %d", a.live, a.lone, a.shared, all, lone, shared)
 	}
-	if s.len() == 0 && (a.shared != 0 || a.hasRoom) {
+	if s.len() == 0 && (a.shared != 0 || a.filling != [1 + ages]uint32{}) {
 		t.Fatalf("an empty store holds %d bytes", a.shared)
 	}
 	free := make(map[uint32]bool)

@@ -41,6 +41,7 @@ func (c *churn) cost() uint64 { return c.store.payload() + Overhead*uint64(c.sto
 // evict removes the oldest until the cost is at most limit.
 func (c *churn) evict(limit uint64) {
 	for c.cost() > limit {
+		c.store.foresee()
 		c.store.remove(c.store.oldest())
 	}
 }
@@ -139,6 +140,48 @@ func TestStoreChurn(t *testing.T) {
 				t.Errorf("an empty store holds %+v", m)
 			}
 		})
+	}
+}
+
+// TestStoreCleansOnce ensures that entries which leave in an order of their own are copied less than once each on
+// the way: cleaning puts those together that will leave together.
+func TestStoreCleansOnce(t *testing.T) {
+	const n, size, every = 100_000, 100, 50
+	c := newChurn(1)
+	for i := range uint64(n) {
+		c.set(i, size, 0)
+	}
+	where := map[ref]address{} // every 50th entry; no record moves while there are as many
+	for i, key := range c.rng.Perm(n) {
+		k := c.key(uint64(key))
+		r := c.store.find(Slot(k), c.store.hash(k), k)
+		c.clock++
+		c.store.touch(r, c.clock)
+		if i%every == 0 {
+			where[r] = c.store.records.read(r).block
+		}
+	}
+	copied := 0
+	for i := range uint64(n) {
+		c.store.foresee()
+		oldest := c.store.oldest()
+		delete(where, oldest)
+		c.store.remove(oldest)
+		c.set(n+i, size, 0)
+		if i%500 == 0 {
+			c.check(t, "mixed")
+			for r, before := range where {
+				if now := c.store.records.read(r).block; now != before {
+					copied++
+					where[r] = now
+				}
+			}
+		}
+	}
+	checkStore(t, c.store)
+	t.Logf("%.2f copies of each", float64(copied)/(n/every))
+	if copied >= n/every {
+		t.Errorf("%d entries were copied %d times", n/every, copied)
 	}
 }
 

@@ -248,7 +248,9 @@ func (m *storeModel) thin(t *rapid.T) {
 			i = rng.IntN(len(m.naive.entries))
 		}
 		r := m.store.oldest()
-		if !evict {
+		if evict {
+			m.store.foresee()
+		} else {
 			r = m.find(m.naive.entries[i].key)
 		}
 		m.drop(r, i)

@@ -4,7 +4,7 @@ import "unsafe"
 
 // warming is what a batch is about to look for.
 type warming struct {
-	names   []hashed // of the commands on one key, in order; then of what may have to go
+	names   []hashed // of the commands on one key, in order
 	next    int      // of names: that of the command on one key that is applied next
 	touches []hashed
 	refs    []ref // of what is touched
@@ -16,10 +16,10 @@ type hashed struct {
 	hash uint32
 }
 
-// warm fetches ahead what the commands of a batch need: of each key the index and sums of its slot, and the
-// same of the entries that may have to make room; then warmCells the cells. A state of gigabytes lies outside of all
-// caches. One after the other a put would wait for memory six times; here the processor has many reads under way at
-// once, since none depends on the one before, and the batch is checked meanwhile. Nothing follows from what is fetched.
+// warm fetches ahead what the commands of a batch need: of each key the index and sums of its slot; then warmCells
+// the cells. A state of gigabytes lies outside of all caches. One after the other a put would wait for memory six times;
+// here the processor has many reads under way at once, since none depends on the one before, and the batch is checked
+// meanwhile. What has to make room is fetched by foresee. Nothing follows from what is fetched.
 func (m *Machine) warm(commands []Command) {
 	w := &m.warming
 	w.names, w.next = w.names[:0], 0
@@ -28,22 +28,54 @@ func (m *Machine) warm(commands []Command) {
 			w.names = append(w.names, hashed{Slot(c.Key), m.store.hash(c.Key)})
 		}
 	}
-	if m.bytes() >= m.bound/8*7 {
-		r := m.store.oldest()
-		for range len(w.names) {
-			if r == 0 {
-				break
-			}
-			rec := m.store.records.read(r)
-			w.names = append(w.names, hashed{rec.slot, rec.hash})
-			m.store.arena.warm(rec.block)
-			r = rec.next
+	m.store.warmSlots(w.names)
+}
+
+// foresight is how many entries foresee is ahead.
+const foresight = 4
+
+// foreseen is how far the oldest entries are fetched.
+type foreseen struct {
+	next   ref // the first one that is not, its record being under way; 0: begin with the oldest
+	before int // entries that are older
+	names  [foresight / 2]hashed
+	turn   int // of names: the one fetched longest ago
+}
+
+// foresee fetches what the removal of the oldest entries needs, one more of them each time that one goes: each
+// names the next one only, which has to come from memory before that can be asked for the one after it.
+func (s *store) foresee() {
+	f := &s.foreseen
+	for range 2 { // so that it gains ground
+		if f.next == 0 {
+			f.next, f.before = s.oldestRef, 0
 		}
-		if r != 0 {
-			m.store.records.warm(r) // the first one that the batch after this may evict
+		if f.next == 0 || f.before >= foresight {
+			return
+		}
+		rec := s.records.read(f.next)
+		s.arena.warm(rec.block)
+		name := &f.names[f.turn]
+		s.warmCell(*name) // its table is here by now
+		*name = hashed{rec.slot, rec.hash}
+		s.warmSlot(*name)
+		f.turn = (f.turn + 1) % len(f.names)
+		if f.next = rec.next; f.next != 0 {
+			s.records.warm(f.next)
+			f.before++
 		}
 	}
-	m.store.warmSlots(w.names)
+}
+
+// left hears that r leaves its place in the order.
+func (f *foreseen) left(rs *records, r ref) {
+	switch {
+	case f.next == 0:
+	case f.next == r:
+		f.next = rs.read(r).next
+	case rs.read(r).stamp < rs.read(f.next).stamp:
+		f.before--
+	}
 }
 
 // warmTouches is warm for touches, which change the records too, and those next to them.
@@ -80,10 +112,14 @@ func (m *Machine) warmTouches(touches []byte) {
 // warmSlots fetches what a search for the names begins with, and the sums of their slots.
 func (s *store) warmSlots(names []hashed) {
 	for _, n := range names {
-		if i := uint32(n.slot) - s.owned.Start; i < uint32(len(s.index)) {
-			prefetch(unsafe.Pointer(&s.summed[i]))
-			prefetch(unsafe.Pointer(&s.index[i]))
-		}
+		s.warmSlot(n)
+	}
+}
+
+func (s *store) warmSlot(n hashed) {
+	if i := uint32(n.slot) - s.owned.Start; i < uint32(len(s.index)) {
+		prefetch(unsafe.Pointer(&s.summed[i]))
+		prefetch(unsafe.Pointer(&s.index[i]))
 	}
 }
 
@@ -104,4 +140,10 @@ func (s *store) warmCell(n hashed) {
 func (rs *records) warm(r ref) { prefetch(unsafe.Pointer(rs.read(r))) }
 
 // warm fetches the beginning of the block at an address.
-func (a *arena) warm(at address) { prefetch(unsafe.Pointer(&a.segments[at.segment()][at.offset()])) }
+func (a *arena) warm(at address) {
+	const line, lines = 64, 3
+	b := a.segments[at.segment()][at.offset():]
+	for i := 0; i < min(lines*line, len(b)); i += line {
+		prefetch(unsafe.Pointer(&b[i]))
+	}
+}
