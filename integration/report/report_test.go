@@ -307,7 +307,7 @@ func large(t *testing.T, r *history.Run, v check.Report) {
 	if len(page) > most {
 		t.Errorf("a page of %d bytes", len(page))
 	}
-	if took > 2*time.Second {
+	if took > 20*time.Second { // not for ever: with the race detector, beside other tests, it takes two
 		t.Errorf("it took %v", took)
 	}
 	if !regexp.MustCompile(`and of the 2\d\d,\d{3} others \d+,\d{3}, evenly`).Match(page) {
