@@ -218,6 +218,9 @@ func (in *inspector) openSnapshots() (raft.SnapshotStore, error) {
 	listed := map[string]bool{}
 	for _, meta := range metas {
 		listed[meta.ID] = true
+		if err := checkDescription(folder, meta); err != nil {
+			in.damage = append(in.damage, err)
+		}
 	}
 	for _, e := range entries {
 		if e.IsDir() && !listed[e.Name()] && !strings.HasSuffix(e.Name(), unfinished) {

@@ -28,7 +28,7 @@ const (
 
 // openSnapshots opens the snapshots in dir, the replica's folder, and clears away what a crash left:
 // snapshots that were never finished and those that were half removed. When a snapshot newer than
-// all readable ones can't be read, the error wraps ErrDataLost.
+// all readable ones can't be read, or one's description is not what its name says, the error wraps ErrDataLost.
 func openSnapshots(dir string, logger hclog.Logger) (raft.SnapshotStore, error) {
 	folder := filepath.Join(dir, snapshotFolder)
 	entries, err := os.ReadDir(folder)
@@ -47,6 +47,15 @@ func openSnapshots(dir string, logger hclog.Logger) (raft.SnapshotStore, error) 
 	all, err := listSnapshots(dir, logger)
 	if err != nil {
 		return nil, err
+	}
+	for i, m := range all {
+		if err := checkDescription(folder, m); err != nil {
+			return nil, err
+		}
+		same := func(o *raft.SnapshotMeta) bool { return o.ID == m.ID }
+		if slices.ContainsFunc(all[:i], same) || !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == m.ID }) {
+			return nil, fmt.Errorf("%w: one of the snapshots in %s calls itself %s and is another", ErrDataLost, folder, m.ID)
+		}
 	}
 	for _, e := range entries {
 		name := e.Name()
@@ -70,7 +79,70 @@ func openSnapshots(dir string, logger hclog.Logger) (raft.SnapshotStore, error) 
 			return nil, fmt.Errorf("removing an old snapshot: %w", err)
 		}
 	}
-	return raft.NewFileSnapshotStoreWithLogger(dir, retainSnapshots, logger)
+	store, err := raft.NewFileSnapshotStoreWithLogger(dir, retainSnapshots, logger)
+	if err != nil {
+		return nil, err
+	}
+	return diskSnapshots{store, folder}, nil
+}
+
+// diskSnapshots shows no snapshot whose description is damaged: its List and Open then fail with an error that wraps
+// ErrDataLost.
+type diskSnapshots struct {
+	raft.SnapshotStore // a raft.FileSnapshotStore, which checks what snapshots hold, and believes what describes them
+	folder             string
+}
+
+// descriptionSum is a file in a snapshot's folder with the checksum of its description. Snapshots of earlier versions have none.
+const descriptionSum = "description.sum"
+
+// Create returns a sink for a new snapshot, beside which its checksum is on the disk already.
+func (d diskSnapshots) Create(version raft.SnapshotVersion, index, term uint64,
+	configuration raft.Configuration, configurationIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := d.SnapshotStore.Create(version, index, term, configuration, configurationIndex, trans)
+	if err != nil {
+		return nil, err
+	}
+	sum := sumDescription(&raft.SnapshotMeta{Index: index, Term: term, Configuration: configuration, ConfigurationIndex: configurationIndex})
+	if err := writeSynced(filepath.Join(d.folder, sink.ID()+unfinished, descriptionSum), sum); err != nil {
+		_ = sink.Cancel()
+		return nil, fmt.Errorf("writing the checksum of a snapshot's description: %w", err)
+	}
+	return sink, nil
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func (d diskSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	all, err := d.SnapshotStore.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
+		if err := checkDescription(d.folder, m); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func (d diskSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	m, r, err := d.SnapshotStore.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkDescription(d.folder, m); err != nil {
+		_ = r.Close()
+		return nil, nil, err
+	}
+	return m, r, nil
 }
 
 // listSnapshots returns all finished snapshots in dir whose description can be read, newest first.
@@ -94,6 +166,33 @@ func parseSnapshotName(name string) (term, index uint64, err error) {
 		return 0, 0, fmt.Errorf("folder %s is no snapshot: %w", name, err)
 	}
 	return term, index, nil
+}
+
+// checkDescription holds a snapshot's description against its checksum and the name of its folder: from a wrong index or term a
+// replica would skip entries, or claim to have some that it does not. The error wraps ErrDataLost.
+func checkDescription(folder string, m *raft.SnapshotMeta) error {
+	term, index, err := parseSnapshotName(m.ID)
+	if err != nil || term != m.Term || index != m.Index {
+		return fmt.Errorf("%w: the description of snapshot %s is damaged: index %d of term %d", ErrDataLost, m.ID, m.Index, m.Term)
+	}
+	switch sum, err := os.ReadFile(filepath.Join(folder, m.ID, descriptionSum)); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading the checksum of a snapshot's description: %w", err)
+	case !bytes.Equal(sum, sumDescription(m)):
+		return fmt.Errorf("%w: the description of snapshot %s is damaged", ErrDataLost, m.ID)
+	}
+	return nil
+}
+
+// sumDescription is the CRC-32C of what Raft goes by in a description. What the snapshot holds has a checksum of its own there.
+func sumDescription(m *raft.SnapshotMeta) []byte {
+	text := fmt.Appendf(nil, "%d %d %d", m.Index, m.Term, m.ConfigurationIndex)
+	for _, s := range m.Configuration.Servers {
+		text = fmt.Appendf(text, " %d %q %q", s.Suffrage, s.ID, s.Address)
+	}
+	return fmt.Appendf(nil, "%08x", crc32.Checksum(text, castagnoli))
 }
 
 // memorySnapshots is a raft.SnapshotStore in memory: the counterpart of memoryStore. A snapshot

@@ -155,3 +155,53 @@ func TestOpenSnapshotsAfterCrash(t *testing.T) {
 		t.Error("a foreign folder was accepted")
 	}
 }
+
+// TestDamagedDescription ensures that a snapshot whose description is not what its name says is neither started from nor
+// thrown away, when a replica opens and later.
+func TestDamagedDescription(t *testing.T) {
+	for name, change := range map[string][2]string{
+		"index beyond the log":  {`"Index":10`, `"Index":90`},
+		"index within the log":  {`"Index":10`, `"Index":11`},
+		"index below":           {`"Index":10`, `"Index":8`},
+		"term above":            {`"Term":2`, `"Term":6`},
+		"term below":            {`"Term":2`, `"Term":1`},
+		"voter":                 {`"1/a/1"`, `"1/a/9"`},
+		"suffrage":              {`"Suffrage":0`, `"Suffrage":1`},
+		"configuration's index": {`"ConfigurationIndex":1`, `"ConfigurationIndex":3`},
+		"id of another":         {`"ID":"2-10-`, `"ID":"2-10-1`},
+		"id of another in term": {`"ID":"2-10-`, `"ID":"3-10-`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := openTestDisk(t, dir)
+			must(t, s.StoreLogs(logs(1, 20, 2)))
+			snaps, err := openSnapshots(dir, hclog.NewNullLogger())
+			must(t, err)
+			id := writeSnapshot(t, snaps, 10, 2, "state")
+			must(t, s.DeleteRange(1, 5))
+			path := filepath.Join(dir, snapshotFolder, id, "meta.json")
+			data, err := os.ReadFile(path)
+			must(t, err)
+			changed := strings.Replace(string(data), change[0], change[1], 1)
+			if changed == string(data) {
+				t.Fatalf("nothing to change in %s", data)
+			}
+			must(t, os.WriteFile(path, []byte(changed), 0o600))
+			if _, err := openSnapshots(dir, hclog.NewNullLogger()); !errors.Is(err, ErrDataLost) {
+				t.Errorf("opened: %v", err)
+			}
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("the snapshot is gone: %v", err)
+			}
+			if strings.HasPrefix(change[0], `"ID"`) {
+				return // found by its name no more
+			}
+			if _, _, err := recoveryPoint(s, snaps); !errors.Is(err, ErrDataLost) {
+				t.Errorf("started from: %v", err)
+			}
+			if _, _, err := snaps.Open(id); !errors.Is(err, ErrDataLost) {
+				t.Errorf("read: %v", err)
+			}
+		})
+	}
+}
