@@ -89,7 +89,7 @@ type segmentInfo struct {
 func (a *arena) segmentSize(age int) int {
 	n := a.live / newShare
 	if age > 0 {
-		n = a.live / ageShare
+		n = (a.live - a.lone) / ageShare // what is alone is never cleaned
 	}
 	if n <= minSegment {
 		return minSegment
@@ -117,7 +117,7 @@ func (a *arena) room(n, age int) uint32 {
 	}
 	if age > 0 {
 		a.sealLarge(age)
-		if a.live < ageShare*minSegment || n > a.fillingSize(age)/loneShare {
+		if !a.aged() || n > a.fillingSize(age)/loneShare {
 			age = 0 // not enough of them for segments of their own
 		}
 	}
@@ -163,10 +163,13 @@ func (a *arena) seal(age int) {
 
 // sealLarge is seal for a segment that became far too large, as most of what lived is gone.
 func (a *arena) sealLarge(age int) {
-	if f := a.filling[age]; f != 0 && int(a.info[f-1].room) > 4*a.segmentSize(age) {
+	if f := a.filling[age]; f != 0 && (int(a.info[f-1].room) > 4*a.segmentSize(age) || age > 0 && !a.aged()) {
 		a.seal(age)
 	}
 }
+
+// aged reports whether there is enough for segments of each age.
+func (a *arena) aged() bool { return a.lone <= a.live/2 && a.live-a.lone >= ageShare*minSegment }
 
 // put stores a block and returns its address.
 func (a *arena) put(key, contentType, v1, v2 []byte) address {

@@ -185,6 +185,64 @@ func TestStoreCleansOnce(t *testing.T) {
 	}
 }
 
+// TestStoreCleaningEnds ensures that cleaning comes to an end, after which an operation does nothing for it: beside large values
+// that have segments of their own, which it never touches, and where most of what there was is gone.
+func TestStoreCleaningEnds(t *testing.T) {
+	for name, tt := range map[string]struct{ lone, most, left int }{
+		"large values":  {lone: 2400, most: 20_000, left: 20_000},
+		"few are left":  {most: 10_000, left: 500},
+		"some are left": {most: 10_000, left: 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newChurn(1)
+			c.value = make([]byte, 130<<10)
+			for i := range tt.lone {
+				c.set(1<<40+uint64(i), len(c.value), 0)
+			}
+			var keys []uint64
+			next := uint64(0)
+			add := func() uint64 {
+				next++
+				c.set(next, 100, 0)
+				return next
+			}
+			remove := func(i int) {
+				key := c.key(keys[i])
+				c.store.remove(c.store.find(Slot(key), c.store.hash(key), key))
+			}
+			replace := func() {
+				i := c.rng.IntN(len(keys))
+				remove(i)
+				keys[i] = add()
+			}
+			for len(keys) < tt.most {
+				keys = append(keys, add())
+			}
+			for range 3 * tt.most {
+				replace()
+			}
+			for len(keys) > tt.left {
+				i, last := c.rng.IntN(len(keys)), len(keys)-1
+				remove(i)
+				keys[i], keys = keys[last], keys[:last]
+			}
+			const steps = 20_000
+			untidy := 0
+			for range steps {
+				replace()
+				if c.store.arena.untidy() {
+					untidy++
+				}
+			}
+			checkStore(t, c.store)
+			t.Logf("untidy after %d of %d", untidy, steps)
+			if untidy > steps/2 {
+				t.Errorf("untidy after %d of %d operations", untidy, steps)
+			}
+		})
+	}
+}
+
 // heapAfter returns the bytes of live heap.
 func heapAfter() int64 {
 	var m runtime.MemStats
