@@ -130,7 +130,8 @@ func (s *store) sumsOf(slot uint16) *slotSums {
 	return &s.summed[uint32(slot)-s.owned.Start]
 }
 
-// find returns the entry of key, 0 when there is none or the slot is not owned. hash is that of key.
+// find returns the entry of key, 0 when there is none or the slot is not owned. hash is that of key. The record, which
+// whoever asks needs next, comes from memory while the key is compared.
 func (s *store) find(slot uint16, hash uint32, key []byte) ref {
 	t := s.tableOf(slot, hash)
 	if t == nil {
@@ -140,8 +141,11 @@ func (s *store) find(slot uint16, hash uint32, key []byte) ref {
 		switch c := &t.cells[i]; {
 		case c.ref == 0:
 			return 0
-		case c.hash() == hash && bytes.Equal(s.arena.key(c.block()), key):
-			return c.ref
+		case c.hash() == hash:
+			s.records.warm(c.ref)
+			if bytes.Equal(s.arena.key(c.block()), key) {
+				return c.ref
+			}
 		}
 	}
 }
