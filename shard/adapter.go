@@ -2,8 +2,10 @@ package shard
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -20,15 +22,17 @@ type adapter struct {
 	conf       atomic.Pointer[configuration] // the committed one; nil: none yet
 	restored   atomic.Uint64                 // index of the last snapshot restored
 	persisting atomic.Int32                  // snapshots being written now
-	failed     atomic.Pointer[error]
+	failed     atomic.Pointer[error]         // of a Restore
+	renewals   atomic.Int32                  // snapshots to be taken soon, as one there can't be read
 	// sealed: the replica has stopped for good. The machine stays empty, and no snapshot is taken.
 	sealed bool
 	// last is the last index of the log.
 	last      func() (uint64, error)
-	started   atomic.Bool   // the instance runs, so a Restore comes from the leader
-	onRestore func()        // called after such a Restore; must not block
-	written   atomic.Uint64 // bytes of commands applied since the last snapshot began
-	entries   atomic.Uint64 // entries likewise
+	started   atomic.Bool     // the instance runs, so a Restore comes from the leader
+	onRestore func()          // called after such a Restore; must not block
+	discard   func(id string) // called after such a Restore that found the snapshot damaged
+	written   atomic.Uint64   // bytes of commands applied since the last snapshot began
+	entries   atomic.Uint64   // entries likewise
 }
 
 var _ raft.BatchingFSM = (*adapter)(nil)
@@ -95,6 +99,9 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	if err := restore(r); err != nil {
 		err = fmt.Errorf("shard %d: snapshot at index %d: %w", a.shard, index, err)
 		a.failed.Store(&err)
+		if a.started.Load() && errors.Is(err, ErrDataLost) {
+			a.discard(meta.ID)
+		}
 		return err
 	}
 	a.applied.reach(index)
@@ -106,17 +113,37 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 	return nil
 }
 
-// describedSnapshots lets Restore know which snapshot it reads: the library does not say.
-type describedSnapshots struct{ raft.SnapshotStore }
+// describedSnapshots lets Restore know which snapshot it reads, and the instance that one can't be read: the library says neither.
+type describedSnapshots struct {
+	raft.SnapshotStore
+	fsm *adapter
+	// start is the index of the only snapshot that there is to the library while it starts. It would fall back to an older one
+	// else, and panic where the log in between is gone.
+	start      uint64
+	unreadable func(error)
+}
 
 type describedReader struct {
 	io.ReadCloser
 	meta *raft.SnapshotMeta
 }
 
+func (d describedSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	all, err := d.SnapshotStore.List()
+	if err != nil {
+		d.unreadable(err)
+		return nil, err
+	}
+	if !d.fsm.started.Load() {
+		all = slices.DeleteFunc(slices.Clone(all), func(m *raft.SnapshotMeta) bool { return m.Index != d.start })
+	}
+	return all, nil
+}
+
 func (d describedSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, r, err := d.SnapshotStore.Open(id)
 	if err != nil {
+		d.unreadable(err)
 		return nil, nil, err
 	}
 	return meta, describedReader{r, meta}, nil

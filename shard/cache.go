@@ -96,6 +96,9 @@ func (c *cacheMachine) Snapshot() StateSnapshot {
 
 func (c *cacheMachine) Restore(r io.Reader) error {
 	m, err := fsm.Restore(r)
+	if errors.Is(err, fsm.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrDataLost, err)
+	}
 	if err != nil {
 		return err
 	}

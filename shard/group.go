@@ -19,7 +19,7 @@ type Group struct {
 	id         ReplicaID
 	spec       Spec
 	store      replicaStore
-	snaps      raft.SnapshotStore
+	snaps      snapshotStore
 	newMachine func() StateMachine
 	spools     spools
 
@@ -41,7 +41,7 @@ type Group struct {
 // clocked is a state machine with a log clock (R2).
 type clocked interface{ Clock() uint64 }
 
-func newGroup(h *Host, spec Spec, store replicaStore, snaps raft.SnapshotStore, spoolDir string, newMachine func() StateMachine) *Group {
+func newGroup(h *Host, spec Spec, store replicaStore, snaps snapshotStore, spoolDir string, newMachine func() StateMachine) *Group {
 	ctx, cancel := context.WithCancel(h.ctx)
 	return &Group{host: h, id: ReplicaID{spec.Shard, h.cfg.Node, spec.R}, spec: spec, store: store, snaps: snaps,
 		newMachine: newMachine, spools: spools{dir: spoolDir}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
@@ -93,7 +93,7 @@ func (g *Group) startInstance() (*instance, error) {
 		quit: make(chan struct{}), over: make(chan struct{}), transferFailed: map[string]uint64{}}
 	i.reads.inst, i.follows.inst = i, i
 	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), sealed: g.stopped.Load() != nil,
-		last: g.store.LastIndex, onRestore: func() {
+		last: g.store.LastIndex, discard: g.discard, onRestore: func() {
 			i.renewed.Store(true)
 			notify(i.installed)
 		}}
@@ -106,13 +106,10 @@ func (g *Group) startInstance() (*instance, error) {
 	} else if wiped {
 		g.host.log.Info("log replaced by snapshot", "shard", g.id.Shard, "index", index)
 	}
-	i.raft, err = raft.NewRaft(g.raftConfig(i.notify), i.fsm, g.store, g.store, describedSnapshots{g.snaps}, i.trans)
-	if err == nil {
-		// The library falls back to an older snapshot; the log in between may be gone.
-		if failed := i.fsm.failed.Load(); failed != nil {
-			_ = i.raft.Shutdown().Error()
-			err = *failed
-		}
+	snaps := describedSnapshots{SnapshotStore: g.snaps, fsm: i.fsm, start: index, unreadable: i.unreadable}
+	i.raft, err = raft.NewRaft(g.raftConfig(i.notify), i.fsm, g.store, g.store, snaps, i.trans)
+	if failed := i.fsm.failed.Load(); err != nil && failed != nil {
+		err = *failed // which the library does not tell
 	}
 	if err != nil {
 		i.trans.cancel()
@@ -121,6 +118,13 @@ func (g *Group) startInstance() (*instance, error) {
 	i.fsm.started.Store(true) // from now on a Restore means a snapshot that the leader sent
 	g.inst.Store(i)
 	return i, nil
+}
+
+// discard removes a snapshot that the leader sent and that holds no state: nothing here goes by it yet, and the next start would.
+func (g *Group) discard(id string) {
+	if err := g.snaps.discard(id); err != nil {
+		g.host.log.Error("a snapshot that can't be restored stays", "shard", g.id.Shard, "snapshot", id, "err", err)
+	}
 }
 
 // stopInstance ends an instance; its stores are free when it returns.

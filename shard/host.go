@@ -89,7 +89,7 @@ func NewHost(cfg Config) (*Host, error) {
 	if cfg.Memory != nil {
 		st, err = cfg.Memory, cfg.Memory.claim(cfg.Node)
 	} else {
-		st, err = openDisk(cfg.Dir, cfg.Node)
+		st, err = openDisk(cfg.Dir, cfg.Node, cfg.Log)
 	}
 	if err != nil {
 		return nil, err

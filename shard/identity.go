@@ -141,7 +141,7 @@ func lockDataFolder(dir string) (*os.File, error) {
 func loadIdentity(dir string) (Identity, error) {
 	path := filepath.Join(dir, identityFile)
 	var record identityRecord
-	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) {
+	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) || passing(err) {
 		return Identity{}, err
 	} else if err != nil {
 		return Identity{}, fmt.Errorf("%w: %w", ErrRejoin, err)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -211,20 +210,13 @@ func (in *inspector) openSnapshots() (raft.SnapshotStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	metas, err := store.List()
+	found, err := findSnapshots(folder)
 	if err != nil {
 		return nil, err
 	}
-	listed := map[string]bool{}
-	for _, meta := range metas {
-		listed[meta.ID] = true
-		if err := checkDescription(folder, meta); err != nil {
-			in.damage = append(in.damage, err)
-		}
-	}
-	for _, e := range entries {
-		if e.IsDir() && !listed[e.Name()] && !strings.HasSuffix(e.Name(), unfinished) {
-			in.damage = append(in.damage, fmt.Errorf("snapshot %s has no readable description", e.Name()))
+	for _, f := range found {
+		if f.damage != nil {
+			in.damage = append(in.damage, f.damage)
 		}
 	}
 	return store, nil

@@ -179,7 +179,7 @@ func TestStaleInstallChangesNothing(t *testing.T) {
 		}
 		// Should the check before the library be passed by a race, the machine itself refuses.
 		metas, _ := group.snaps.List()
-		_, old, err := describedSnapshots{group.snaps}.Open(metas[0].ID)
+		_, old, err := describedSnapshots{SnapshotStore: group.snaps}.Open(metas[0].ID)
 		if err != nil {
 			t.Fatal(err)
 		}

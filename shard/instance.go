@@ -95,10 +95,16 @@ func (i *instance) watch(ctx context.Context) string {
 			i.yield()
 			return "its state has diverged"
 		case <-tick.C:
-			if led++; !i.fsm.sealed || i.raft.State() != raft.Leader {
+			if led++; i.raft.State() != raft.Leader || i.ready.Load() != 0 {
 				led = 0
-			} else if led > maxSealedLead {
+			}
+			switch {
+			case led <= maxIdleLead:
+			case i.fsm.sealed:
 				return "it must not lead, and nobody takes over"
+			default:
+				led = 0
+				i.giveUp()
 			}
 			if i.transferStuck() {
 				return "a leadership transfer does not end"
@@ -160,6 +166,17 @@ func (i *instance) becomeReady() {
 		i.group.host.changed()
 		return
 	}
+}
+
+// giveUp has another voter lead instead of this one, which leads and does not come to serve.
+func (i *instance) giveUp() {
+	why := "its first entry is not committed"
+	_, clocked := i.fsm.machine.(clocked)
+	if _, known := i.wall(); clocked && !known {
+		why = "the time of day is not known: too few clocks were heard"
+	}
+	i.group.host.log.Warn("leads and does not come to serve", "shard", i.group.id.Shard, "term", i.raft.CurrentTerm(), "why", why)
+	i.wg.Go(i.yield)
 }
 
 // barrier returns once all entries of former terms, and one of this, are applied.
@@ -254,14 +271,26 @@ func (i *instance) afterInstall() string {
 // snapshotRetry is the pause after a snapshot that failed, as on a full disk.
 const snapshotRetry = 5 * time.Second
 
-// maintain takes a snapshot once enough was applied since the last.
+// unreadable has snapshots taken in place of those kept, as one of them can't be read: a member that lacks what is only
+// there would wait for ever, and a restart would find the replica's data lost.
+func (i *instance) unreadable(err error) {
+	if passing(err) {
+		return
+	}
+	if i.fsm.renewals.Swap(retainSnapshots) == 0 {
+		i.group.host.log.Error("a snapshot can't be read, and is replaced", "shard", i.group.id.Shard, "err", err)
+	}
+}
+
+// maintain takes a snapshot once enough was applied since the last, or one is to be replaced.
 func (i *instance) maintain() {
 	h := i.group.host
 	if i.group.serves() != nil { // nobody is to get a state that may be wrong
 		return
 	}
 	bytes, entries := i.fsm.written.Load(), i.fsm.entries.Load()
-	if bytes < h.cfg.SnapshotBytes && entries < h.cfg.SnapshotEntries || i.fsm.persisting.Load() > 0 ||
+	renewals := i.fsm.renewals.Load()
+	if bytes < h.cfg.SnapshotBytes && entries < h.cfg.SnapshotEntries && renewals == 0 || i.fsm.persisting.Load() > 0 ||
 		int64(h.mono()) < i.snapshotAfter.Load() {
 		return
 	}
@@ -282,6 +311,9 @@ func (i *instance) maintain() {
 		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
 			h.log.Warn("no snapshot, trying again later", "shard", i.group.id.Shard, "err", err)
 			i.snapshotAfter.Store(int64(h.mono() + snapshotRetry))
+		}
+		if err == nil && renewals > 0 {
+			i.fsm.renewals.CompareAndSwap(renewals, renewals-1)
 		}
 	})
 }

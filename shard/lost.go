@@ -11,9 +11,11 @@ import (
 // as stopped. Where the others have a quorum the directory replaces it by a new replica on the same node (an operation,
 // rebuild-member), as one whose state diverged; where they have none, that is left to an operator.
 //
-// It is believed after a few tries in a row, and never while files or rights are short. Nothing is noted on disk: after a restart, whenever the process died, the damage is found again by reading everything. What is
-// found damaged while the replica runs ends the process (store.unreadable), and the next start leaves the replica out. Where
-// the directory has recorded the rebuild before a later start finds the data readable, it is rebuilt all the same.
+// It is believed after a few tries in a row, and never while files or rights are short. Nothing is noted on disk: after a
+// restart, whenever the process died, the damage is found again by reading everything. Log records that are found damaged while
+// the replica runs end the process (store.unreadable), and the next start leaves the replica out; a snapshot is replaced
+// (instance.unreadable). Where a later start finds the data readable, the directory takes back a rebuild that has not removed the
+// replica yet.
 
 // lossTries is how many times in a row opening a replica must find its data lost before that is believed: what can't be
 // read for a moment is not gone.

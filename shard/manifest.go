@@ -62,6 +62,8 @@ type manifest struct {
 
 	mu    sync.Mutex    // guards notes; held over the write of the file
 	notes []replicaNote // sorted by shard and r
+	// remains says which folders of destroyed replicas could not be removed at the start. They wait for the next one.
+	remains error
 	// shown are the notes as last written, for those who must not wait for a disk.
 	shown atomic.Pointer[[]replicaNote]
 }
@@ -72,7 +74,7 @@ type manifestRecord struct {
 }
 
 // openManifest reads the manifest of the data folder dir, whose lock is held (OpenIdentity), and
-// removes what is left of destroyed replicas. A manifest that is missing, damaged or does not know a
+// removes what is left of destroyed replicas, as far as it can. A manifest that is missing, damaged or does not know a
 // replica whose folder is there is ErrDataLost.
 func openManifest(dir string) (*manifest, error) {
 	notes, err := loadNotes(dir)
@@ -98,9 +100,7 @@ func openManifest(dir string) (*manifest, error) {
 		case !noted:
 			return nil, fmt.Errorf("%w: %s is not in %s", ErrRejoin, path, manifestName)
 		case m.notes[i].State == replicaDestroyed:
-			if err := removeDir(path); err != nil {
-				return nil, fmt.Errorf("removing a destroyed replica: %w", err)
-			}
+			m.remains = errors.Join(m.remains, removeDir(path))
 		}
 	}
 	return m, nil
@@ -110,7 +110,7 @@ func openManifest(dir string) (*manifest, error) {
 func loadNotes(dir string) ([]replicaNote, error) {
 	path := filepath.Join(dir, manifestName)
 	var record manifestRecord
-	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) {
+	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) || passing(err) {
 		return nil, err
 	} else if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejoin, err)

@@ -1,12 +1,17 @@
 package shard
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -168,6 +173,7 @@ func TestDamagedDescription(t *testing.T) {
 		"voter":                 {`"1/a/1"`, `"1/a/9"`},
 		"suffrage":              {`"Suffrage":0`, `"Suffrage":1`},
 		"configuration's index": {`"ConfigurationIndex":1`, `"ConfigurationIndex":3`},
+		"size":                  {`"Size":5`, `"Size":7`},
 		"id of another":         {`"ID":"2-10-`, `"ID":"2-10-1`},
 		"id of another in term": {`"ID":"2-10-`, `"ID":"3-10-`},
 	} {
@@ -204,4 +210,244 @@ func TestDamagedDescription(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestUnreadableSnapshotIsReplaced ensures that a member which needs a snapshot that its leader can't read any more gets
+// another one, though nothing is written.
+func TestUnreadableSnapshotIsReplaced(t *testing.T) {
+	inBubble(t, 3, compacting, func(c *cluster) {
+		l := c.lead("a")
+		c.net.Isolate("c", "a", "b")
+		c.fill(l, 60, "v")
+		l = c.leader("a", "b")
+		snaps := c.memory[l.Node()].stores[c.replicaOn(l.Node())].snaps
+		snaps.mu.Lock()
+		for n := range snaps.kept {
+			snaps.kept[n].sum++
+		}
+		snaps.mu.Unlock()
+		c.net.Heal()
+		c.wantSameState()
+		c.until("no snapshot is damaged", func() bool {
+			metas, err := snaps.List()
+			must(t, err)
+			return !slices.ContainsFunc(metas, func(m *raft.SnapshotMeta) bool { return verifySnapshot(snaps, m.ID) != nil })
+		})
+		before := snapshotList(t, snaps)
+		time.Sleep(time.Minute)
+		if after := snapshotList(t, snaps); !equal(before, after) {
+			t.Errorf("more are taken for ever: %v, then %v", before, after)
+		}
+	})
+}
+
+// TestUnrestorableSnapshot ensures that a replica whose newest snapshot is whole as a file, and holds no state, has lost its data,
+// whether or not there is an older one; and that one which only a newer build can read has not.
+func TestUnrestorableSnapshot(t *testing.T) {
+	const versionAt = len("LARDERSM")
+	for name, test := range map[string]struct {
+		edit func(data []byte)
+		lost bool
+	}{
+		"damaged":          {func(data []byte) { data[len(data)/2] ^= 1 }, true},
+		"of a newer build": {func(data []byte) { data[versionAt] = 99 }, false},
+	} {
+		for _, all := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s all=%v", name, all), func(t *testing.T) {
+				inBubble(t, 1, compacting, func(c *cluster) {
+					l := c.leader()
+					c.fill(l, 60, "v")
+					c.fill(l, 60, "w")
+					c.crash("a")
+					id := c.replicaOn("a")
+					snaps := c.memory["a"].stores[id].snaps
+					if len(snaps.kept) != retainSnapshots {
+						t.Fatalf("%d snapshots", len(snaps.kept))
+					}
+					for n := range snaps.kept {
+						if s := &snaps.kept[n]; n == 0 || all {
+							s.data = bytes.Clone(s.data)
+							test.edit(s.data)
+							s.sum = crc32.Checksum(s.data, castagnoli)
+						}
+					}
+					h, err := NewHost(Config{Node: "a", Memory: c.memory["a"], Network: c.net.From("a"), Addr: addrOf("a"), Fatal: func(err error) { t.Error(err) }})
+					must(t, err)
+					for range lossTries {
+						if err := h.OpenCache(Spec{Shard: testShard, R: id.R, Members: c.members()}); err == nil || errors.Is(err, ErrDataLost) != test.lost {
+							t.Errorf("%v", err)
+						}
+					}
+					if v := h.lost(id); (v != nil) != test.lost {
+						t.Errorf("believed lost: %v", v)
+					}
+					must(t, h.Close())
+				})
+			})
+		}
+	}
+}
+
+// editFile replaces a part of a snapshot's file.
+func editFile(t *testing.T, dir, id, file, from, to string) {
+	t.Helper()
+	path := filepath.Join(dir, snapshotFolder, id, file)
+	data, err := os.ReadFile(path)
+	must(t, err)
+	changed := strings.Replace(string(data), from, to, 1)
+	if changed == string(data) {
+		t.Fatalf("nothing to change in %s", data)
+	}
+	must(t, os.WriteFile(path, []byte(changed), 0o600))
+}
+
+// snapshotDamages are ways to damage a snapshot at index 10 of term 2 that holds "state"; inside: only what reads it tells.
+var snapshotDamages = map[string]struct {
+	file, from, to string
+	inside         bool
+}{
+	"index up":   {descriptionFile, `"Index":10`, `"Index":90`, false},
+	"index down": {descriptionFile, `"Index":10`, `"Index":8`, false},
+	"term up":    {descriptionFile, `"Term":2`, `"Term":6`, false},
+	"id":         {descriptionFile, `"ID":"2-10-1`, `"ID":"2-10-2`, false},
+	"version":    {descriptionFile, `"Version":1`, `"Version":0`, false},
+	"no JSON":    {descriptionFile, `{"Version"`, `["Version"`, false},
+	"sum":        {descriptionSum, "", "0", false},
+	"length":     {stateFile, "state", "stat", false},
+	"state":      {stateFile, "state", "stale", true},
+}
+
+// TestDamagedSnapshotIsReplaced ensures that a damaged snapshot is found, is never passed over for an older one, and is gone
+// once another was taken, at the same place of the log or later, whatever it says of itself and the clocks say.
+func TestDamagedSnapshotIsReplaced(t *testing.T) {
+	for name, damage := range snapshotDamages {
+		for index := uint64(10); index <= 11; index++ {
+			for _, ahead := range []bool{false, true} { // of the clock
+				t.Run(fmt.Sprintf("%s, then %d, ahead %v", name, index, ahead), func(t *testing.T) {
+					dir := t.TempDir()
+					snaps, err := openSnapshots(dir, hclog.NewNullLogger())
+					must(t, err)
+					writeSnapshot(t, snaps, 5, 2, "old")
+					id := writeSnapshot(t, snaps, 10, 2, "state")
+					if ahead {
+						later := "2-10-1999999999999"
+						editFile(t, dir, id, descriptionFile, id, later)
+						folder := filepath.Join(dir, snapshotFolder)
+						must(t, os.Rename(filepath.Join(folder, id), filepath.Join(folder, later)))
+						id = later
+					}
+					editFile(t, dir, id, damage.file, damage.from, damage.to)
+					newest := func() error {
+						metas, err := snaps.List()
+						if err != nil {
+							return err
+						}
+						return verifySnapshot(snaps, metas[0].ID)
+					}
+					if err := newest(); err == nil || errors.Is(err, ErrDataLost) == damage.inside {
+						t.Errorf("while it is the newest: %v", err)
+					}
+					s := openTestDisk(t, t.TempDir())
+					if _, _, err := recoveryPoint(s, snaps); !errors.Is(err, ErrDataLost) {
+						t.Errorf("begun from: %v", err)
+					}
+					time.Sleep(2 * time.Millisecond) // names tell milliseconds
+					writeSnapshot(t, snaps, index, 2, "new")
+					must(t, newest())
+					if _, err := os.Stat(filepath.Join(dir, snapshotFolder, id)); !errors.Is(err, os.ErrNotExist) {
+						t.Errorf("it is still there: %v", err)
+					}
+					snaps, err = openSnapshots(dir, hclog.NewNullLogger())
+					must(t, err)
+					must(t, newest())
+				})
+			}
+		}
+	}
+}
+
+// TestOlderDamagedSnapshot ensures that damage to a snapshot that a newer one has replaced does no harm.
+func TestOlderDamagedSnapshot(t *testing.T) {
+	for name, damage := range snapshotDamages {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			snaps, err := openSnapshots(dir, hclog.NewNullLogger())
+			must(t, err)
+			old := writeSnapshot(t, snaps, 10, 2, "state")
+			newer := writeSnapshot(t, snaps, 12, 2, "newer")
+			editFile(t, dir, old, damage.file, damage.from, damage.to)
+			for range 2 { // while it runs, and after a restart
+				metas, err := snaps.List()
+				must(t, err)
+				if metas[0].ID != newer || !damage.inside && len(metas) != 1 {
+					t.Errorf("%d are listed, %s first", len(metas), metas[0].ID)
+				}
+				snaps, err = openSnapshots(dir, hclog.NewNullLogger())
+				must(t, err)
+			}
+		})
+	}
+}
+
+// TestReapingCrash ensures that a snapshot which is being removed when the process ends is no damaged one.
+func TestReapingCrash(t *testing.T) {
+	dir := t.TempDir()
+	snaps, err := openSnapshots(dir, hclog.NewNullLogger())
+	must(t, err)
+	id := writeSnapshot(t, snaps, 10, 2, "ten")
+	folder := filepath.Join(dir, snapshotFolder)
+	must(t, os.Rename(filepath.Join(folder, id), filepath.Join(folder, id+unfinished)))
+	must(t, os.Remove(filepath.Join(folder, id+unfinished, descriptionFile)))
+	writeSnapshot(t, snaps, 9, 2, "nine")
+	snaps, err = openSnapshots(dir, hclog.NewNullLogger())
+	must(t, err)
+	if got := snapshotList(t, snaps); !equal(got, []uint64{9}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestRefusedSnapshotIsDiscarded ensures that a follower which is sent a snapshot that holds no state goes on with what it has, also after
+// a restart.
+func TestRefusedSnapshotIsDiscarded(t *testing.T) {
+	inBubble(t, 3, compacting, func(c *cluster) {
+		l := c.lead("a")
+		c.mustPut(l, "k", "v")
+		id := c.replicaOn("c")
+		c.until("c has it", func() bool {
+			return c.hosts["c"].Group(testShard).Status().Applied == l.Group(testShard).Status().Applied
+		})
+		c.net.Isolate("c", "a", "b")
+		c.fill(l, 60, "v")
+		l = c.leader("a", "b")
+		snaps := c.memory[l.Node()].stores[c.replicaOn(l.Node())].snaps
+		snaps.mu.Lock()
+		for n := range snaps.kept {
+			s := &snaps.kept[n]
+			s.data = bytes.Clone(s.data)
+			s.data[len(s.data)/2] ^= 1
+			s.sum = crc32.Checksum(s.data, castagnoli)
+		}
+		snaps.mu.Unlock()
+		store := c.hosts["c"].Group(testShard).store
+		last, err := store.LastIndex()
+		must(t, err)
+		c.net.Heal()
+		inst := c.hosts["c"].Group(testShard).instance()
+		c.until("c refuses it", func() bool { return inst.fsm.failed.Load() != nil })
+		c.net.Isolate("c", "a", "b")
+		time.Sleep(time.Second)
+		if got := snapshotList(t, c.memory["c"].stores[id].snaps); len(got) != 0 {
+			t.Errorf("it stays: %v", got)
+		}
+		c.crash("c")
+		c.start("c")
+		now, err := c.hosts["c"].Group(testShard).store.LastIndex()
+		must(t, err)
+		if now != last {
+			t.Errorf("the log ends at %d, before at %d", now, last)
+		}
+		c.net.Heal()
+		c.fill(c.leader(), 60, "w") // and with it comes a snapshot that holds a state
+		c.wantSameState()
+	})
 }

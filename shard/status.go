@@ -67,7 +67,7 @@ type StateMachine interface {
 	// Snapshot returns an immutable view of the state.
 	Snapshot() StateSnapshot
 	// Restore replaces the whole state, or fails and leaves the replica unusable. r ends with the
-	// snapshot.
+	// snapshot. The error wraps ErrDataLost where r holds what no build has ever written.
 	Restore(r io.Reader) error
 }
 

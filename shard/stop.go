@@ -14,9 +14,9 @@ import (
 // sealedPatience is by how much longer a replica that has stopped waits before it stands for election.
 const sealedPatience = 3
 
-// maxSealedLead is how many looks of the supervisor, one a second, a replica that has stopped may lead:
-// it leads to hand over, and where nobody takes over it lets others try.
-const maxSealedLead = 10
+// maxIdleLead is how many looks of the supervisor, one a second, a replica may lead that does not serve. One that
+// has stopped leads to hand over, and where nobody takes over it lets others try.
+const maxIdleLead = 10
 
 // errSealed refuses what would need a state.
 var errSealed = errors.New("the replica has stopped: it has no state")
@@ -92,7 +92,7 @@ func (i *instance) yield() {
 	var others []Progress
 	for _, v := range voters {
 		p := i.trans.progress.at(v, term)
-		if v != g.id && p.Recent && p.Match+maxReadLag >= i.raft.LastIndex() && !g.known.has(v.String()) {
+		if v != g.id && p.Recent && i.takesLead(p) && p.Match+maxReadLag >= i.raft.LastIndex() && !g.known.has(v.String()) {
 			others = append(others, p)
 		}
 	}
@@ -101,9 +101,8 @@ func (i *instance) yield() {
 		if i.raft.State() != raft.Leader || i.raft.CurrentTerm() != term {
 			return
 		}
-		id := p.Replica.String()
 		g.transferTerm.Store(term)
-		if err := i.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)).Error(); err == nil {
+		if err := i.handTo(p.Replica.String()); err == nil {
 			return
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -19,7 +20,7 @@ type storage interface {
 	Form(cluster string, initial []Founder) error
 	// open opens a replica's stores. Those of a replica that never spoke are made first: bootstrap
 	// fills the log, and all of it is durable before open returns.
-	open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error)
+	open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error)
 	// replicas names those that were created here, or begun, and not destroyed.
 	replicas() []ReplicaID
 	// destroy notes durably that a replica never speaks again, and removes its data. Its stores are
@@ -40,7 +41,7 @@ type disk struct {
 	manifest *manifest
 }
 
-func openDisk(dir, node string) (*disk, error) {
+func openDisk(dir, node string, log *slog.Logger) (*disk, error) {
 	f, err := OpenIdentity(dir, node)
 	if err != nil {
 		return nil, err
@@ -49,6 +50,9 @@ func openDisk(dir, node string) (*disk, error) {
 	if err != nil {
 		f.Close()
 		return nil, err
+	}
+	if m.remains != nil {
+		log.Warn("what is left of destroyed replicas can't be removed", "err", m.remains)
 	}
 	return &disk{f, m}, nil
 }
@@ -66,7 +70,7 @@ func (d *disk) verdict(id ReplicaID) *Verdict { return d.manifest.verdict(id.Sha
 func (d *disk) spoolDir(id ReplicaID) string { return d.manifest.folder(id.Shard, id.R) }
 
 // open follows the table of manifest: the replica speaks only after created returned.
-func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error) {
+func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
 	state, err := d.manifest.check(id.Shard, id.R)
 	if err != nil {
 		return nil, nil, err
@@ -181,7 +185,7 @@ func (m *Memory) Form(cluster string, initial []Founder) error {
 	return nil
 }
 
-func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, raft.SnapshotStore, error) {
+func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.gone[id] {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/hashicorp/raft"
 )
 
 // TestStuckTransferReplacesInstance ensures that a leader whose library refuses all work since its flag
@@ -109,6 +111,38 @@ func TestEndedInstancesAreForgotten(t *testing.T) {
 			if i != c.hosts["a"].Group(testShard).instance() {
 				t.Error("an ended instance is kept")
 			}
+		}
+	})
+}
+
+// TestLeaderThatKnowsNoTimeHandsOver ensures that a leader which hears no clocks, and so never comes to serve, has
+// another one lead.
+func TestLeaderThatKnowsNoTimeHandsOver(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		b, a := c.lead("b"), c.hosts["a"]
+		c.mustPut(b, "k", "v")
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		deaf := func() {
+			a.clocks.mu.Lock()
+			defer a.clocks.mu.Unlock()
+			clear(a.clocks.heard)
+		}
+		deaf()
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				deaf()
+				time.Sleep(100 * time.Microsecond)
+			}
+		})
+		wg.Go(func() { _ = b.Group(testShard).TransferLeadership(ctx, "a") })
+		c.until("a leads", func() bool { return raftOf(a).State() == raft.Leader })
+		began := time.Now()
+		c.mustPut(c.leader("b", "c"), "k", "w")
+		if took := time.Since(began); took < 5*time.Second || took > 30*time.Second {
+			t.Errorf("after %v", took)
 		}
 	})
 }

@@ -38,30 +38,17 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	}
 	// Nor may a second one begin while the first still waits for the target's replication: where that
 	// ends with the leadership, the library's goroutine never does.
-	p := i.trans.progress.at(target, term)
-	i.mu.Lock()
-	need := min(i.transferFailed[id], i.raft.LastIndex()) // what was not committed then may be gone
-	i.mu.Unlock()
-	if !p.Recent || p.Match < need {
+	if p := i.trans.progress.at(target, term); !p.Recent || !i.takesLead(p) {
 		return fmt.Errorf("%w: node %s has not taken the log of shard %d lately", ErrUnreachable, node, g.id.Shard)
 	}
 	if !i.enter() {
 		return ErrStopped
 	}
 	g.transferTerm.Store(term)
-	f := i.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id))
 	done := make(chan error, 1)
 	go func() { // may outlive ctx: the library's own timeout ends it
 		defer i.wg.Done()
-		err := f.Error()
-		i.mu.Lock()
-		if err != nil {
-			i.transferFailed[id] = i.raft.LastIndex()
-		} else {
-			delete(i.transferFailed, id)
-		}
-		i.mu.Unlock()
-		done <- err
+		done <- i.handTo(id)
 	}()
 	select {
 	case err := <-done:
@@ -72,6 +59,26 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	}
+}
+
+// takesLead reports whether a voter has what it must have of the log for a transfer to it to begin.
+func (i *instance) takesLead(p Progress) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return p.Match >= min(i.transferFailed[p.Replica.String()], i.raft.LastIndex()) // what was not committed then may be gone
+}
+
+// handTo hands leadership to a voter.
+func (i *instance) handTo(id string) error {
+	err := i.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)).Error()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err != nil {
+		i.transferFailed[id] = i.raft.LastIndex()
+	} else {
+		delete(i.transferFailed, id)
+	}
+	return err
 }
 
 // voterOn returns the server id of the shard's voter on node.
