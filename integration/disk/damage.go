@@ -77,14 +77,37 @@ func TearLog(dir string, seed uint64) (string, error) {
 	return fmt.Sprintf("%s: torn in the page of %v, bytes %d to %d are zero, %d of them were not", name(dir, log), e, from, end-1, lost), f.Sync()
 }
 
-// DamageSnapshot flips a bit in the newest snapshot of a replica.
+// DamageSnapshot flips a bit in the newest snapshot of a replica, or changes a digit of its description.
 func DamageSnapshot(dir string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 4))
 	path, size, err := someSnapshot(dir, rng)
 	if err != nil {
 		return "", err
 	}
+	if rng.IntN(2) == 0 {
+		return changeDigit(dir, filepath.Join(filepath.Dir(path), "meta.json"), rng)
+	}
 	return flip(dir, path, 0, size, rng, "the newest snapshot")
+}
+
+// changeDigit replaces a digit of the description of a snapshot by another one: what it says can still be read.
+func changeDigit(dir, path string, rng *rand.Rand) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	var digits []int
+	for i, b := range text {
+		if '0' <= b && b <= '9' {
+			digits = append(digits, i)
+		}
+	}
+	if len(digits) == 0 {
+		return "", fmt.Errorf("%w: %s has no digit", ErrNothing, path)
+	}
+	at := digits[rng.IntN(len(digits))]
+	change := func(old byte) byte { return '0' + (old-'0'+byte(1+rng.IntN(9)))%10 }
+	return rewrite(dir, path, int64(at), change, "the description of the newest snapshot")
 }
 
 // TruncateSnapshot cuts off the end of the newest snapshot of a replica.
@@ -107,18 +130,23 @@ func name(dir, path string) string {
 
 // flip flips a random bit in size bytes at offset.
 func flip(dir, path string, offset, size int64, rng *rand.Rand, what string) (string, error) {
+	at := offset + rng.Int64N(size)
+	return rewrite(dir, path, at, func(old byte) byte { return old ^ 1<<rng.IntN(8) }, what)
+}
+
+// rewrite changes a byte of a file.
+func rewrite(dir, path string, at int64, change func(old byte) byte, what string) (string, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	at := offset + rng.Int64N(size)
 	var b [1]byte
 	if _, err := f.ReadAt(b[:], at); err != nil {
 		return "", err
 	}
 	old := b[0]
-	b[0] ^= 1 << rng.IntN(8)
+	b[0] = change(old)
 	if _, err := f.WriteAt(b[:], at); err != nil {
 		return "", err
 	}
