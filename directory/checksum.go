@@ -79,23 +79,23 @@ func (s *Service) split(ctx context.Context, id shard.ID) (c shard.Comparison, f
 		if r, ok := s.soft.replica(m.Node, id); !ok || !r.diverged {
 			continue
 		}
-		if v := s.diverged(ctx, m.id(id)); v != nil && v.Outcome == shard.OutcomeSplit {
+		if v, _ := s.diverged(ctx, m.id(id)); v != nil && v.Outcome == shard.OutcomeSplit {
 			return v.Comparison, true
 		}
 	}
 	return c, false
 }
 
-// diverged asks a replica's node why that replica has stopped; nil: it has not, or the node does not
+// diverged asks a replica's node why that replica has stopped; nil: it has not. known is false where the node does not
 // tell, or hosts another one.
-func (s *Service) diverged(ctx context.Context, id shard.ReplicaID) *shard.Verdict {
+func (s *Service) diverged(ctx context.Context, id shard.ReplicaID) (v *shard.Verdict, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, readAttempt)
 	defer cancel()
 	var r divergedReplica
 	if err := s.askAbout(ctx, id.Node, methodDiverged, id.Shard, &r); err != nil || r.Replica != id.String() {
-		return nil
+		return nil, false
 	}
-	return r.Verdict
+	return r.Verdict, true
 }
 
 // askAbout asks a node about its replica of a shard, and reads the answer into v. Nothing that is asked

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
 )
 
 // TestLevel1Snapshot ensures that a table of the first builds stays readable, keeps its bytes while nothing
@@ -92,9 +93,12 @@ func TestLaterTable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := decodeTable(data); err == nil || !strings.Contains(err.Error(), "newer build") {
+		if _, err := decodeTable(data); !errors.Is(err, ErrNewer) || errors.Is(err, shard.ErrDataLost) {
 			t.Errorf("%+v: %v", l, err)
 		}
+	}
+	if _, err := decodeTable([]byte(`{"later":1}`)); !errors.Is(err, ErrNewer) {
+		t.Errorf("an unknown field: %v", err)
 	}
 }
 

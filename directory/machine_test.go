@@ -77,7 +77,8 @@ func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 		}
 		return Command{Advance: c}
 	case KindCancel:
-		return Command{Cancel: &CancelOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation")}}
+		return Command{Cancel: &CancelOperation{ID: rapid.Uint64Range(0, table.NextOperation+1).Draw(t, "operation"),
+			R: rapid.SampledFrom([]uint64{0, 0, 1, table.Version}).Draw(t, "replica")}}
 	case KindInit:
 		c := testInit(tb, rapid.IntRange(3, 5).Draw(t, "nodes"), smallSettings)
 		c.Init.Level = uint8(rapid.IntRange(1, MaxLevel).Draw(t, "level"))

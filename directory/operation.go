@@ -124,6 +124,8 @@ type CancelOperation struct {
 	// Again asks a rebuild that has removed the old replica to take back the new one and to make another; it
 	// is no more than a cancel of any other operation.
 	Again bool `json:"again,omitempty"`
+	// R is the replica that the operation must be about; 0: any. A rebuild goes on from the old one to new ones.
+	R uint64 `json:"r,omitempty"`
 }
 
 // transitions are the phases that may follow one another; a detail may change without.
@@ -317,6 +319,7 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 	}
 	removed := (o.rebuilds() || o.Again) && c.Phase == PhaseAdding
 	o.State, o.Phase, o.Conf, o.Detail, o.Error = c.State, c.Phase, c.Conf, c.Detail, c.Error
+	o.Again = o.Again && c.State == OperationRunning
 	next := t.clone()
 	next.Version++
 	members, _ := next.Members(o.Shard)
@@ -352,6 +355,8 @@ func (c *CancelOperation) apply(t *Table) (*Table, string) {
 	switch {
 	case o.State != OperationRunning:
 		return nil, fmt.Sprintf("operation %d is %s", o.ID, o.State)
+	case c.R != 0 && o.R != c.R:
+		return nil, fmt.Sprintf("operation %d is about replica %d, not %d", o.ID, o.R, c.R)
 	case o.Phase == PhaseBackingOut && o.Again && !c.Again:
 		o.Again, o.Detail = false, ""
 	case o.Phase == PhaseBackingOut:

@@ -20,37 +20,57 @@ const (
 // rebuild sees to it that a replica which has stopped, as its state is not that of the majority or its data
 // is lost, is replaced by a new one on the same node. Only the directory's leader does. Where no majority agreed
 // nobody knows which replica to keep: that is left to an operator.
+//
+// A replica whose data was lost and is there after all, after a start of its node, is kept, where it is not removed yet: its
+// rebuild may wait for ever, for others whose own rebuild waits for it.
 func (s *Service) rebuild(t *Table) {
 	if t.Level < rebuildLevel {
 		return
 	}
 	for _, sh := range slices.Concat([]Shard{{ID: shard.Directory, Members: t.Directory}}, t.Shards) {
 		for _, m := range sh.Members {
-			if r, ok := s.soft.replica(m.Node, sh.ID); !ok || !r.diverged {
+			r, ok := s.soft.replica(m.Node, sh.ID)
+			if !ok {
 				continue
 			}
 			id := m.id(sh.ID)
 			o, runs := t.runningOn(sh.ID)
-			if runs && (o.R != m.R || !o.adds()) {
-				continue // one at a time; or it goes already
+			ours := runs && o.replica() == id
+			switch {
+			case r.diverged && runs && !(ours && o.adds()): // one at a time; or it goes already
+			case r.diverged:
+				s.duties.try(fmt.Sprintf("rebuild replica %s", id), func(ctx context.Context) error { return s.replace(ctx, id, o) })
+			case ours && o.rebuilds() && o.Reason == reasonLost && o.Phase != PhaseBackingOut:
+				s.duties.try(fmt.Sprintf("keep replica %s", id), func(ctx context.Context) error { return s.keepReplica(ctx, id, o) })
 			}
-			s.duties.try(fmt.Sprintf("rebuild replica %s", id), func(ctx context.Context) error {
-				reason := ""
-				switch v := s.diverged(ctx, id); {
-				case v != nil && v.Outcome == shard.OutcomeMinority:
-					reason = reasonDiverged
-				case v != nil && v.Outcome == shard.OutcomeLost:
-					reason = reasonLost
-				default:
-					return nil
-				}
-				if runs { // what is being added must not come to vote
-					return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: o.ID, Again: reason == reasonLost}})
-				}
-				return s.beginRebuild(ctx, id, reason)
-			})
 		}
 	}
+}
+
+// replace begins the rebuild of a replica that has stopped, or takes back the operation that adds it, the zero one for none.
+func (s *Service) replace(ctx context.Context, id shard.ReplicaID, adds Operation) error {
+	reason := ""
+	switch v, _ := s.diverged(ctx, id); {
+	case v != nil && v.Outcome == shard.OutcomeMinority:
+		reason = reasonDiverged
+	case v != nil && v.Outcome == shard.OutcomeLost:
+		reason = reasonLost
+	default:
+		return nil
+	}
+	if adds.ID != 0 { // what is being added must not come to vote
+		return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: adds.ID, Again: reason == reasonLost, R: id.R}})
+	}
+	return s.beginRebuild(ctx, id, reason)
+}
+
+// keepReplica takes back the rebuild of a replica that runs.
+func (s *Service) keepReplica(ctx context.Context, id shard.ReplicaID, o Operation) error {
+	if v, known := s.diverged(ctx, id); !known || v != nil {
+		return nil
+	}
+	s.log.Warn("a replica whose data was lost runs, and is kept", "shard", id.Shard, "replica", id.String(), "operation", o.ID)
+	return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: o.ID, R: id.R}})
 }
 
 // beginRebuild records a rebuild, unless the shard would have no quorum without the replica: then it waits

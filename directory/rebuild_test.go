@@ -126,8 +126,88 @@ func testLostAgain(t *testing.T, phase Phase, cancelled bool) {
 	if got := r.membersOf("b", 2); got != want {
 		t.Errorf("members %s, want %s", got, want)
 	}
-	if all := r.rebuilds("b"); len(all) != 1 || !cancelled && all[0].R == second.R {
+	if all := r.rebuilds("b"); len(all) != 1 || all[0].Again || !cancelled && all[0].R == second.R {
 		t.Errorf("%+v", all)
+	}
+}
+
+// TestFoundAgain ensures that the rebuild of a replica that was lost, and runs again before it was removed, is taken back, and is no
+// obstacle to that of another one.
+func TestFoundAgain(t *testing.T) {
+	for _, phase := range []Phase{PhaseHandingOver, PhaseRemoving} {
+		t.Run(string(phase), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newTestRig(t, 3)
+				r.startAll("a", "b", "c")
+				for _, id := range []shard.ID{shard.Directory, 1, 2, 3, 4} {
+					r.lead(id, "a")
+				}
+				if phase == PhaseHandingOver {
+					r.lead(2, "c")
+				}
+				r.ready()
+				r.holdOne(map[Phase]stepKind{PhaseHandingOver: stepTransfer, PhaseRemoving: stepRemove}[phase])
+				found := r.diverge("c", 2, shard.OutcomeLost)
+				r.until(string(phase), func() bool {
+					all := r.rebuilds("b")
+					return len(all) == 1 && all[0].Phase == phase && r.asked() > 0
+				})
+				r.mu.Lock()
+				delete(r.diverged, found)
+				r.mu.Unlock()
+				r.over("b", r.rebuilds("b")[0].ID, OperationCancelled)
+				if got := r.replicaOn("c", 2); got != found.String() {
+					t.Errorf("c has %s, not %s", got, found)
+				}
+				r.lead(2, "a")
+				r.holdOne("")
+				lost := r.diverge("b", 2, shard.OutcomeLost)
+				r.until("the other one is rebuilt", func() bool {
+					all := r.rebuilds("a")
+					return len(all) == 2 && all[1].State == OperationDone
+				})
+				if got := r.membersOf("a", 2); got != "a:voter b:voter c:voter" || r.replicaOn("b", 2) == lost.String() {
+					t.Errorf("members %s, b has %s", got, r.replicaOn("b", 2))
+				}
+			})
+		})
+	}
+}
+
+// TestCancelNamesReplica ensures that the cancel of an operation that has gone on to another replica is refused, and that one
+// which is over is to begin nothing again.
+func TestCancelNamesReplica(t *testing.T) {
+	table := testTable(t, 3, smallSettings)
+	m := table.Shards[1].Members[0]
+	table, why := (&StartOperation{Kind: RebuildMember, Shard: 2, Node: m.Node, R: m.R, Conf: 1}).apply(table)
+	if table == nil {
+		t.Fatal(why)
+	}
+	o := table.Operations[len(table.Operations)-1]
+	if next, _ := (&CancelOperation{ID: o.ID, R: m.R + 1}).apply(table); next != nil {
+		t.Error("cancelled for another replica")
+	}
+	if next, why := (&CancelOperation{ID: o.ID, R: m.R}).apply(table); next == nil {
+		t.Error(why)
+	}
+	for _, c := range []AdvanceOperation{
+		{ID: o.ID, From: PhaseHandingOver, FromConf: 1, State: OperationRunning, Phase: PhaseRemoving, Conf: 1},
+		{ID: o.ID, From: PhaseRemoving, FromConf: 1, State: OperationRunning, Phase: PhaseAdding, Conf: 2},
+	} {
+		next, why := c.apply(table)
+		if next == nil {
+			t.Fatal(why)
+		}
+		table = next
+	}
+	o, _ = table.Operation(o.ID)
+	table, _ = (&CancelOperation{ID: o.ID, R: o.R, Again: true}).apply(table)
+	if o, _ = table.Operation(o.ID); !o.Again {
+		t.Fatalf("%+v", o)
+	}
+	table, _ = (&AdvanceOperation{ID: o.ID, From: PhaseBackingOut, FromConf: 2, State: OperationDone, Conf: 3}).apply(table)
+	if o, _ = table.Operation(o.ID); o.State != OperationDone || o.Again {
+		t.Errorf("%+v", o)
 	}
 }
 

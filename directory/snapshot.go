@@ -35,7 +35,10 @@ const maxSnapshot = 64 << 20
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrCorrupt is returned by Restore for bytes that are damaged or are no snapshot of the directory.
-var ErrCorrupt = errors.New("corrupt directory snapshot")
+var ErrCorrupt = fmt.Errorf("%w: corrupt directory snapshot", shard.ErrDataLost)
+
+// ErrNewer is returned by Restore for a snapshot that only a newer build can read.
+var ErrNewer = errors.New("a newer build of larder is needed")
 
 // Snapshot returns the present table, which never changes.
 func (m *Machine) Snapshot() shard.StateSnapshot { return tableSnapshot{m.table} }
@@ -55,7 +58,7 @@ func (s tableSnapshot) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-// Restore replaces the table by the one in r, which ends with the snapshot. Errors are ErrCorrupt,
+// Restore replaces the table by the one in r, which ends with the snapshot. Errors are ErrCorrupt, ErrNewer
 // or r's own; the table is then unchanged.
 func (m *Machine) Restore(r io.Reader) error {
 	in, err := io.ReadAll(io.LimitReader(r, maxSnapshot+1))
@@ -79,8 +82,11 @@ func decodeSnapshot(in []byte) (*Table, error) {
 	if got := crc32.Checksum(covered, castagnoli); got != binary.BigEndian.Uint32(trailer) {
 		return nil, fmt.Errorf("%w: checksum %08x, want %x", ErrCorrupt, got, trailer)
 	}
-	if string(in[:len(snapshotMagic)]) != snapshotMagic || in[len(snapshotMagic)] != snapshotVersion {
-		return nil, fmt.Errorf("%w: header %q, this build knows version %d", ErrCorrupt, in[:snapshotHeader], snapshotVersion)
+	if string(in[:len(snapshotMagic)]) != snapshotMagic {
+		return nil, fmt.Errorf("%w: it begins with %q", ErrCorrupt, in[:len(snapshotMagic)])
+	}
+	if v := in[len(snapshotMagic)]; v != snapshotVersion {
+		return nil, fmt.Errorf("%w: directory snapshot of version %d, this build knows %d", ErrNewer, v, snapshotVersion)
 	}
 	return decodeTable(covered[snapshotHeader:])
 }
@@ -91,15 +97,16 @@ func decodeTable(data []byte) (*Table, error) {
 	t := &Table{}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(t); err != nil {
+	if err := d.Decode(t); err != nil && json.Valid(data) {
+		return nil, fmt.Errorf("%w: %w", ErrNewer, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: something follows the table", ErrCorrupt)
 	}
 	if t.Level > MaxLevel || t.ShardLevel > fsm.MaxLevel {
-		return nil, fmt.Errorf("%w: feature levels %d and %d, this build knows %d and %d: a newer build of larder is needed",
-			ErrCorrupt, t.Level, t.ShardLevel, MaxLevel, fsm.MaxLevel)
+		return nil, fmt.Errorf("%w: feature levels %d and %d, this build knows %d and %d", ErrNewer, t.Level, t.ShardLevel, MaxLevel, fsm.MaxLevel)
 	}
 	if err := t.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
