@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -36,6 +37,7 @@ type testRig struct {
 	identities map[string]*fakeIdentity // outlive a stop, as data folders do
 	services   map[string]*Service      // that were prepared and not stopped
 	configure  func(*Config)            // changes the configuration of nodes prepared from now on
+	balanced   bool                     // nodes prepared from now on balance the leaders
 
 	mu       sync.Mutex                // guards all below, and the fields of hosts
 	hosts    map[string]*fakeHost      // that can be reached
@@ -118,6 +120,10 @@ func (r *testRig) prepare(id string) *Service {
 	s, err := newService(cfg, h)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	s.balanceAfter = math.MaxInt64
+	if r.balanced {
+		s.balanceAfter = balanceAfter
 	}
 	h.pings.Go(h.ping)
 	r.services[id] = s

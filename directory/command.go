@@ -15,11 +15,16 @@ import (
 const commandVersion = 1
 
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
-// settings that change, the level of the shards, and operations that rebuild a member.
-const MaxLevel = 2
+// settings that change, the level of the shards, and operations that rebuild a member; level 3 nodes that are drained,
+// operations that replace a member, and the settings repair-after and balance.
+const MaxLevel = 3
 
-// settingsLevel is the feature level from which on settings change.
-const settingsLevel = 2
+const (
+	// settingsLevel is the feature level from which on settings change.
+	settingsLevel = 2
+	// placementLevel is the one from which on the directory moves replicas from node to node.
+	placementLevel = 3
+)
 
 // Kind says what a Command does. The names are part of the log format: add, never rename.
 type Kind string
@@ -38,6 +43,8 @@ const (
 	KindCancel       Kind = "cancel-operation"
 	// KindSetSettings needs level 2.
 	KindSetSettings Kind = "set-settings"
+	// KindDrainNode needs level 3.
+	KindDrainNode Kind = "drain-node"
 )
 
 // Command is one change of the table. Each has a precondition (R17), decided in Apply and nowhere
@@ -57,6 +64,7 @@ type Command struct {
 	Advance      *AdvanceOperation `json:"advance_operation,omitempty"`
 	Cancel       *CancelOperation  `json:"cancel_operation,omitempty"`
 	SetSettings  *SetSettings      `json:"set_settings,omitempty"`
+	DrainNode    *DrainNode        `json:"drain_node,omitempty"`
 }
 
 // fields are the changes that a command can hold, by their kinds.
@@ -78,6 +86,7 @@ func (c Command) fields() map[Kind]change {
 	put(KindAdvance, c.Advance != nil, c.Advance)
 	put(KindCancel, c.Cancel != nil, c.Cancel)
 	put(KindSetSettings, c.SetSettings != nil, c.SetSettings)
+	put(KindDrainNode, c.DrainNode != nil, c.DrainNode)
 	return set
 }
 
@@ -196,6 +205,20 @@ func DecodeCommand(data []byte) (Command, error) {
 		return Command{}, err
 	}
 	return c, nil
+}
+
+// level is the lowest feature level at which a replica of any build that may take part knows c.
+func (c Command) level() uint8 {
+	switch {
+	case c.DrainNode != nil, c.Cancel != nil && c.Cancel.R != 0,
+		c.Start != nil && (c.Start.Kind == ReplaceMember || c.Start.Kind == RemoveMember && (c.Start.R != 0 || c.Start.Reason != "")):
+		return placementLevel
+	case c.SetSettings != nil:
+		return max(settingsLevel, c.SetSettings.Settings.level())
+	case c.Start != nil && c.Start.Kind == RebuildMember, c.Cancel != nil && c.Cancel.Again:
+		return rebuildLevel
+	}
+	return 1
 }
 
 func (c Command) check() error {

@@ -22,7 +22,8 @@
 // # Parts
 //
 // Table, Node, Shard and Settings are the state; Command and Machine change it; PlanInitial decides
-// it the first time. Operation is a change in several steps, Operation.next decides the next one. former
+// it the first time. Operation is a change in several steps, Operation.next decides the next one; Table.relocations decides
+// which replicas leave nodes that are drained or gone, Table.nextLeader which leadership moves. former
 // is the core of founding a cluster; join is how a later node enters. Latest holds the newest table on a
 // node; soft the beliefs. Service ties them to a shard.Host, Router performs requests.
 //
@@ -41,11 +42,14 @@
 //   - A node's address may change; its id and incarnation can't. Where neither the table (a copy of
 //     which each node keeps), nor the node's own pings, nor the flags it was started with lead to it,
 //     nobody can find it.
-//   - Members are changed by hand. An operation waits for as long as what it needs is not there (its
-//     detail says what), or until it is cancelled; a step that can't be taken back goes on.
+//   - An operation waits for as long as what it needs is not there (its detail says what), or until it is
+//     cancelled; a step that can't be taken back goes on. One that the directory began is cancelled by it where its node is gone.
+//   - The directory moves replicas off nodes that are drained or gone, and no others: what an operator adds or removes by hand
+//     stays. It restores no member whose rebuild ended half done (its node died meanwhile); that is done by hand.
 //   - A feature level is raised only while all nodes of the table are up (levels): one that is gone for
 //     good must be removed first.
-//   - Leaders are spread when the cluster is founded. Nothing moves them back after a failure yet.
+//   - Leaders are spread by number, not by load, and replicas of nodes that are neither drained nor gone are not moved at all: one
+//     that joined hosts nothing until it is given something, or another leaves.
 //
 // # Why not the obvious alternative
 //

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -215,6 +216,48 @@ func TestJoinAtLevel1(t *testing.T) {
 		last := string(r.log[len(r.log)-1])
 		if !strings.Contains(last, `"add-node"`) || strings.Contains(last, "level") {
 			t.Errorf("the last command is %s", last)
+		}
+	})
+}
+
+// TestNothingAboveTheLevel ensures that what a build of today could write, and one that takes part can't read, is refused and not written
+// into the log.
+func TestNothingAboveTheLevel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestRig(t, 4)
+		r.old["d"] = true // which knows level 1 alone
+		r.startAll("a", "b", "c", "d")
+		r.ready()
+		ctx := context.Background()
+		entries := func() int {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.log)
+		}
+		before := entries()
+		var conflict *ConflictError
+		if _, err := r.services["b"].DrainNode(ctx, "c", true); !errors.As(err, &conflict) || !strings.Contains(conflict.Reason, "feature level") {
+			t.Errorf("drained: %v", err)
+		}
+		off := off
+		if _, err := r.services["b"].ChangeSettings(ctx, SettingsChange{Values: map[string]*string{"balance": &off}}); !errors.As(err, &conflict) {
+			t.Errorf("settings: %v", err)
+		}
+		for _, c := range []Command{
+			{DrainNode: &DrainNode{ID: "c", Drain: true}},
+			{SetSettings: &SetSettings{Expect: 1, Settings: Settings{InitialShards: 4, Replicas: 3, CacheMemory: "60%", RepairAfter: "30s"}}},
+			{Cancel: &CancelOperation{ID: 1, R: 2}},
+			{Cancel: &CancelOperation{ID: 1, Again: true}},
+			{Start: &StartOperation{Kind: ReplaceMember, Shard: 1, Node: "d", From: "a", R: 1}},
+			{Start: &StartOperation{Kind: RemoveMember, Shard: 1, Node: "a", R: 1, Reason: "x"}},
+			{Start: &StartOperation{Kind: RebuildMember, Shard: 1, Node: "a", R: 1, Reason: "x"}},
+		} {
+			if result, err := r.services["b"].Propose(ctx, c); err != nil || result.Outcome != OutcomeRefused || !strings.Contains(result.Reason, "feature level") {
+				t.Errorf("%s: %+v, %v", c.describe(), result, err)
+			}
+		}
+		if after := entries(); after != before {
+			t.Errorf("%d entries were written", after-before)
 		}
 	})
 }

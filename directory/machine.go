@@ -183,6 +183,8 @@ func (c Command) describe() string {
 		return fmt.Sprintf("%s %s", kind, c.AddNode.Node.ID)
 	case c.RemoveNode != nil:
 		return fmt.Sprintf("%s %s", kind, c.RemoveNode.ID)
+	case c.DrainNode != nil:
+		return fmt.Sprintf("%s %s %v", kind, c.DrainNode.ID, c.DrainNode.Drain)
 	case c.Start != nil:
 		return fmt.Sprintf("%s %s: shard %d, node %s", kind, c.Start.Kind, c.Start.Shard, c.Start.Node)
 	case c.Advance != nil:

@@ -52,17 +52,25 @@ func snapshotBytes(t testing.TB, m *Machine) []byte {
 func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 	id := shard.ID(rapid.Uint64Range(0, 6).Draw(t, "shard"))
 	node := func() string { return rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "node id") }
-	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel, KindSetSettings}).Draw(t, "kind") {
+	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel, KindSetSettings, KindDrainNode}).Draw(t, "kind") {
+	case KindDrainNode:
+		return Command{DrainNode: &DrainNode{ID: node(), Drain: rapid.Bool().Draw(t, "drain")}}
 	case KindAddNode:
 		return Command{AddNode: &AddNode{Node: testNodes(6)[rapid.IntRange(0, 5).Draw(t, "node")],
 			Level: uint8(rapid.IntRange(0, 3).Draw(t, "level")), ShardLevel: uint8(rapid.IntRange(0, 3).Draw(t, "shard level"))}}
 	case KindRemoveNode:
 		return Command{RemoveNode: &RemoveNode{ID: node()}}
 	case KindStart:
-		c := &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember, RebuildMember}).Draw(t, "op"),
+		c := &StartOperation{Kind: rapid.SampledFrom([]OperationKind{AddMember, RemoveMember, RebuildMember, ReplaceMember}).Draw(t, "op"),
 			Shard: id, Node: node(), Conf: rapid.Uint64Range(1, 3).Draw(t, "conf")}
 		if m, ok := table.member(id, c.Node); ok && c.Kind == RebuildMember {
 			c.R, c.Reason = m.R+rapid.Uint64Range(0, 4).Draw(t, "other r")/4, reasonDiverged
+		}
+		if c.Kind == ReplaceMember {
+			if c.From = node(); rapid.Bool().Draw(t, "member") {
+				m, _ := table.member(id, c.From)
+				c.R = m.R
+			}
 		}
 		return Command{Start: c}
 	case KindAdvance:
@@ -259,10 +267,14 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"advance-operation","advance_operation":{"id":2,"from":"adding","from_conf":7,"state":"running","phase":"catching-up","conf":8,"detail":"x"}}`: {Advance: &AdvanceOperation{2, PhaseAdding, 7, OperationRunning, PhaseCatchingUp, 8, "x", ""}},
 		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5},"level":2,"shard_level":3}}`:                     {AddNode: &AddNode{Node{"a", "i", "r", "h", "", 5}, 2, 3}},
 		`{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":2,"expect":7}}`:                                                                               {SetLevel: &SetLevel{2, 2, 7}},
-		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s"}}}`: {
-			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s"}}},
-		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                                                        {Cancel: &CancelOperation{ID: 2}},
-		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged"}},
+		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s","repair-after":"0s","balance":"off"}}}`: {
+			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s", "0s", "off"}}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                    {Cancel: &CancelOperation{ID: 2}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2,"again":true,"r":5}}`: {Cancel: &CancelOperation{ID: 2, Again: true, R: 5}},
+		`{"v":1,"kind":"drain-node","drain_node":{"id":"a","drain":true}}`:                 {DrainNode: &DrainNode{"a", true}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"replace-member","shard":3,"node":"d","conf":7,"r":5,"reason":"x","from":"c"}}`: {
+			Start: &StartOperation{Kind: ReplaceMember, Shard: 3, Node: "d", Conf: 7, R: 5, Reason: "x", From: "c"}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged", ""}},
 	} {
 		got, err := c.Encode()
 		if err != nil || string(got) != want {
@@ -287,7 +299,7 @@ func TestApplyPanics(t *testing.T) {
 		"two fields":        `{"v":1,"kind":"set-level","set_level":{"level":1},"regrant":{"shard":1,"expect":1}}`,
 		"no field":          `{"v":1,"kind":"init"}`,
 		"trailing bytes":    `{"v":1,"kind":"set-level","set_level":{"level":1}} {}`,
-		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":3}}`,
+		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":4}}`,
 		"later shards":      `{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":3}}`,
 		"later init":        `{"v":1,"kind":"init","init":{"level":2,"shard_level":3}}`,
 		"unknown setting":   `{"v":1,"kind":"set-settings","set_settings":{"expect":1,"settings":{"soon":1}}}`,

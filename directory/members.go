@@ -135,10 +135,10 @@ func (s *Service) forbids(t *Table, c MemberChange, conf shard.Configuration, le
 		return fmt.Sprintf("node %s has a replica of shard %d already", c.Node, c.Shard)
 	case c.Add && state != NodeUp:
 		return fmt.Sprintf("node %s is down", c.Node)
+	case c.Add && t.drained(c.Node):
+		return fmt.Sprintf("node %s is drained", c.Node)
 	case c.Add:
-		if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {
-			return fmt.Sprintf("only %d of %d voters answer and have the log: one more would cost the quorum", alive, all)
-		}
+		return oneMore(conf, leader)
 	case !member:
 		return fmt.Sprintf("node %s has no replica of shard %d", c.Node, c.Shard)
 	case has.Role == RoleVoter:
@@ -284,7 +284,7 @@ func (s *Service) Newer(ctx context.Context, version uint64) error {
 // shard's leader.
 func (s *Service) operationView(o Operation) OperationView {
 	v := OperationView{ID: o.ID, Kind: string(o.Kind), Shard: o.Shard, Node: o.Node, Replica: o.replica().String(),
-		State: string(o.State), Phase: string(o.Phase), Detail: o.Detail, Error: o.Error, Reason: o.Reason}
+		From: o.From, State: string(o.State), Phase: string(o.Phase), Detail: o.Detail, Error: o.Error, Reason: o.Reason}
 	if o.State != OperationRunning {
 		v.Phase = string(o.State)
 		return v

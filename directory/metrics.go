@@ -1,6 +1,8 @@
 package directory
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/larder-cache/larder/shard"
@@ -11,7 +13,7 @@ type metrics struct {
 	service *Service
 	retries *prometheus.CounterVec
 
-	version, nodes, shards, operations, isLeader, dropped *prometheus.Desc
+	version, nodes, shards, operations, relocations, isLeader, dropped *prometheus.Desc
 }
 
 func newMetrics(s *Service) *metrics {
@@ -28,8 +30,10 @@ func newMetrics(s *Service) *metrics {
 		nodes:      desc("nodes", "Nodes in the table, by their state as this node sees it.", "state"),
 		shards:     desc("shards", "Data shards in the table, by whether this node knows a leader of them.", "leader"),
 		operations: desc("operations", "Operations that the table keeps, by their state.", "state"),
-		isLeader:   desc("is_leader", "Whether this node leads the directory."),
-		dropped:    desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
+		relocations: desc("relocations", "Replicas that are to leave their nodes and have not begun to, by whether something keeps them from it.",
+			"waits"),
+		isLeader: desc("is_leader", "Whether this node leads the directory."),
+		dropped:  desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
 	}
 	for _, reason := range retryReasons {
 		m.retries.WithLabelValues(reason)
@@ -48,7 +52,7 @@ func (m *metrics) retried(reason string) { m.retries.WithLabelValues(reason).Inc
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.isLeader, m.dropped} {
+	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.relocations, m.isLeader, m.dropped} {
 		ch <- d
 	}
 }
@@ -82,6 +86,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, state := range []OperationState{OperationRunning, OperationDone, OperationFailed, OperationCancelled} {
 		gauge(m.operations, states[state], string(state))
+	}
+	waits := map[bool]int{}
+	for _, r := range t.relocations(m.service.sights(t)) {
+		waits[r.waits != ""]++
+	}
+	for _, w := range []bool{false, true} {
+		gauge(m.relocations, waits[w], strconv.FormatBool(w))
 	}
 	leads := 0
 	if st, ok := m.service.soft.status(shard.Directory); ok && st.Role == shard.RoleLeader {

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/larder-cache/larder/shard"
 )
@@ -18,6 +19,13 @@ type AddNode struct {
 // RemoveNode forgets a node. Precondition: it hosts no replica.
 type RemoveNode struct {
 	ID string `json:"id"`
+}
+
+// DrainNode begins to drain a node, or ends that: replicas move off it, and none onto it. Precondition: the node is known, and the
+// feature level is 3 or more.
+type DrainNode struct {
+	ID    string `json:"id"`
+	Drain bool   `json:"drain"`
 }
 
 func (c *AddNode) apply(t *Table) (*Table, string) {
@@ -53,8 +61,33 @@ func (c *RemoveNode) apply(t *Table) (*Table, string) {
 	next := t.clone()
 	next.Version++
 	delete(next.Nodes, c.ID)
+	next.Draining = slices.DeleteFunc(next.Draining, func(id string) bool { return id == c.ID })
 	return next, ""
 }
+
+func (c *DrainNode) apply(t *Table) (*Table, string) {
+	if _, known := t.Nodes[c.ID]; !known {
+		return nil, fmt.Sprintf("node %s is unknown", c.ID)
+	}
+	if t.Level < placementLevel {
+		return nil, fmt.Sprintf("the feature level is %d, nodes are drained from %d on", t.Level, placementLevel)
+	}
+	at, draining := slices.BinarySearch(t.Draining, c.ID)
+	if draining == c.Drain {
+		return nil, ""
+	}
+	next := t.clone()
+	next.Version++
+	if c.Drain {
+		next.Draining = slices.Insert(next.Draining, at, c.ID)
+	} else {
+		next.Draining = slices.Delete(next.Draining, at, at+1)
+	}
+	return next, ""
+}
+
+// drained reports whether replicas move off a node, and none onto it.
+func (t *Table) drained(node string) bool { return slices.Contains(t.Draining, node) }
 
 // hosted returns the shards that have a replica on a node, the directory's group (0) among them.
 func (t *Table) hosted(node string) []shard.ID {

@@ -20,10 +20,14 @@ import (
 //	              |                backing-out -> cancelled (also: failed; done where it was removed already)
 //	              +-> cancelled
 //	rebuild handing-over -> removing -> adding -> catching-up -> promoting -> done
+//	replace adding -> catching-up -> promoting -> handing-over -> removing -> done
 //
 // A rebuild replaces a replica by a new one on the same node: a removal, then an addition, in one
 // operation, so that nobody forgets the second half. Until the removal is made it ends as a removal does; once
 // it is made the table lists the new replica, and it ends as an addition does.
+//
+// A replacement is an addition, then the removal of another member: one of them leaves its node, and the shard has no less voters
+// meanwhile. Until the new one votes it ends as an addition does; from then on as a removal does, and what was added stays.
 //
 // An operation may wait for ever for a node that never comes back; so a step that was recorded can be
 // taken back too, by another change upon the same configuration: of the two only one takes effect.
@@ -32,7 +36,7 @@ type Operation struct {
 	Kind  OperationKind `json:"kind"`
 	Shard shard.ID      `json:"shard"`
 	Node  string        `json:"node"`
-	// R names the replica that comes or goes.
+	// R names the replica that comes or goes; of a replacement, the one that comes.
 	R     uint64         `json:"r"`
 	State OperationState `json:"state"`
 	Phase Phase          `json:"phase,omitempty"` // while it runs
@@ -46,6 +50,11 @@ type Operation struct {
 	Removed bool `json:"removed,omitempty"`
 	// Again tells of a rebuild that its new replica was lost too: it is backed out, and another one is made.
 	Again bool `json:"again,omitempty"`
+	// From and FromR name the replica that a replacement removes.
+	From  string `json:"from,omitempty"`
+	FromR uint64 `json:"from_r,omitempty"`
+	// Added tells of a replacement that the new replica votes.
+	Added bool `json:"added,omitempty"`
 }
 
 // OperationKind says what an operation does.
@@ -57,6 +66,8 @@ const (
 	RemoveMember OperationKind = "remove-member"
 	// RebuildMember needs feature level 2.
 	RebuildMember OperationKind = "rebuild-member"
+	// ReplaceMember needs feature level 3.
+	ReplaceMember OperationKind = "replace-member"
 )
 
 // OperationState says how far an operation is.
@@ -91,17 +102,19 @@ const (
 )
 
 // StartOperation begins a change of a shard's members. Preconditions: the shard and the node are known,
-// no other operation runs on the shard, the node has no replica of it (add) or has one (remove, rebuild)
-// that is not the last voter, for a rebuild the one that R names. Add allots the replica: it is a learner in
-// the table from then on.
+// no other operation runs on the shard, the node has no replica of it (add, replace) or has one (remove, rebuild)
+// that is not the last voter, for a rebuild the one that R names; for a replacement the node From has that one, and the other is not drained. Add and
+// replace allot the replica: it is a learner in the table from then on.
 type StartOperation struct {
 	Kind  OperationKind `json:"kind"`
 	Shard shard.ID      `json:"shard"`
 	Node  string        `json:"node"`
 	Conf  uint64        `json:"conf"`
-	// R and Reason are a rebuild's.
+	// R and Reason are a rebuild's, a replacement's, and a removal's that the directory begins.
 	R      uint64 `json:"r,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// From is a replacement's.
+	From string `json:"from,omitempty"`
 }
 
 // AdvanceOperation records the next step of an operation, before it is made, or its end. Precondition:
@@ -124,7 +137,7 @@ type CancelOperation struct {
 	// Again asks a rebuild that has removed the old replica to take back the new one and to make another; it
 	// is no more than a cancel of any other operation.
 	Again bool `json:"again,omitempty"`
-	// R is the replica that the operation must be about; 0: any. A rebuild goes on from the old one to new ones.
+	// R is the replica that the operation must be about; 0: any. A rebuild goes on from the old one to new ones. Needs level 3.
 	R uint64 `json:"r,omitempty"`
 }
 
@@ -140,21 +153,33 @@ var transitions = map[Phase][]Phase{
 
 // follows reports whether an operation may go to phase.
 func (o Operation) follows(phase Phase) bool {
-	// A removal that was made can't be taken back: a rebuild goes on from it, whatever it was at.
-	return slices.Contains(transitions[o.Phase], phase) || phase == PhaseAdding && (o.rebuilds() || o.Again)
+	// What was made can't be taken back: a rebuild goes on from the removal, a replacement from the addition, whatever it was at.
+	return slices.Contains(transitions[o.Phase], phase) || phase == PhaseAdding && (o.rebuilds() || o.Again) ||
+		phase == PhaseHandingOver && o.replaces()
 }
 
 // adds reports whether what the operation is about comes.
 func (o Operation) adds() bool {
-	return o.Kind == AddMember || o.Kind == RebuildMember && o.Removed
+	return o.Kind == AddMember || o.Kind == RebuildMember && o.Removed || o.replaces()
 }
+
+// replaces reports whether it is a replacement whose new replica does not vote yet.
+func (o Operation) replaces() bool { return o.Kind == ReplaceMember && !o.Added }
 
 // rebuilds reports whether it is a rebuild that has not removed the old replica yet.
 func (o Operation) rebuilds() bool { return o.Kind == RebuildMember && !o.Removed }
 
-// replica is the server id of the replica that the operation is about.
+// replica is the server id of the replica that the operation is about; of a replacement, the one that comes.
 func (o Operation) replica() shard.ReplicaID {
 	return shard.ReplicaID{Shard: o.Shard, Node: o.Node, R: o.R}
+}
+
+// leaving is the server id of the replica that the operation removes, where it removes one.
+func (o Operation) leaving() shard.ReplicaID {
+	if o.Kind == ReplaceMember {
+		return shard.ReplicaID{Shard: o.Shard, Node: o.From, R: o.FromR}
+	}
+	return o.replica()
 }
 
 // Members returns the members of a shard, or of the directory's own group; false: there is no such.
@@ -243,14 +268,37 @@ func (c *StartOperation) apply(t *Table) (*Table, string) {
 		}
 		o.R, o.Phase = next.Version, PhaseAdding
 		next.setMembers(c.Shard, append(slices.Clone(members), Member{Node: c.Node, R: o.R, Role: RoleLearner}))
+	case ReplaceMember:
+		from, there := t.member(c.Shard, c.From)
+		switch {
+		case t.Level < placementLevel:
+			return nil, fmt.Sprintf("the directory has feature level %d, a replacement needs %d", t.Level, placementLevel)
+		case member:
+			return nil, fmt.Sprintf("node %s has a replica of shard %d already", c.Node, c.Shard)
+		case t.drained(c.Node):
+			return nil, fmt.Sprintf("node %s is drained", c.Node)
+		case !there || from.R != c.R:
+			return nil, fmt.Sprintf("node %s has no replica %d of shard %d", c.From, c.R, c.Shard)
+		case len(members) > maxReplicas:
+			return nil, fmt.Sprintf("shard %d has %d members, more are not allowed", c.Shard, len(members))
+		case len(c.Reason) > maxDetail:
+			return nil, "a reason is too long"
+		}
+		o.R, o.Phase, o.From, o.FromR, o.Reason = next.Version, PhaseAdding, c.From, c.R, c.Reason
+		next.setMembers(c.Shard, append(slices.Clone(members), Member{Node: c.Node, R: o.R, Role: RoleLearner}))
 	case RemoveMember:
-		if !member {
+		switch {
+		case !member:
 			return nil, fmt.Sprintf("node %s has no replica of shard %d", c.Node, c.Shard)
+		case c.R != 0 && has.R != c.R:
+			return nil, fmt.Sprintf("node %s has no replica %d of shard %d", c.Node, c.R, c.Shard)
+		case len(c.Reason) > maxDetail:
+			return nil, "a reason is too long"
 		}
 		if has.Role == RoleVoter && voters(members) == 1 {
 			return nil, fmt.Sprintf("node %s has the last voter of shard %d", c.Node, c.Shard)
 		}
-		o.R, o.Phase = has.R, PhaseHandingOver
+		o.R, o.Phase, o.Reason = has.R, PhaseHandingOver, c.Reason
 	case RebuildMember:
 		switch {
 		case t.Level < rebuildLevel:
@@ -317,9 +365,13 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 	if o.rebuilds() && c.State == OperationDone {
 		return nil, "a rebuild is not done when the old replica is gone"
 	}
+	if o.replaces() && c.State == OperationDone {
+		return nil, "a replacement is not done when the new replica votes"
+	}
 	removed := (o.rebuilds() || o.Again) && c.Phase == PhaseAdding
+	added := o.replaces() && c.Phase == PhaseHandingOver
 	o.State, o.Phase, o.Conf, o.Detail, o.Error = c.State, c.Phase, c.Conf, c.Detail, c.Error
-	o.Again = o.Again && c.State == OperationRunning
+	o.Again = o.Again && (c.State == OperationRunning || t.Level < placementLevel)
 	next := t.clone()
 	next.Version++
 	members, _ := next.Members(o.Shard)
@@ -332,7 +384,12 @@ func (c *AdvanceOperation) apply(t *Table) (*Table, string) {
 		if voters(members) == 0 {
 			return nil, fmt.Sprintf("shard %d would have no voter", o.Shard)
 		}
+	case added && at >= 0:
+		o.Added = true
+		members[at].Role = RoleVoter
 	case c.State == OperationRunning || at < 0:
+	case o.Kind == ReplaceMember && o.Added && c.State == OperationDone:
+		members = slices.DeleteFunc(members, func(m Member) bool { return m.Node == o.From && m.R == o.FromR })
 	case o.adds() && c.State == OperationDone:
 		members[at].Role = RoleVoter
 	case o.adds() && members[at].Role == RoleLearner, o.Kind == RemoveMember && c.State == OperationDone:
@@ -357,6 +414,8 @@ func (c *CancelOperation) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("operation %d is %s", o.ID, o.State)
 	case c.R != 0 && o.R != c.R:
 		return nil, fmt.Sprintf("operation %d is about replica %d, not %d", o.ID, o.R, c.R)
+	case c.R != 0 && o.Added:
+		return nil, fmt.Sprintf("operation %d has added replica %d already", o.ID, o.R)
 	case o.Phase == PhaseBackingOut && o.Again && !c.Again:
 		o.Again, o.Detail = false, ""
 	case o.Phase == PhaseBackingOut:

@@ -66,6 +66,7 @@ type OperationView struct {
 	Shard        shard.ID `json:"shard"`
 	Node         string   `json:"node"`
 	Replica      string   `json:"replica"`
+	From         string   `json:"from,omitempty"` // node whose replica a replacement removes
 	State        string   `json:"state"`
 	Phase        string   `json:"phase"`  // equal to State when it is over
 	Detail       string   `json:"detail"` // what it waits for

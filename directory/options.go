@@ -77,6 +77,34 @@ var options = []Option{
 		},
 	},
 	{
+		Name: "repair-after", Default: formatDuration(DefaultRepairAfter),
+		Meaning: "how long a node is unseen until its replicas are replaced by others; 0s never replaces any",
+		text:    repairText,
+		set: func(s *Settings, text string) error {
+			after, err := parseRepairAfter(text)
+			if s.RepairAfter = ""; after != DefaultRepairAfter {
+				s.RepairAfter = formatDuration(after)
+			}
+			return err
+		},
+	},
+	{
+		Name: "balance", Default: on,
+		Meaning: "on: leaders move until nodes lead equally many shards; off: they stay where they are",
+		text:    balanceText,
+		set: func(s *Settings, text string) error {
+			switch text {
+			case on:
+				s.Balance = ""
+			case off:
+				s.Balance = off
+			default:
+				return errBalance
+			}
+			return nil
+		},
+	},
+	{
 		Name: "initial-shards", Default: strconv.Itoa(DefaultInitialShards), Fixed: true,
 		Meaning: "shards that the keys were first divided among",
 		text:    func(s Settings) string { return strconv.Itoa(s.InitialShards) },
@@ -101,6 +129,15 @@ func ttlText(s Settings) string {
 		return none
 	}
 	return formatDuration(s.TTL())
+}
+
+func repairText(s Settings) string { return formatDuration(s.Repair()) }
+
+func balanceText(s Settings) string {
+	if s.Balanced() {
+		return on
+	}
+	return off
 }
 
 func touchText(s Settings) string { return formatDuration(s.Touch()) }

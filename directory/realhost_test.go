@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -54,6 +55,7 @@ func (r *realRig) startAs(name string, join bool) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	s.balanceAfter = math.MaxInt64 // tests say who leads
 	if err := h.Start(); err != nil {
 		r.t.Fatal(err)
 	}

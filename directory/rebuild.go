@@ -59,7 +59,7 @@ func (s *Service) replace(ctx context.Context, id shard.ReplicaID, adds Operatio
 		return nil
 	}
 	if adds.ID != 0 { // what is being added must not come to vote
-		return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: adds.ID, Again: reason == reasonLost, R: id.R}})
+		return s.takeBack(ctx, CancelOperation{ID: adds.ID, Again: reason == reasonLost, R: id.R})
 	}
 	return s.beginRebuild(ctx, id, reason)
 }
@@ -70,7 +70,15 @@ func (s *Service) keepReplica(ctx context.Context, id shard.ReplicaID, o Operati
 		return nil
 	}
 	s.log.Warn("a replica whose data was lost runs, and is kept", "shard", id.Shard, "replica", id.String(), "operation", o.ID)
-	return s.proposeDuty(ctx, Command{Cancel: &CancelOperation{ID: o.ID, R: id.R}})
+	return s.takeBack(ctx, CancelOperation{ID: o.ID, R: id.R})
+}
+
+// takeBack proposes the cancel of an operation, as the feature level knows it.
+func (s *Service) takeBack(ctx context.Context, c CancelOperation) error {
+	if s.Table().Level < placementLevel {
+		c.R = 0
+	}
+	return s.proposeDuty(ctx, Command{Cancel: &c})
 }
 
 // beginRebuild records a rebuild, unless the shard would have no quorum without the replica: then it waits

@@ -464,7 +464,7 @@ func rebuildOnRealHosts(t *testing.T, leads bool) {
 	defer cancel()
 	v, err := r.services["b"].Checksum(ctx, id)
 	if err != nil || !v.Equal || len(v.Replicas) != 3 {
-		t.Errorf("checksums afterwards: %+v, %v", v, err)
+		t.Fatalf("checksums afterwards: %+v, %v", v, err)
 	}
 	if sum, err := hex.DecodeString(v.Replicas[0].Checksum); err != nil || len(sum) != 32 {
 		t.Errorf("checksum %q", v.Replicas[0].Checksum)

@@ -99,7 +99,7 @@ func (c Config) validate(node string) error {
 // keeps a copy of it current, opens the replicas that the table puts on this node, and grants the
 // shards that this node leads what the table gives them.
 //
-// One goroutine, the loop, owns book, peersSet, touchSet, told and behind, and looks at the world each tick, when the
+// One goroutine, the loop, owns looked, leads, book, peersSet, touchSet, told and behind, and looks at the world each tick, when the
 // table changes, and when a replica here begins or ceases to lead; what may take time it leaves to duties. Close stops both and waits. All
 // exported methods are safe for concurrent use.
 type Service struct {
@@ -111,6 +111,10 @@ type Service struct {
 	soft    *soft
 	router  *Router
 	metrics *metrics
+
+	began atomic.Pointer[time.Time] // since when this node has looked without a break
+
+	balanceAfter time.Duration
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -126,6 +130,8 @@ type Service struct {
 	group   group                     // of the directory; nil on a node without a replica of it
 	opened  map[shard.ReplicaID]error // outcome of opening each replica; absent: not tried yet
 
+	looked   time.Time // when step did last
+	leads    leads
 	book     addressBook
 	peersSet map[string]shard.Peer
 	touchSet time.Duration // as the host was told last; below 0: never
@@ -150,12 +156,13 @@ func newService(cfg Config, h host) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		cfg:    cfg,
-		host:   h,
-		log:    cfg.Logger,
-		self:   cfg.Self,
-		latest: NewLatest(),
-		opened: make(map[shard.ReplicaID]error),
+		cfg:          cfg,
+		host:         h,
+		log:          cfg.Logger,
+		self:         cfg.Self,
+		latest:       NewLatest(),
+		opened:       make(map[shard.ReplicaID]error),
+		balanceAfter: balanceAfter,
 
 		touchSet: -1,
 	}
@@ -176,6 +183,9 @@ func newService(cfg Config, h host) (*Service, error) {
 		Memory:     cfg.Memory,
 	}, formed)
 	s.missing = s.others()
+	now := time.Now()
+	s.began.Store(&now)
+	s.looked = now
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.duties = newDuties(s.ctx, s.log)
 	s.metrics = newMetrics(s)
@@ -314,6 +324,7 @@ func (s *Service) run() {
 
 // step looks once at the table and at this node's replicas, and starts what is to be done.
 func (s *Service) step(t *Table) {
+	s.look(time.Now())
 	statuses := s.host.Status()
 	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
 	s.setPeers(t)
@@ -346,6 +357,14 @@ func (s *Service) step(t *Table) {
 	}
 }
 
+// look notes that the loop runs. One that stood still has heard nobody meanwhile.
+func (s *Service) look(now time.Time) {
+	if now.Sub(s.looked) > softLife {
+		s.began.Store(&now)
+	}
+	s.looked = now
+}
+
 // lead does what the leader of the directory has to see to.
 func (s *Service) lead(t *Table) {
 	if !t.Founded() {
@@ -357,6 +376,8 @@ func (s *Service) lead(t *Table) {
 		s.duties.try("raise the feature levels", func(ctx context.Context) error { return s.raise(ctx, t) })
 	}
 	s.rebuild(t)
+	s.place(t)
+	s.balance(t)
 	changes, err := limitChanges(t)
 	if err != nil || len(changes) > 0 {
 		s.duties.try("set limits", func(ctx context.Context) error {
@@ -567,6 +588,15 @@ func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) 
 	s.mu.Unlock()
 	if g == nil {
 		return Result{}, shard.ErrUnknownShard
+	}
+	c, err := DecodeCommand(data)
+	if err != nil {
+		return Result{}, err
+	}
+	// What a replica of an older build can't read would stop it; it is no use to write it down only to refuse it.
+	if t := s.Table(); t.Founded() && c.level() > t.Level {
+		return Result{Outcome: OutcomeRefused, Version: t.Version,
+			Reason: fmt.Sprintf("it needs the feature level %d, the cluster is at %d: once all nodes run a build of larder that knows it, and are up", c.level(), t.Level)}, nil
 	}
 	_, result, err := g.Propose(ctx, data)
 	if err != nil {

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
@@ -29,6 +30,12 @@ type Settings struct {
 	// TouchInterval is how long reads are gathered before their recency goes into the log, as a
 	// duration: "0s" replicates no recency, "" is DefaultTouchInterval. Needs level 2.
 	TouchInterval string `json:"touch-interval,omitempty"`
+	// RepairAfter is how long a node must be unseen until its replicas are replaced by new ones on other nodes, as
+	// a duration: "0s" is never, "" is DefaultRepairAfter. Needs level 3.
+	RepairAfter string `json:"repair-after,omitempty"`
+	// Balance is "off" where leaders stay wherever elections and operators put them; "" moves them until nodes lead
+	// equally many shards. Needs level 3.
+	Balance string `json:"balance,omitempty"`
 }
 
 // The settings of a cluster that was told nothing.
@@ -37,6 +44,7 @@ const (
 	DefaultReplicas      = 3
 	DefaultCacheMemory   = "60%"
 	DefaultTouchInterval = 100 * time.Millisecond
+	DefaultRepairAfter   = time.Minute
 )
 
 const (
@@ -48,6 +56,9 @@ const (
 	// cost more than they tell, and recency that is older than maxTouchInterval is none.
 	leastTouchInterval = 10 * time.Millisecond
 	maxTouchInterval   = time.Minute
+	// The bounds of a RepairAfter that is not 0: a node that starts again is not to be replaced meanwhile.
+	leastRepairAfter = 5 * time.Second
+	maxRepairAfter   = 7 * 24 * time.Hour
 )
 
 // WithDefaults returns s with the default in place of each zero value that no later build may read
@@ -86,11 +97,22 @@ func (s Settings) Validate() error {
 			return fmt.Errorf("touch-interval: %w", err)
 		}
 	}
+	if s.RepairAfter != "" {
+		if _, err := parseRepairAfter(s.RepairAfter); err != nil {
+			return fmt.Errorf("repair-after: %w", err)
+		}
+	}
+	if s.Balance != "" && s.Balance != off {
+		return fmt.Errorf("balance: %w", errBalance)
+	}
 	return nil
 }
 
 // level is the lowest feature level of a table that can hold s.
 func (s Settings) level() uint8 {
+	if s.RepairAfter != "" || s.Balance != "" {
+		return placementLevel
+	}
 	if s.DefaultTTL != "" || s.TouchInterval != "" {
 		return settingsLevel
 	}
@@ -114,9 +136,26 @@ func (s Settings) Touch() time.Duration {
 	return interval
 }
 
+// Repair is how long a node must be unseen until its replicas are replaced; 0: they never are. The settings are valid.
+func (s Settings) Repair() time.Duration {
+	if s.RepairAfter == "" {
+		return DefaultRepairAfter
+	}
+	after, _ := parseRepairAfter(s.RepairAfter)
+	return after
+}
+
+// Balanced reports whether leaders are spread over the nodes.
+func (s Settings) Balanced() bool { return s.Balance != off }
+
+// The values of Balance that users see.
+const on, off = "on", "off"
+
 var (
 	errTTL           = fmt.Errorf("want a duration such as 1h30m in whole milliseconds, at most %s, or none", formatDuration(MaxTTL))
 	errTouchInterval = fmt.Errorf("want a duration such as 100ms from %s to %s in whole milliseconds, or 0", formatDuration(leastTouchInterval), formatDuration(maxTouchInterval))
+	errRepairAfter   = fmt.Errorf("want a duration such as 60s from %s to %s in whole milliseconds, or 0 for never", formatDuration(leastRepairAfter), formatDuration(maxRepairAfter))
+	errBalance       = errors.New("want on or off")
 )
 
 // none stands for no time to live.
@@ -140,6 +179,14 @@ func parseTouchInterval(text string) (time.Duration, error) {
 		return 0, errTouchInterval
 	}
 	return interval, nil
+}
+
+func parseRepairAfter(text string) (time.Duration, error) {
+	after, err := time.ParseDuration(text)
+	if err != nil || after != 0 && (after < leastRepairAfter || after > maxRepairAfter) || after%time.Millisecond != 0 {
+		return 0, errRepairAfter
+	}
+	return after, nil
 }
 
 // formatDuration writes d as time.ParseDuration reads it, without the zeros that Duration.String ends

@@ -20,6 +20,8 @@ type SettingsView struct {
 	ShardBytes    uint64 `json:"shard-bytes"`
 	DefaultTTL    string `json:"default-ttl"`
 	TouchInterval string `json:"touch-interval"`
+	RepairAfter   string `json:"repair-after"`
+	Balance       string `json:"balance"`
 	InitialShards int    `json:"initial-shards"`
 	Replicas      int    `json:"replicas"`
 }
@@ -49,6 +51,8 @@ func (t *Table) settingsView() SettingsView {
 		ShardBytes:    t.Settings.ShardBytes,
 		DefaultTTL:    ttlText(t.Settings),
 		TouchInterval: touchText(t.Settings),
+		RepairAfter:   repairText(t.Settings),
+		Balance:       balanceText(t.Settings),
 		InitialShards: t.Settings.InitialShards,
 		Replicas:      t.Settings.Replicas,
 	}

@@ -59,6 +59,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 		return move{step: &memberStep{Shard: o.Shard, Step: kind, Replica: o.replica().String(), Prev: o.Conf}}
 	}
 	switch {
+	case votes && o.Kind == ReplaceMember:
+		return o.to(PhaseHandingOver, conf, "")
 	case votes:
 		return o.end(OperationDone, conf, "")
 	case o.Phase == PhaseBackingOut && member && conf.Index > o.Conf:
@@ -93,8 +95,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 	case conf.Last > p.Match+promoteLag, p.Match < conf.Index: // a young group's whole log may be short
 		return o.wait(conf, "")
 	}
-	if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {
-		return o.wait(conf, fmt.Sprintf("only %d of %d voters answer and have the log: one more would cost the quorum", alive, all))
+	if why := oneMore(conf, leader); why != "" {
+		return o.wait(conf, why)
 	}
 	if o.Phase == PhasePromoting && conf.Index == o.Conf {
 		return step(stepPromote)
@@ -103,7 +105,8 @@ func (o Operation) next(conf shard.Configuration, leader string) move {
 }
 
 func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
-	_, votes, member := conf.Find(o.replica())
+	id := o.leaving()
+	_, votes, member := conf.Find(id)
 	switch {
 	case !member && o.Kind == RebuildMember:
 		return o.to(PhaseAdding, conf, "")
@@ -118,12 +121,12 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 		return o.end(OperationFailed, conf, fmt.Sprintf("the shard's configuration changed from %d to %d before the member was removed", o.Conf, conf.Index))
 	}
 	if votes {
-		if why := costsQuorum(conf, leader, o.replica()); why != "" {
+		if why := costsQuorum(conf, leader, id); why != "" {
 			return o.wait(conf, why)
 		}
 	}
-	if leader == o.Node {
-		to := successor(conf, leader)
+	if leader == id.Node {
+		to := successor(conf, leader, nobody)
 		if to == "" {
 			return o.wait(conf, "no other voter answers the leader and has its log")
 		}
@@ -132,7 +135,7 @@ func (o Operation) nextRemoval(conf shard.Configuration, leader string) move {
 	if o.Phase == PhaseHandingOver {
 		return o.to(PhaseRemoving, conf, "")
 	}
-	return move{step: &memberStep{Shard: o.Shard, Step: stepRemove, Replica: o.replica().String(), Prev: o.Conf}}
+	return move{step: &memberStep{Shard: o.Shard, Step: stepRemove, Replica: id.String(), Prev: o.Conf}}
 }
 
 // lives reports whether a voter counts as alive: the leader itself, or one that it reached lately and that
@@ -150,6 +153,14 @@ func living(conf shard.Configuration, leader string) (alive, all int) {
 		}
 	}
 	return alive, len(conf.Voters)
+}
+
+// oneMore says why another voter would cost the shard its quorum, "" when it would not.
+func oneMore(conf shard.Configuration, leader string) string {
+	if alive, all := living(conf, leader); alive+1 <= (all+1)/2 {
+		return fmt.Sprintf("only %d of %d voters answer and have the log: one more would cost the quorum", alive, all)
+	}
+	return ""
 }
 
 // costsQuorum says why the shard would have no quorum without a voter, "" when it would.
@@ -173,12 +184,15 @@ func costsQuorum(conf shard.Configuration, leader string, without shard.ReplicaI
 	return ""
 }
 
-// successor returns the node whose voter is to lead instead of the leader: one that it reached lately
-// and that has most of its log; "" when there is none.
-func successor(conf shard.Configuration, leader string) string {
+// nobody is no node.
+func nobody(string) bool { return false }
+
+// successor returns the node whose voter is to lead instead of the leader: one that it reached lately, that has most of its log and that
+// is not one to avoid; "" when there is none.
+func successor(conf shard.Configuration, leader string, avoid func(node string) bool) string {
 	best, match := "", uint64(0)
 	for _, v := range conf.Voters {
-		if v.Replica.Node != leader && v.Recent && !v.Stopped && (best == "" || v.Match > match) {
+		if v.Replica.Node != leader && v.Recent && !v.Stopped && !avoid(v.Replica.Node) && (best == "" || v.Match > match) {
 			best, match = v.Replica.Node, v.Match
 		}
 	}

@@ -28,6 +28,8 @@ type Table struct {
 	// SettingsVersion is the table version of the last change of Settings; 0 is that of the founding.
 	SettingsVersion uint64          `json:"settings_version,omitempty"`
 	Nodes           map[string]Node `json:"nodes"`
+	// Draining are the nodes that replicas move off, and none onto, in the order of their ids. Needs level 3.
+	Draining []string `json:"draining,omitempty"`
 	// Shards are the data shards, in the order of their ranges.
 	Shards []Shard `json:"shards"`
 	// Directory are the members of the directory's own group, shard 0.
@@ -153,6 +155,7 @@ func (t *Table) clone() *Table {
 	}
 	c.Directory = slices.Clone(t.Directory)
 	c.Operations = slices.Clone(t.Operations)
+	c.Draining = slices.Clone(t.Draining)
 	return &c
 }
 
@@ -163,7 +166,8 @@ func (t *Table) clone() *Table {
 //     1 there is no ShardLevel and no later setting, above it there is a ShardLevel. SettingsVersion is
 //     at most Version.
 //  3. A node stands under its own id, has an incarnation of 32 lower-case hex digits that no other
-//     node has, addresses for peers and clients, and a capacity; no two nodes share a Raft address.
+//     node has, addresses for peers and clients, and a capacity; no two nodes share a Raft address. Those
+//     that are drained are known, and in order; below level 3 there are none.
 //  4. The shards, in their order, cover all slots with no gap and no overlap; none is empty.
 //  5. Shard ids are distinct, at least 1 (0 is the directory) and below NextShard.
 //  6. Epoch and LimitVersion are at least 1 and at most Version; Generation is at least 1; Limit is
@@ -174,14 +178,14 @@ func (t *Table) clone() *Table {
 //     directory's own members, whose r is 0 for those who founded it.
 //  9. A shard's bootstrap has voters only, on distinct nodes, which may be gone.
 //  10. The ids of operations rise and are at most NextOperation; at most one runs on a shard, and what
-//     it is about is there.
+//     it is about is there, both members of a replacement.
 //
 // The machine refuses an init whose table fails, so these checks are part of the meaning of logged
 // commands: another set of them needs a higher feature level (R1).
 func (t *Table) Validate() error {
 	if !t.Founded() {
 		if t.Cluster != "" || t.Level != 0 || t.ShardLevel != 0 || t.Settings != (Settings{}) || t.SettingsVersion != 0 || len(t.Nodes) != 0 ||
-			len(t.Shards) != 0 || len(t.Directory) != 0 || len(t.Operations) != 0 || t.NextOperation != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
+			len(t.Draining) != 0 || len(t.Shards) != 0 || len(t.Directory) != 0 || len(t.Operations) != 0 || t.NextOperation != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
 			return errors.New("a table of version 0 has content")
 		}
 		return nil
@@ -278,6 +282,11 @@ func (t *Table) validateNodes() error {
 		}
 		incarnations[n.Incarnation], addresses[n.Raft] = id, id
 	}
+	for i, id := range t.Draining {
+		if _, known := t.Nodes[id]; !known || i > 0 && t.Draining[i-1] >= id || t.Level < placementLevel {
+			return fmt.Errorf("node %s can't be drained at feature level %d, or is not in its place", id, t.Level)
+		}
+	}
 	return nil
 }
 
@@ -345,6 +354,9 @@ func (t *Table) validateOperations() error {
 		m, member := t.member(o.Shard, o.Node)
 		if !member || m.R != o.R || busy[o.Shard] || transitions[o.Phase] == nil {
 			return fmt.Errorf("operation %d (%s, %s) on shard %d can't run", o.ID, o.Kind, o.Phase, o.Shard)
+		}
+		if from, there := t.member(o.Shard, o.From); o.Kind == ReplaceMember && (!there || from.R != o.FromR || t.Level < placementLevel) {
+			return fmt.Errorf("operation %d replaces a member of shard %d that is not there", o.ID, o.Shard)
 		}
 		busy[o.Shard] = true
 	}

@@ -71,8 +71,12 @@ type NodeView struct {
 	Capacity    uint64    `json:"capacity"`
 	State       string    `json:"state"`
 	LastSeen    time.Time `json:"last_seen,omitzero"`
-	Replicas    int       `json:"replicas"` // of data shards, by the table
-	Leads       int       `json:"leads"`    // data shards that it is believed to lead
+	Replicas    int       `json:"replicas"`  // of data shards, by the table
+	Leads       int       `json:"leads"`     // data shards that it is believed to lead
+	Directory   bool      `json:"directory"` // it has a replica of the directory
+	Draining    bool      `json:"draining"`  // replicas move off it, and none onto it
+	// Waits is what keeps replicas on it that are to leave; empty where none are, or where they are on their way.
+	Waits []string `json:"waits,omitempty"`
 }
 
 // Table returns the newest table that this node knows, empty before the cluster is founded. The
@@ -134,11 +138,19 @@ func (s *Service) Shards() []ShardDetail {
 // Nodes returns all nodes, in the order of their ids.
 func (s *Service) Nodes() []NodeView {
 	t := s.Table()
+	relocations := t.relocations(s.sights(t))
 	views := make([]NodeView, 0, len(t.Nodes))
 	for _, id := range t.NodeIDs() {
 		n := t.Nodes[id]
 		v := NodeView{ID: n.ID, Incarnation: n.Incarnation, Raft: n.Raft, HTTP: n.HTTP, Zone: n.Zone, Capacity: n.Capacity}
 		v.State, v.LastSeen = s.soft.state(id)
+		_, v.Directory = t.member(shard.Directory, id)
+		v.Draining = t.drained(id)
+		for _, r := range relocations {
+			if r.from.Node == id && r.waits != "" {
+				v.Waits = append(v.Waits, fmt.Sprintf("shard %d: %s", r.shard, r.waits))
+			}
+		}
 		for _, sh := range t.Shards {
 			if _, member := sh.Member(id); member {
 				v.Replicas++

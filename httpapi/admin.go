@@ -33,6 +33,8 @@ type Admin interface {
 	CancelOperation(ctx context.Context, n uint64) (directory.OperationView, error)
 	// RemoveNode takes a node without replicas out of the table.
 	RemoveNode(ctx context.Context, id string) error
+	// DrainNode begins to move replicas off a node, or ends that.
+	DrainNode(ctx context.Context, id string, drain bool) (directory.NodeView, error)
 	// ChangeSettings returns all settings once this node knows the changed ones.
 	ChangeSettings(ctx context.Context, c directory.SettingsChange) (directory.SettingsView, error)
 	// Newer returns nil once the table's version is above version, or the cause for which ctx ended.
@@ -106,13 +108,18 @@ func nodeOf(r *http.Request, variable string) (string, error) {
 
 // accept answers that an operation runs, and where to follow it.
 func accept(w http.ResponseWriter, operation directory.OperationView) error {
-	body, err := json.Marshal(operation)
+	return goesOn(w, operationsPath+"/"+strconv.FormatUint(operation.ID, 10), operation)
+}
+
+// goesOn answers that what was asked for is under way, how it stands, and where to follow it.
+func goesOn(w http.ResponseWriter, location string, state any) error {
+	body, err := json.Marshal(state)
 	if err != nil {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
 	body = append(body, '\n')
 	h := w.Header()
-	h.Set("Location", operationsPath+"/"+strconv.FormatUint(operation.ID, 10))
+	h.Set("Location", location)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Type", "application/json")
@@ -147,4 +154,33 @@ func (s *server) removeNode(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return done(w)
+}
+
+func (s *server) drainNode(w http.ResponseWriter, r *http.Request) error {
+	return s.setDrain(w, r, true)
+}
+
+func (s *server) undrainNode(w http.ResponseWriter, r *http.Request) error {
+	return s.setDrain(w, r, false)
+}
+
+// setDrain serves POST of a node's drain and undrain, and answers with the node.
+func (s *server) setDrain(w http.ResponseWriter, r *http.Request, drain bool) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	id, err := nodeOf(r, "id")
+	if err != nil {
+		return err
+	}
+	ctx, cancel, err := change(w, r, false)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	node, err := s.cfg.Admin.DrainNode(ctx, id, drain)
+	if err != nil {
+		return err
+	}
+	return goesOn(w, nodesPath+"/"+url.PathEscape(id), node)
 }

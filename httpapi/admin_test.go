@@ -32,7 +32,7 @@ var operation = directory.OperationView{
 }
 
 // settings are some with something in each member.
-var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", InitialShards: 8, Replicas: 3}
+var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", InitialShards: 8, Replicas: 3}
 
 func (a *fakeAdmin) note(ctx context.Context, format string, args ...any) error {
 	a.mu.Lock()
@@ -90,6 +90,10 @@ func (a *fakeAdmin) RemoveNode(ctx context.Context, id string) error {
 	return a.note(ctx, "remove node %q", id)
 }
 
+func (a *fakeAdmin) DrainNode(ctx context.Context, id string, drain bool) (directory.NodeView, error) {
+	return directory.NodeView{ID: id, State: directory.NodeUp, Draining: drain, Waits: []string{"shard 1: later"}}, a.note(ctx, "drain of %q is %v", id, drain)
+}
+
 func (a *fakeAdmin) ChangeSettings(ctx context.Context, c directory.SettingsChange) (directory.SettingsView, error) {
 	var changed []string
 	for name, value := range c.Values {
@@ -117,6 +121,7 @@ func (a *fakeAdmin) Newer(ctx context.Context, version uint64) error {
 var adminChanges = []string{
 	"PUT /v1/shards/3/members/b?force=true", "DELETE /v1/shards/3/members/b?force=true",
 	`PUT /v1/shards/3/leader {"node":"b"}`, `PATCH /v1/settings {"default-ttl":null}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
+	"POST /v1/nodes/b/drain", "POST /v1/nodes/b/undrain",
 }
 
 // cutRequest cuts "METHOD target body"; the body may be missing.
@@ -271,6 +276,23 @@ func TestRemoveNode(t *testing.T) {
 		}
 		if calls := f.admin.called(); calls[len(calls)-1] != fmt.Sprintf("remove node %q", id) {
 			t.Errorf("%q: got calls %q", id, calls)
+		}
+	}
+}
+
+// Draining begins and ends under a node's id as it is, and is answered with the node and where it is.
+func TestDrainNode(t *testing.T) {
+	f := newFixture(t)
+	for path, drain := range map[string]bool{"drain": true, "undrain": false} {
+		for _, id := range []string{"a", "a/b", ".."} {
+			target := "/v1/nodes/" + url.PathEscape(id)
+			w := f.request(t, "POST", target+"/"+path, "")
+			if want := fmt.Sprintf(`"draining":%v,"waits":["shard 1: later"]`, drain); w.Code != 202 || !strings.Contains(w.Body.String(), want) || w.Header().Get("Location") != target {
+				t.Errorf("%s %q: got %d %v %s", path, id, w.Code, w.Header(), w.Body)
+			}
+			if calls := f.admin.called(); calls[len(calls)-1] != fmt.Sprintf("drain of %q is %v", id, drain) {
+				t.Errorf("%s %q: got calls %q", path, id, calls)
+			}
 		}
 	}
 }

@@ -176,7 +176,6 @@ func TestNotBuilt(t *testing.T) {
 		"POST /v1/batch", "GET /v1/keys?prefix=a", "DELETE /v1/keys?prefix=a", "GET /v1/events",
 		"GET /v1/shards/1/events",
 		"POST /v1/shards/1/split", "POST /v1/shards/1/merge",
-		"POST /v1/nodes/a/drain", "POST /v1/nodes/a/undrain",
 		"GET /v1/backup", "POST /v1/restore", "GET /ui/", "GET /ui/x",
 	} {
 		method, path, _ := strings.Cut(line, " ")

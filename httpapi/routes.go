@@ -5,6 +5,9 @@ import "net/http"
 // locatePrefix precedes the key in the path that tells where it lives.
 const locatePrefix = "/v1/locate/"
 
+// nodesPath is the list of nodes; each is under it by its id.
+const nodesPath = "/v1/nodes"
+
 // routes are all resources. What the interface promises and this version lacks is listed too, so
 // that a client learns from a 501 that it is early, and from a 404 that it is wrong.
 func (s *server) routes() []route {
@@ -47,13 +50,13 @@ func (s *server) routes() []route {
 			http.MethodGet:   s.showSettings,
 			http.MethodPatch: s.patchSettings,
 		}},
-		{path: "/v1/nodes", methods: get(s.showNodes)},
-		{path: "/v1/nodes/{id}", methods: map[string]handler{
+		{path: nodesPath, methods: get(s.showNodes)},
+		{path: nodesPath + "/{id}", methods: map[string]handler{
 			http.MethodGet:    s.showNode,
 			http.MethodDelete: s.removeNode,
 		}},
-		{path: "/v1/nodes/{id}/drain", methods: map[string]handler{http.MethodPost: unbuilt("Draining a node")}},
-		{path: "/v1/nodes/{id}/undrain", methods: map[string]handler{http.MethodPost: unbuilt("Taking back a drained node")}},
+		{path: nodesPath + "/{id}/drain", methods: map[string]handler{http.MethodPost: s.drainNode}},
+		{path: nodesPath + "/{id}/undrain", methods: map[string]handler{http.MethodPost: s.undrainNode}},
 		{path: operationsPath, methods: get(s.showOperations)},
 		{path: operationsPath + "/{n}", methods: map[string]handler{
 			http.MethodGet:    s.showOperation,

@@ -62,6 +62,13 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			nodes = append(nodes, directory.NodeView{ID: n, State: state(n), HTTP: "127.0.0.1:7070", Replicas: 2})
 		}
 		send(200, map[string]any{"nodes": nodes})
+	case "POST /v1/nodes/a/drain", "POST /v1/nodes/d/drain":
+		id := strings.Split(r.URL.Path, "/")[3]
+		send(202, directory.NodeView{ID: id, State: state(id), Draining: true, Replicas: 2, Directory: true, Waits: []string{"shard 3: no\x1b room"}})
+	case "POST /v1/nodes/a/undrain":
+		send(202, directory.NodeView{ID: "a", State: state("a")})
+	case "GET /v1/nodes/d":
+		send(200, directory.NodeView{ID: "d", State: directory.NodeDown, Draining: true})
 	case "GET /v1/nodes/a":
 		send(200, directory.NodeView{ID: "a", State: state("a")})
 	case "GET /v1/shards/0", "GET /v1/shards/3":
@@ -126,6 +133,16 @@ func TestAdminExitCodes(t *testing.T) {
 		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", problem(409, "conflict", "no"), 1, "A detail"},
 		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", hangUp, 6, "larder node list"},
 		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", problem(403, "forbidden", "no"), 7, "A detail"},
+		{[]string{"node", "remove", "d", "--force"}, "", nil, 0, ""},
+		{[]string{"node", "remove", "a", "--force"}, "", nil, 1, "node a is up"},
+		{[]string{"node", "drain", "d"}, "", nil, 0, "down, drained"},
+		{[]string{"node", "drain", "a", "--no-wait"}, "", nil, 0, "up, drained"},
+		{[]string{"node", "drain", "a", "--no-wait"}, "", nil, 0, "a: a replica that is to leave waits, shard 3: no  room\n"},
+		{[]string{"node", "drain", "a", "--no-wait", "-o", "json"}, "", nil, 0, `"draining":true`},
+		{[]string{"node", "drain", "a"}, "", nil, 0, "up"},
+		{[]string{"node", "drain", "d"}, "POST /v1/nodes/d/drain", problem(409, "conflict", "no"), 1, "A detail"},
+		{[]string{"node", "drain", "d"}, "POST /v1/nodes/d/drain", hangUp, 6, "larder node list"},
+		{[]string{"node", "undrain", "a"}, "", nil, 0, "up"},
 		{[]string{"operation", "list"}, "", nil, 0, "adding"},
 		{[]string{"operation", "show", "5"}, "", nil, 0, "done"},
 		{[]string{"operation", "cancel", "5"}, "", nil, 0, "running"},
@@ -424,5 +441,25 @@ func TestCompletion(t *testing.T) {
 	}
 	if code, stdout, _ := larder(t, "", []string{"LARDER_COLOUR=red"}, "__complete", "shard", ""); code != 0 || !strings.Contains(stdout, "transfer-leader") {
 		t.Errorf("got exit code %d, %q", code, fmt.Sprint(stdout))
+	}
+}
+
+// TestDrainIsTold ensures that a drain tells what is left and what that waits for, until nothing is or the draining is ended.
+func TestDrainIsTold(t *testing.T) {
+	for left, want := range map[int]int{0: 0, 2: 1} {
+		f := &fakeCluster{}
+		address, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != "GET" {
+				f.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"id":"a","state":"up","replicas":%d}`, left)
+		})
+		code, _, stderr := larder(t, "", nil, "node", "drain", "a", "--server", address)
+		if code != want || !strings.Contains(stderr, "node a has 2 replicas and one of the directory; shard 3: no  room\n") ||
+			strings.Contains(stderr, "not drained any more") != (left > 0) {
+			t.Errorf("%d left: got exit code %d, %q", left, code, stderr)
+		}
 	}
 }

@@ -65,6 +65,7 @@ type request struct {
 	method string
 	path   string // in plain ASCII that needs no escapes
 	name   string // what follows path, any bytes: a key, the id of a node
+	suffix string // what follows that, in plain ASCII
 	query  url.Values
 	header http.Header
 	body   []byte // nil sends none
@@ -181,8 +182,8 @@ func (c *client) ask(ctx context.Context, server *url.URL, r request, allowed, d
 	defer cancel()
 	// Both forms of the path: with RawPath set, each byte of the key goes out as PathEscape wrote it.
 	target := *server
-	target.Path = r.path + r.name
-	target.RawPath = r.path + url.PathEscape(r.name)
+	target.Path = r.path + r.name + r.suffix
+	target.RawPath = r.path + url.PathEscape(r.name) + r.suffix
 	target.RawQuery = r.query.Encode()
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})

@@ -10,7 +10,7 @@ import (
 func tellSettings(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", `"17"`)
-	w.Write([]byte(`{"colour":"red","cache-memory":"40%","shard-bytes":0,"default-ttl":"none","touch-interval":"100ms","initial-shards":8,"replicas":3}`))
+	w.Write([]byte(`{"colour":"red","cache-memory":"40%","shard-bytes":0,"default-ttl":"none","touch-interval":"100ms","repair-after":"1m","balance":"on","initial-shards":8,"replicas":3}`))
 }
 
 // TestSettingsShown ensures that settings are shown with defaults and meanings, in a fixed order, and those
@@ -28,6 +28,8 @@ func TestSettingsShown(t *testing.T) {
 		"shard-bytes 0 0 ",
 		"default-ttl none none ",
 		"touch-interval 100ms 100ms ",
+		"repair-after 1m 1m ",
+		"balance on on ",
 		"initial-shards 8 8 ",
 		"replicas 3 3 ",
 		"colour red - -",
@@ -98,7 +100,7 @@ func TestSettingsUsage(t *testing.T) {
 // TestSettingsCompletion ensures that a shell is offered the settings that can change and are not given.
 func TestSettingsCompletion(t *testing.T) {
 	code, stdout, _ := larder(t, "", nil, "__complete", "settings", "default-ttl=1h", "")
-	if code != 0 || !strings.Contains(stdout, "cache-memory=\t") || !strings.Contains(stdout, "touch-interval=\t") || strings.Contains(stdout, "replicas") || strings.Contains(stdout, "default-ttl") {
+	if code != 0 || !strings.Contains(stdout, "cache-memory=\t") || !strings.Contains(stdout, "touch-interval=\t") || strings.Contains(stdout, "replicas=") || strings.Contains(stdout, "default-ttl") {
 		t.Errorf("got exit code %d, %q", code, stdout)
 	}
 }

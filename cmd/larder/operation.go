@@ -115,7 +115,11 @@ func printOperations(w io.Writer, operations []directory.OperationView) error {
 		if detail == "" {
 			detail = o.Detail
 		}
-		t.row(o.ID, o.Kind, o.Shard, o.Node, o.State, o.Phase, progress(o), oneLine(detail))
+		node := o.Node
+		if o.From != "" {
+			node += " for " + o.From
+		}
+		t.row(o.ID, o.Kind, o.Shard, node, o.State, o.Phase, progress(o), oneLine(detail))
 	}
 	return t.flush()
 }

@@ -224,3 +224,29 @@ func (n *Node) TransferLeader(ctx context.Context, shard uint64, node string) (A
 func (n *Node) RemoveNode(ctx context.Context, node string) (Answer, error) {
 	return n.Ask(ctx, http.MethodDelete, "/v1/nodes/"+node, "")
 }
+
+// Drain begins to drain a node, or ends that.
+func (n *Node) Drain(ctx context.Context, node string, drain bool) (Answer, error) {
+	what := "undrain"
+	if drain {
+		what = "drain"
+	}
+	return n.Ask(ctx, http.MethodPost, "/v1/nodes/"+node+"/"+what, "")
+}
+
+// NodeState is what a node says of another one.
+type NodeState struct {
+	ID        string
+	State     string
+	Replicas  int  // of data shards
+	Directory bool // it has one of the directory
+	Draining  bool
+	Waits     []string
+}
+
+// Node returns what n says of a node.
+func (n *Node) Node(ctx context.Context, node string) (NodeState, error) {
+	var s NodeState
+	err := n.get(ctx, "/v1/nodes/"+node, &s)
+	return s, err
+}
