@@ -55,7 +55,7 @@ var seededBugs = []seeded{
 	{"volatile-log", []string{"--workload=durable", "--nemesis=kill-all,kill-majority"}, answers},
 	{"returns-wiped", []string{"--workload=durable", "--nemesis=kill-majority"}, answers},
 	{"ttl-by-own-clock", []string{"--workload=ttl", "--nemesis=clock-jump,transfer-leader"}, nil},
-	{"expire-blindly", []string{"--workload=ttl", "--nemesis=pause-leader,delay"}, nil},
+	{"expire-blindly", []string{"--workload=ttl", "--nemesis=delay", "--clients=40", "--rate=2000"}, nil}, // it takes two at one key
 	{"own-clock", []string{"--workload=ttl", "--nemesis=clock-jump"}, nil},
 	{"own-recency", []string{"--workload=evict", "--nemesis=transfer-leader,kill-one"}, nil},
 	{"own-evictions", []string{"--workload=evict", "--nemesis=transfer-leader,kill-one"}, nil},
