@@ -581,7 +581,8 @@ func (s *Service) proposeDuty(ctx context.Context, c Command) error {
 	return err
 }
 
-// proposeHere proposes an encoded command on this node's replica.
+// proposeHere proposes an encoded command on this node's replica. What a replica could not read is refused: in the log it
+// would stop it.
 func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) {
 	s.mu.Lock()
 	g := s.group
@@ -593,7 +594,6 @@ func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) 
 	if err != nil {
 		return Result{}, err
 	}
-	// What a replica of an older build can't read would stop it; it is no use to write it down only to refuse it.
 	if t := s.Table(); t.Founded() && c.level() > t.Level {
 		return Result{Outcome: OutcomeRefused, Version: t.Version,
 			Reason: fmt.Sprintf("it needs the feature level %d, the cluster is at %d: once all nodes run a build of larder that knows it, and are up", c.level(), t.Level)}, nil
@@ -614,12 +614,8 @@ func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) 
 	return r, nil
 }
 
-// handlePropose proposes what another node sent. What a replica could not read is refused here: in
-// the log it would stop them all.
+// handlePropose proposes what another node sent.
 func (s *Service) handlePropose(ctx context.Context, _ string, payload []byte) ([]byte, error) {
-	if _, err := DecodeCommand(payload); err != nil {
-		return nil, err
-	}
 	result, err := s.proposeHere(ctx, payload)
 	if err != nil {
 		return nil, err

@@ -2,8 +2,6 @@ package shard
 
 import (
 	"errors"
-	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -296,42 +294,5 @@ func TestManifestAskedDuringWrite(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("it waits for the disk")
-	}
-}
-
-// TestRemainsStopNobody ensures that a node starts though the folder of a destroyed replica can't be removed, and removes it at
-// a later start.
-func TestRemainsStopNobody(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("root may remove every folder")
-	}
-	dir := newFolder(t)
-	m := restart(t, dir)
-	folder := createReplica(t, m, 3, 17)
-	replicas := filepath.Dir(folder)
-	must(t, os.Chmod(replicas, 0o500))
-	if err := m.destroyed(3, 17); err == nil {
-		t.Fatal("the folder was removed")
-	}
-	if m = restart(t, dir); m.remains == nil {
-		t.Error("nothing is said of what remains")
-	}
-	must(t, os.Chmod(replicas, 0o700))
-	if m = restart(t, dir); m.remains != nil || exists(folder) {
-		t.Errorf("%v, folder there: %v", m.remains, exists(folder))
-	}
-}
-
-// TestShortageIsNoLoss ensures that files which can't be read for want of rights are not taken for lost.
-func TestShortageIsNoLoss(t *testing.T) {
-	if os.Geteuid() == 0 {
-		t.Skip("root may read every file")
-	}
-	for _, name := range []string{manifestName, identityFile} {
-		dir := newFolder(t)
-		must(t, os.Chmod(filepath.Join(dir, name), 0))
-		if _, err := openDisk(dir, "a", slog.New(slog.DiscardHandler)); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrDataLost) {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 }

@@ -49,7 +49,7 @@ type diskSnapshots struct {
 	raft.SnapshotStore
 	folder string
 
-	mu         sync.Mutex      // guards unreadable; held to reap
+	mu         sync.Mutex      // guards unreadable; held to remove snapshots
 	unreadable map[string]bool // snapshots that could not be opened
 }
 
@@ -139,8 +139,11 @@ func findSnapshots(folder string) ([]foundSnapshot, error) {
 
 // parseSnapshotName takes the name of a snapshot's folder apart.
 func parseSnapshotName(name string) (term, index, millis uint64, err error) {
-	if _, err := fmt.Sscanf(name, "%d-%d-%d", &term, &index, &millis); err != nil || name != fmt.Sprintf("%d-%d-%d", term, index, millis) {
+	if _, err := fmt.Sscanf(name, "%d-%d-%d", &term, &index, &millis); err != nil {
 		return 0, 0, 0, fmt.Errorf("folder %s is no snapshot: %w", name, err)
+	}
+	if name != fmt.Sprintf("%d-%d-%d", term, index, millis) {
+		return 0, 0, 0, fmt.Errorf("folder %s is no snapshot", name)
 	}
 	return term, index, millis, nil
 }
@@ -294,18 +297,26 @@ func (d *diskSnapshots) reap(written string) error {
 	}
 	slices.Reverse(gone) // the oldest first
 	for _, name := range gone {
-		if err := d.discard(name); err != nil {
+		if err := d.removeLocked(name); err != nil {
 			return err
 		}
-		delete(d.unreadable, name)
 	}
 	return nil
 }
 
-// discard removes a snapshot, under the name of an unfinished one: a crash leaves nothing that looks damaged.
 func (d *diskSnapshots) discard(id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.removeLocked(id)
+}
+
+// removeLocked removes a snapshot, if it is there, under the name of an unfinished one: a crash leaves nothing that looks damaged.
+func (d *diskSnapshots) removeLocked(id string) error {
+	delete(d.unreadable, id)
 	path := filepath.Join(d.folder, id)
-	if err := os.Rename(path, path+unfinished); err != nil {
+	if err := os.Rename(path, path+unfinished); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := syncDir(d.folder); err != nil {
