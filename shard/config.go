@@ -29,8 +29,9 @@ type Config struct {
 	// know. It must not return in production. Default: panic.
 	Fatal func(error)
 
-	// HeartbeatTimeout is how long a follower waits for its leader before it stands for election,
-	// default 1 s. It must exceed the worst stall of a disk: heartbeats wait behind writes.
+	// HeartbeatTimeout is how long a leader is silent before a follower takes it for lost, default 1 s; where its process is
+	// known to be gone, it takes no such time (succession.go). It must exceed the worst stall of a disk: the library's
+	// heartbeats wait behind writes.
 	HeartbeatTimeout time.Duration
 	// ElectionTimeout is how long a candidate waits for votes, default 1 s.
 	ElectionTimeout time.Duration

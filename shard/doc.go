@@ -45,6 +45,11 @@
 // who plans these changes, and in which order, is the directory's business. A replica that left is
 // destroyed by its r, durably, before another of its shard can be created on the node.
 //
+// # Succession
+//
+// A follower that misses its leader asks the other voters and stands as soon as they miss it too, without waiting for the
+// library's timeouts: at once where the leader's process is gone. See succession.go.
+//
 // # Replicas that differ
 //
 // A leader has the states of all replicas compared at marks in the log. One in the minority stops for good, and goes

@@ -67,10 +67,11 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 		cfg.HeartbeatTimeout *= sealedPatience
 		cfg.ElectionTimeout *= sealedPatience
 	}
+	patience := cfg.HeartbeatTimeout * raftPatience / 4
 	return &raft.Config{
 		ProtocolVersion:    raft.ProtocolVersionMax,
-		HeartbeatTimeout:   cfg.HeartbeatTimeout,
-		ElectionTimeout:    cfg.ElectionTimeout,
+		HeartbeatTimeout:   patience, // a last resort, see succession.go
+		ElectionTimeout:    max(patience, cfg.ElectionTimeout),
 		CommitTimeout:      cfg.CommitTimeout, // only: how soon idle followers learn the commit index
 		MaxAppendEntries:   64,                // the transport cuts by bytes
 		BatchApplyCh:       false,             // what still waits in a buffer at a shutdown is never answered

@@ -60,6 +60,7 @@ type Host struct {
 	snapshotting chan struct{} // one token per snapshot being written
 	filling      atomic.Int64  // reads that wait for another reader's fill
 	change       chan struct{} // one token: a leadership changed
+	missing      chan struct{} // one token: a node is gone, or a replica has begun
 	fatalOnce    sync.Once
 
 	touchInterval atomic.Int64 // nanoseconds; 0 = recency is not replicated
@@ -96,10 +97,10 @@ func NewHost(cfg Config) (*Host, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
-		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1),
+		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
-	h.handlers[methodSum], h.handlers[methodJudge] = h.handleSum, h.handleJudge
+	h.handlers[methodSum], h.handlers[methodJudge], h.handlers[methodSuccession] = h.handleSum, h.handleJudge, h.handleSuccession
 	return h, nil
 }
 
@@ -116,6 +117,7 @@ func (h *Host) Start() error {
 	h.mu.Lock()
 	h.listener = l
 	h.mu.Unlock()
+	h.wg.Go(h.succeed)
 	h.wg.Go(func() {
 		for {
 			link, err := l.Accept()
@@ -327,6 +329,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	h.mu.Lock()
 	h.groups[spec.Shard] = g
 	h.mu.Unlock()
+	notify(h.missing)
 	if last, err := store.LastIndex(); spec.Campaign && err == nil && last <= 1 && store.Term() <= 1 {
 		h.wg.Go(g.hurry)
 	}

@@ -22,6 +22,7 @@ type instance struct {
 	notify chan bool
 
 	follows followerReads
+	heirs   succession
 
 	// ready is the term in which this instance leads and has applied a barrier; 0 = it does not.
 	ready   atomic.Uint64

@@ -11,7 +11,7 @@ import (
 type Network interface {
 	// Listen accepts links at addr.
 	Listen(addr string) (Listener, error)
-	// Dial opens a link to the listener at addr.
+	// Dial opens a link to the listener at addr. syscall.ECONNREFUSED says that the machine answers, and no process listens there.
 	Dial(ctx context.Context, addr string) (Link, error)
 }
 

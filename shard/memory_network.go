@@ -2,12 +2,12 @@ package shard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -203,7 +203,7 @@ func (v memoryView) Dial(ctx context.Context, addr string) (Link, error) {
 		return nil, ctx.Err()
 	}
 	if l == nil {
-		return nil, errors.New("connection refused")
+		return nil, syscall.ECONNREFUSED
 	}
 	a := newMemoryLink(n, v.host, hostOf(addr))
 	b := newMemoryLink(n, a.remote, v.host)
@@ -216,7 +216,7 @@ func (v memoryView) Dial(ctx context.Context, addr string) (Link, error) {
 		return a, nil
 	case <-l.done:
 		a.Close()
-		return nil, errors.New("connection refused")
+		return nil, syscall.ECONNREFUSED
 	case <-ctx.Done():
 		a.Close()
 		return nil, ctx.Err()

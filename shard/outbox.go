@@ -29,8 +29,8 @@ type outbox struct {
 }
 
 // The grid of lazy frames: 50 ms where HeartbeatTimeout is the default of 1 s. The library sends a heartbeat
-// 1/10 to 1/5 of HeartbeatTimeout after the answer to the one before. Both then wait for the grid, so a
-// leader hears from a follower after 1/4 of it at the latest, and steps down after 1/2.
+// 1/8 to 1/4 of HeartbeatTimeout after the answer to the one before. Both then wait for the grid, so a
+// leader hears from a follower after 3/10 of it at the latest, and steps down after 1/2.
 const (
 	lazyGrid = 50 * time.Millisecond
 	lazyPart = 20 // of HeartbeatTimeout, where that is less

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -40,6 +41,7 @@ type peer struct {
 
 	heard   atomic.Int64 // monotonic time of the last frame from the node, by any link; 0 = never
 	refuses atomic.Int64 // monotonic time since when the node refuses our data folder; 0 = it does not
+	refused atomic.Int64 // monotonic time since when no process takes links at its address; 0 = unknown, or one does
 
 	mu      sync.Mutex // guards following
 	addr    Peer
@@ -99,6 +101,7 @@ func (p *peer) run() {
 		p.mu.Lock()
 		p.lastErr = err
 		p.mu.Unlock()
+		p.noteRefusal(err)
 		if time.Since(began) > time.Second {
 			wait = redialMin
 		}
@@ -114,6 +117,15 @@ func (p *peer) run() {
 		case <-p.ctx.Done():
 		}
 		t.Stop()
+	}
+}
+
+// noteRefusal notes whether an attempt to dial says that no process is there.
+func (p *peer) noteRefusal(err error) {
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		p.refused.Store(0)
+	} else if p.refused.CompareAndSwap(0, int64(p.host.mono())+1) {
+		notify(p.host.missing)
 	}
 }
 
@@ -139,6 +151,7 @@ func (p *peer) session() error {
 	stop := make(chan struct{})
 	p.mu.Lock()
 	p.link, p.out, p.formed = link, out, formed
+	p.refused.Store(0)
 	close(p.up)
 	moved := p.addr != addr
 	p.mu.Unlock()

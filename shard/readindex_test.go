@@ -561,10 +561,8 @@ func TestVisibleAcrossCompaction(t *testing.T) {
 		g := l.Group(testShard)
 		i := g.instance()
 		commit := i.fsm.applied.at() + 5
-		before := g.store
-		defer func() { g.store = before }()
-		g.store = compactedStore{before, func() { i.fsm.applied.reach(commit) }}
-		if got := i.visible(commit); got < commit {
+		compacted := &instance{fsm: i.fsm, group: &Group{store: compactedStore{g.store, func() { i.fsm.applied.reach(commit) }}}}
+		if got := compacted.visible(commit); got < commit {
 			t.Errorf("a read must see %d, committed is %d", got, commit)
 		}
 	})

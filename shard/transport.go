@@ -236,6 +236,9 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		if err != nil {
 			return nil, false, err
 		}
+		if inst := t.group.instance(); inst != nil && inst.trans == t && args.Term >= t.group.store.Term() {
+			inst.hear()
+		}
 		t.trim(args)
 		resp, err := t.deliver(ctx, args, nil)
 		if err != nil {
@@ -252,6 +255,9 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 			return nil, false, err
 		}
 		v := resp.(*raft.RequestVoteResponse)
+		if inst := t.group.instance(); v.Granted && inst != nil && inst.trans == t {
+			inst.hear()
+		}
 		return appendVoteResponse(nil, v.Term, v.Granted), false, nil
 	case rpcPreVote:
 		args, err := decodeVote(message, source)
