@@ -21,19 +21,20 @@ import (
 // cluster is a set of nodes on a memory network, inside a synctest bubble. Without more said it
 // hosts one data shard (id 1) with a replica on each node, that owns all slots.
 type cluster struct {
-	t       testing.TB
-	net     *MemoryNetwork
-	names   []string
-	voters  int // the first so many host a voter of the shard, the others hold a replica in reserve
-	memory  map[string]*Memory
-	r       map[string]uint64 // of each node's replica, where it is not the first
-	cluster string
-	tune    func(node string, c *Config)
-	wrong   bool // the test made replicas differ
-	low     bool // the shard stays at feature level 1
-	owned   fsm.Range
-	limit   uint64        // of the shard, bytes
-	look    time.Duration // how often until looks
+	t        testing.TB
+	net      *MemoryNetwork
+	names    []string
+	voters   int // the first so many host a voter of the shard, the others hold a replica in reserve
+	memory   map[string]*Memory
+	r        map[string]uint64 // of each node's replica, where it is not the first
+	cluster  string
+	tune     func(node string, c *Config)
+	wrong    bool // the test made replicas differ
+	low      bool // the shard stays at feature level 1
+	volatile bool // replicas are kept in memory alone
+	owned    fsm.Range
+	limit    uint64        // of the shard, bytes
+	look     time.Duration // how often until looks
 
 	// The test's own goroutine alone changes what follows, and may read it without mu.
 	mu     sync.Mutex
@@ -136,6 +137,29 @@ func (c *cluster) startAll() {
 
 func (c *cluster) start(name string) *Host {
 	c.t.Helper()
+	h := c.launch(name)
+	c.open(h)
+	c.add(h)
+	return h
+}
+
+// startEmpty starts a node and opens nothing on it.
+func (c *cluster) startEmpty(name string) *Host {
+	c.t.Helper()
+	h := c.launch(name)
+	c.add(h)
+	return h
+}
+
+func (c *cluster) add(h *Host) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hosts[h.Node()] = h
+}
+
+// launch starts a host.
+func (c *cluster) launch(name string) *Host {
+	c.t.Helper()
 	cfg := Config{Node: name, Memory: c.memory[name], Network: c.net.From(name), Addr: addrOf(name),
 		CheckInterval: 500 * time.Millisecond, // in all tests: nothing that they do may pass for a difference of states
 		Fatal: func(err error) {
@@ -161,10 +185,6 @@ func (c *cluster) start(name string) *Host {
 		peers[n] = Peer{Addr: addrOf(n), Incarnation: c.memory[n].Identity().Incarnation}
 	}
 	h.SetPeers(peers)
-	c.open(h)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.hosts[name] = h
 	return h
 }
 
@@ -181,7 +201,7 @@ func (c *cluster) open(h *Host) {
 	if !slices.Contains(members, Member{id.Node, id.R}) {
 		members = nil // it joins
 	}
-	if err := h.OpenCache(Spec{Shard: testShard, R: id.R, Members: members, Campaign: id.Node == "a"}); err != nil {
+	if err := h.OpenCache(Spec{Shard: testShard, R: id.R, Members: members, Volatile: c.volatile, Campaign: id.Node == "a"}); err != nil {
 		c.t.Fatal(err)
 	}
 }

@@ -28,6 +28,8 @@ type Spec struct {
 	// the group is there already, and its leader adds this replica; until then it knows of no member
 	// and stands for no election.
 	Members []Member
+	// Volatile keeps the replica in memory alone: it is lost when this process ends, and never speaks again.
+	Volatile bool
 	// Campaign asks this replica to hurry the very first election instead of waiting for a timeout.
 	Campaign bool
 }
@@ -310,7 +312,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	}
 	id := ReplicaID{spec.Shard, h.cfg.Node, spec.R}
 	g := newGroup(h, spec, nil, nil, h.storage.spoolDir(id), newMachine)
-	store, snaps, err := h.storage.open(id, newRaftLogger(h.log, spec.Shard), h.fatal, g.bootstrap)
+	store, snaps, err := h.storage.open(id, spec.Volatile, newRaftLogger(h.log, spec.Shard), h.fatal, g.bootstrap)
 	if err != nil {
 		g.cancel()
 		return nil, h.lose(id, fmt.Errorf("replica %s: %w", id, err))

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 )
@@ -11,11 +12,15 @@ import (
 // as stopped. Where the others have a quorum the directory replaces it by a new replica on the same node (an operation,
 // rebuild-member), as one whose state diverged; where they have none, that is left to an operator.
 //
-// It is believed after a few tries in a row, and never while files or rights are short. Nothing is noted on disk: after a
+// A volatile replica is lost whenever its process ends, which is known for certain at the next start. Of any other
+// it is believed after a few tries in a row, and never while files or rights are short. Nothing is noted on disk: after a
 // restart, whenever the process died, the damage is found again by reading everything. Log records that are found damaged while
 // the replica runs end the process (store.unreadable), and the next start leaves the replica out; a snapshot is replaced
 // (instance.unreadable). Where a later start finds the data readable, the directory takes back a rebuild that has not removed the
 // replica yet.
+
+// errVolatile tells of a replica that was kept in memory by a process that has ended.
+var errVolatile = fmt.Errorf("%w: it was kept in memory, and its process has ended", ErrDataLost)
 
 // lossTries is how many times in a row opening a replica must find its data lost before that is believed: what can't be
 // read for a moment is not gone.
@@ -28,7 +33,7 @@ func (h *Host) lose(id ReplicaID, err error) error {
 	}
 	h.mu.Lock()
 	h.suspects[id]++
-	believed := h.suspects[id] >= lossTries
+	believed := h.suspects[id] >= lossTries || errors.Is(err, errVolatile)
 	if believed {
 		h.losses[id.Shard] = loss{id, &Verdict{Outcome: OutcomeLost, Reason: err.Error()}}
 		delete(h.suspects, id)

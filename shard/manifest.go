@@ -32,6 +32,8 @@ type replicaNote struct {
 	Shard ID           `json:"shard"`
 	R     uint64       `json:"r"`
 	State replicaState `json:"state"`
+	// Volatile: nothing but this note outlives the process.
+	Volatile bool `json:"volatile,omitempty"`
 	// Verdict says why the replica is diverged.
 	Verdict *Verdict `json:"verdict,omitempty"`
 }
@@ -52,6 +54,9 @@ type replicaNote struct {
 //	5 destroyed: note "destroyed"         created, folder            as above: still a member
 //	6 destroyed: remove the folder        destroyed, some folder     openManifest removes the rest
 //	  done                                destroyed, no folder       check and begin refuse
+//
+// A volatile replica has a note and nothing else: steps 1 and 4 are the same, what is between them is made in memory, and
+// from step 4 on a next start finds it lost (errVolatile), whatever else it finds.
 //
 // A note is one atomic replacement of the file: a crash within it leaves the state before it.
 //
@@ -153,7 +158,8 @@ func (m *manifest) find(shard ID, r uint64) (int, bool) {
 
 // note records state durably; with mu.
 func (m *manifest) note(shard ID, r uint64, state replicaState) error {
-	return m.record(replicaNote{Shard: shard, R: r, State: state})
+	i, noted := m.find(shard, r)
+	return m.record(replicaNote{Shard: shard, R: r, State: state, Volatile: noted && m.notes[i].Volatile})
 }
 
 // record writes a note durably in the place of the replica's last; with mu.
@@ -197,6 +203,9 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	}
 	if bugReturnsWiped.on() && shard != 0 {
 		return replicaCreating, m.note(shard, r, replicaCreating)
+	}
+	if m.notes[i].Volatile {
+		return m.notes[i].State, fmt.Errorf("shard %d, replica %d: %w", shard, r, errVolatile)
 	}
 	return m.notes[i].State, m.intact(shard, r)
 }
@@ -243,21 +252,10 @@ func (m *manifest) latest(shard ID) (replicaNote, bool) {
 func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if i, noted := m.find(shard, r); noted && m.notes[i].State != replicaCreating {
-		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
+	if err := m.mayBegin(shard, r); err != nil {
+		return "", err
 	}
-	for _, n := range m.notes {
-		if n.Shard != shard || n.R == r {
-			continue
-		}
-		if n.R > r {
-			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, n.R)
-		}
-		if n.State != replicaDestroyed {
-			return "", fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
-		}
-	}
-	if err := m.note(shard, r, replicaCreating); err != nil {
+	if err := m.record(replicaNote{Shard: shard, R: r, State: replicaCreating}); err != nil {
 		return "", err
 	}
 	folder = m.folder(shard, r)
@@ -268,6 +266,35 @@ func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
 		return "", fmt.Errorf("making the folder of shard %d, replica %d: %w", shard, r, err)
 	}
 	return folder, nil
+}
+
+// mayBegin refuses what begin refuses; with mu.
+func (m *manifest) mayBegin(shard ID, r uint64) error {
+	if i, noted := m.find(shard, r); noted && m.notes[i].State != replicaCreating {
+		return fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
+	}
+	for _, n := range m.notes {
+		if n.Shard != shard || n.R == r {
+			continue
+		}
+		if n.R > r {
+			return fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, n.R)
+		}
+		if n.State != replicaDestroyed {
+			return fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
+		}
+	}
+	return nil
+}
+
+// beginVolatile is begin for a replica that has no folder.
+func (m *manifest) beginVolatile(shard ID, r uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.mayBegin(shard, r); err != nil {
+		return err
+	}
+	return m.record(replicaNote{Shard: shard, R: r, State: replicaCreating, Volatile: true})
 }
 
 // created notes that the replica's marker and bootstrap are durable. The replica may speak once it
@@ -284,8 +311,10 @@ func (m *manifest) created(shard ID, r uint64) error {
 	case m.notes[i].State == replicaCreated, m.notes[i].State == replicaDiverged:
 		return nil
 	}
-	if err := m.intact(shard, r); err != nil {
-		return err
+	if !m.notes[i].Volatile {
+		if err := m.intact(shard, r); err != nil {
+			return err
+		}
 	}
 	return m.note(shard, r, replicaCreated)
 }
@@ -310,10 +339,11 @@ func (m *manifest) destroyed(shard ID, r uint64) error {
 func (m *manifest) diverged(shard ID, r uint64, why *Verdict) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if i, noted := m.find(shard, r); !noted || m.notes[i].State != replicaCreated {
+	i, noted := m.find(shard, r)
+	if !noted || m.notes[i].State != replicaCreated {
 		return nil // destroyed meanwhile, or noted already
 	}
-	return m.record(replicaNote{Shard: shard, R: r, State: replicaDiverged, Verdict: why})
+	return m.record(replicaNote{Shard: shard, R: r, State: replicaDiverged, Volatile: m.notes[i].Volatile, Verdict: why})
 }
 
 // verdict returns why a replica is diverged, nil if it is not.

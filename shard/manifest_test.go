@@ -233,7 +233,8 @@ func TestManifestOrder(t *testing.T) {
 	if _, err := m.begin(8, 1); !errors.Is(err, ErrRetired) {
 		t.Errorf("begin after destroyed: got %v", err)
 	}
-	want := []replicaNote{{2, 5, replicaCreated, nil}, {3, 17, replicaDestroyed, nil}, {3, 20, replicaCreated, nil}, {4, 90, replicaCreated, nil}, {8, 1, replicaDestroyed, nil}}
+	want := []replicaNote{{Shard: 2, R: 5, State: replicaCreated}, {Shard: 3, R: 17, State: replicaDestroyed}, {Shard: 3, R: 20, State: replicaCreated},
+		{Shard: 4, R: 90, State: replicaCreated}, {Shard: 8, R: 1, State: replicaDestroyed}}
 	if got := restart(t, dir).notes; !equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -255,9 +256,9 @@ func TestManifestDamage(t *testing.T) {
 		"missing":   func(dir string) error { return os.Remove(filepath.Join(dir, manifestName)) },
 		"no JSON":   func(dir string) error { return os.WriteFile(filepath.Join(dir, manifestName), []byte("{"), 0o600) },
 		"older":     func(dir string) error { return saveNotes(dir, nil) },
-		"odd state": func(dir string) error { return saveNotes(dir, []replicaNote{{3, 17, "gone", nil}}) },
+		"odd state": func(dir string) error { return saveNotes(dir, []replicaNote{{Shard: 3, R: 17, State: "gone"}}) },
 		"out of order": func(dir string) error {
-			return saveNotes(dir, []replicaNote{{3, 17, replicaCreated, nil}, {2, 1, replicaCreated, nil}})
+			return saveNotes(dir, []replicaNote{{Shard: 3, R: 17, State: replicaCreated}, {Shard: 2, R: 1, State: replicaCreated}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,6 +17,8 @@ import (
 // exists from the Close of its sink on, whole; raft.InmemSnapshotStore shows it from Create on and
 // keeps it even when it is cancelled.
 type memorySnapshots struct {
+	retain int // how many are kept
+
 	mu     sync.Mutex // guards what follows
 	number uint64     // of the last sink
 	kept   []memorySnapshot
@@ -25,17 +27,58 @@ type memorySnapshots struct {
 // memorySnapshot never changes.
 type memorySnapshot struct {
 	meta raft.SnapshotMeta
-	data []byte
+	data pieces
 	sum  uint32
 }
 
-func newMemorySnapshots() *memorySnapshots { return &memorySnapshots{} }
+// pieces are bytes in pieces: a slice that grows would take up to three times their memory.
+type pieces [][]byte
+
+// The smallest and the largest capacity of a piece.
+const leastPiece, mostPiece = 4 << 10, 1 << 20
+
+// append appends a copy of b.
+func (p pieces) append(b []byte) pieces {
+	for size := leastPiece; len(b) > 0; {
+		if n := len(p); n > 0 {
+			last := p[n-1]
+			room := min(cap(last)-len(last), len(b))
+			p[n-1], b = append(last, b[:room]...), b[room:]
+			size = min(2*cap(last), mostPiece)
+		}
+		if len(b) > 0 {
+			p = append(p, make([]byte, 0, size))
+		}
+	}
+	return p
+}
+
+func (p pieces) reader() io.Reader {
+	all := make([]io.Reader, len(p))
+	for n := range p {
+		all[n] = bytes.NewReader(p[n])
+	}
+	return io.MultiReader(all...)
+}
+
+func (p pieces) sum() (sum uint32) {
+	for _, b := range p {
+		sum = crc32.Update(sum, castagnoli, b)
+	}
+	return sum
+}
+
+// newMemorySnapshots returns an empty store that keeps as many as one on disk does.
+func newMemorySnapshots() *memorySnapshots { return &memorySnapshots{retain: retainSnapshots} }
+
+// newVolatileSnapshots returns one that keeps the newest alone: they take memory, and none of them gets damaged.
+func newVolatileSnapshots() *memorySnapshots { return &memorySnapshots{retain: 1} }
 
 // crashed returns what a restart finds when the process is killed now.
 func (m *memorySnapshots) crashed() *memorySnapshots {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &memorySnapshots{number: m.number, kept: slices.Clone(m.kept)}
+	return &memorySnapshots{retain: m.retain, number: m.number, kept: slices.Clone(m.kept)}
 }
 
 // Create returns a sink for a new snapshot.
@@ -77,10 +120,10 @@ func (m *memorySnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, er
 		return nil, nil, fmt.Errorf("no snapshot %s", id)
 	}
 	s := m.kept[i]
-	if crc32.Checksum(s.data, castagnoli) != s.sum {
+	if s.data.sum() != s.sum {
 		return nil, nil, fmt.Errorf("snapshot %s: checksum mismatch", id)
 	}
-	return &s.meta, io.NopCloser(bytes.NewReader(s.data)), nil
+	return &s.meta, io.NopCloser(s.data.reader()), nil
 }
 
 func (m *memorySnapshots) discard(id string) error {
@@ -98,14 +141,14 @@ func (m *memorySnapshots) publish(s memorySnapshot) {
 	slices.SortStableFunc(m.kept, func(a, b memorySnapshot) int {
 		return cmp.Or(cmp.Compare(b.meta.Term, a.meta.Term), cmp.Compare(b.meta.Index, a.meta.Index))
 	})
-	m.kept = m.kept[:min(len(m.kept), retainSnapshots)]
+	m.kept = m.kept[:min(len(m.kept), m.retain)]
 }
 
 // memorySink collects one snapshot; one goroutine owns it.
 type memorySink struct {
 	store *memorySnapshots
 	meta  raft.SnapshotMeta
-	data  bytes.Buffer
+	data  pieces
 	done  bool
 }
 
@@ -115,7 +158,9 @@ func (s *memorySink) Write(p []byte) (int, error) {
 	if s.done {
 		return 0, os.ErrClosed
 	}
-	return s.data.Write(p)
+	s.data = s.data.append(p)
+	s.meta.Size += int64(len(p))
+	return len(p), nil
 }
 
 // Close publishes the snapshot.
@@ -124,8 +169,7 @@ func (s *memorySink) Close() error {
 		return nil
 	}
 	s.done = true
-	s.meta.Size = int64(s.data.Len())
-	s.store.publish(memorySnapshot{s.meta, s.data.Bytes(), crc32.Checksum(s.data.Bytes(), castagnoli)})
+	s.store.publish(memorySnapshot{s.meta, s.data, s.data.sum()})
 	return nil
 }
 

@@ -1,7 +1,6 @@
 package shard
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -125,7 +124,7 @@ func TestSnapshotChecksum(t *testing.T) {
 	}
 	memory := newMemorySnapshots()
 	id = writeSnapshot(t, memory, 10, 2, "state")
-	memory.kept[0].data[0] ^= 1
+	memory.kept[0].data[0][0] ^= 1
 	if _, _, err := memory.Open(id); err == nil {
 		t.Error("a damaged snapshot in memory opens")
 	}
@@ -267,9 +266,9 @@ func TestUnrestorableSnapshot(t *testing.T) {
 					}
 					for n := range snaps.kept {
 						if s := &snaps.kept[n]; n == 0 || all {
-							s.data = bytes.Clone(s.data)
-							test.edit(s.data)
-							s.sum = crc32.Checksum(s.data, castagnoli)
+							data := slices.Concat(s.data...)
+							test.edit(data)
+							s.data, s.sum = pieces{data}, crc32.Checksum(data, castagnoli)
 						}
 					}
 					h, err := NewHost(Config{Node: "a", Memory: c.memory["a"], Network: c.net.From("a"), Addr: addrOf("a"), Fatal: func(err error) { t.Error(err) }})
@@ -426,9 +425,9 @@ func TestRefusedSnapshotIsDiscarded(t *testing.T) {
 		snaps.mu.Lock()
 		for n := range snaps.kept {
 			s := &snaps.kept[n]
-			s.data = bytes.Clone(s.data)
-			s.data[len(s.data)/2] ^= 1
-			s.sum = crc32.Checksum(s.data, castagnoli)
+			data := slices.Concat(s.data...)
+			data[len(data)/2] ^= 1
+			s.data, s.sum = pieces{data}, crc32.Checksum(data, castagnoli)
 		}
 		snaps.mu.Unlock()
 		store := c.hosts["c"].Group(testShard).store

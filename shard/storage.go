@@ -19,8 +19,9 @@ type storage interface {
 	Identity() Identity
 	Form(cluster string, initial []Founder) error
 	// open opens a replica's stores. Those of a replica that never spoke are made first: bootstrap
-	// fills the log, and all of it is durable before open returns.
-	open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error)
+	// fills the log, and all of it is durable before open returns. A volatile one keeps its stores in memory: all that is durable is
+	// that it was created, so it is lost (errVolatile) once the process has ended.
+	open(id ReplicaID, volatile bool, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error)
 	// replicas names those that were created here, or begun, and not destroyed.
 	replicas() []ReplicaID
 	// destroy notes durably that a replica never speaks again, and removes its data. Its stores are
@@ -70,10 +71,13 @@ func (d *disk) verdict(id ReplicaID) *Verdict { return d.manifest.verdict(id.Sha
 func (d *disk) spoolDir(id ReplicaID) string { return d.manifest.folder(id.Shard, id.R) }
 
 // open follows the table of manifest: the replica speaks only after created returned.
-func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
+func (d *disk) open(id ReplicaID, volatile bool, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
 	state, err := d.manifest.check(id.Shard, id.R)
 	if err != nil {
 		return nil, nil, err
+	}
+	if volatile {
+		return d.openVolatile(id, bootstrap)
 	}
 	folder := d.manifest.folder(id.Shard, id.R)
 	if state != replicaCreated && state != replicaDiverged {
@@ -105,6 +109,18 @@ func (d *disk) open(id ReplicaID, log hclog.Logger, fatal func(error), bootstrap
 	return store, snaps, nil
 }
 
+// openVolatile makes the stores of a replica that never spoke, in memory.
+func (d *disk) openVolatile(id ReplicaID, bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
+	if err := d.manifest.beginVolatile(id.Shard, id.R); err != nil {
+		return nil, nil, err
+	}
+	store, snaps := newMemoryStore(), newVolatileSnapshots()
+	if err := bootstrap(store, snaps); err != nil {
+		return nil, nil, err
+	}
+	return store, snaps, d.manifest.created(id.Shard, id.R)
+}
+
 // Memory is a data folder in memory. It outlives the Host that uses it, as a disk outlives a
 // process.
 type Memory struct {
@@ -112,6 +128,7 @@ type Memory struct {
 	identity Identity
 	stores   map[ReplicaID]memoryReplica
 	gone     map[ReplicaID]bool // destroyed
+	volatile map[ReplicaID]bool // true: of an earlier Host, and lost with it
 	verdicts map[ReplicaID]*Verdict
 	inUse    bool
 }
@@ -126,7 +143,7 @@ func NewMemory(node string) *Memory {
 	raw := make([]byte, 16)
 	rand.Read(raw) // never fails (crypto/rand)
 	return &Memory{identity: Identity{Node: node, Incarnation: hex.EncodeToString(raw)},
-		stores: map[ReplicaID]memoryReplica{}, gone: map[ReplicaID]bool{}, verdicts: map[ReplicaID]*Verdict{}}
+		stores: map[ReplicaID]memoryReplica{}, gone: map[ReplicaID]bool{}, volatile: map[ReplicaID]bool{}, verdicts: map[ReplicaID]*Verdict{}}
 }
 
 // Crash returns what a restart finds when the process is killed now. The Host that uses m may then
@@ -134,9 +151,12 @@ func NewMemory(node string) *Memory {
 func (m *Memory) Crash() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), verdicts: maps.Clone(m.verdicts)}
+	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), volatile: maps.Clone(m.volatile), verdicts: maps.Clone(m.verdicts)}
 	for id, r := range m.stores {
-		left.stores[id] = memoryReplica{r.store.crashed(), r.snaps.crashed()}
+		if r.store != nil {
+			r = memoryReplica{r.store.crashed(), r.snaps.crashed()}
+		}
+		left.stores[id] = r
 	}
 	return left
 }
@@ -147,7 +167,7 @@ func (m *Memory) Damage(id ID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for replica, r := range m.stores {
-		if replica.Shard == id {
+		if replica.Shard == id && r.store != nil {
 			return r.store.memory.damage()
 		}
 	}
@@ -164,6 +184,10 @@ func (m *Memory) claim(node string) error {
 		return errors.New("data is in use")
 	}
 	m.inUse = true
+	for id := range m.volatile {
+		m.volatile[id] = true
+		m.stores[id] = memoryReplica{} // what is left is that it was here
+	}
 	return nil
 }
 
@@ -185,7 +209,7 @@ func (m *Memory) Form(cluster string, initial []Founder) error {
 	return nil
 }
 
-func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
+func (m *Memory) open(id ReplicaID, volatile bool, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.gone[id] {
@@ -199,6 +223,9 @@ func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap fun
 			return nil, nil, fmt.Errorf("replica %s: replica %d must be destroyed first", id, other.R)
 		}
 	}
+	if m.volatile[id] && !bugReturnsWiped.on() {
+		return nil, nil, fmt.Errorf("shard %d, replica %d: %w", id.Shard, id.R, errVolatile)
+	}
 	r, ok := m.stores[id]
 	if ok && !bugReturnsWiped.on() { // what an earlier Host closed is opened again
 		r.store = r.store.crashed()
@@ -209,6 +236,9 @@ func (m *Memory) open(id ReplicaID, _ hclog.Logger, _ func(error), bootstrap fun
 		}
 	}
 	m.stores[id] = r
+	if volatile {
+		m.volatile[id] = false
+	}
 	return r.store, r.snaps, nil
 }
 
@@ -223,6 +253,7 @@ func (m *Memory) destroy(id ReplicaID) error {
 	defer m.mu.Unlock()
 	m.gone[id] = true
 	delete(m.stores, id)
+	delete(m.volatile, id)
 	delete(m.verdicts, id)
 	return nil
 }

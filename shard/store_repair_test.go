@@ -102,7 +102,7 @@ func TestRecoveryPoint(t *testing.T) {
 			for i := range snaps.kept {
 				for _, index := range test.damaged {
 					if snaps.kept[i].meta.Index == index {
-						snaps.kept[i].data = []byte("stale")
+						snaps.kept[i].data = pieces{[]byte("stale")}
 					}
 				}
 			}
