@@ -16,14 +16,16 @@ const commandVersion = 1
 
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
 // settings that change, the level of the shards, and operations that rebuild a member; level 3 nodes that are drained,
-// operations that replace a member, and the settings repair-after and balance.
-const MaxLevel = 3
+// operations that replace a member, and the settings repair-after and balance; level 4 the setting memory-only.
+const MaxLevel = 4
 
 const (
 	// settingsLevel is the feature level from which on settings change.
 	settingsLevel = 2
 	// placementLevel is the one from which on the directory moves replicas from node to node.
 	placementLevel = 3
+	// memoryLevel is the one from which on shards may be kept in memory alone.
+	memoryLevel = 4
 )
 
 // Kind says what a Command does. The names are part of the log format: add, never rename.

@@ -110,7 +110,7 @@ func (s *Service) handleJoin(ctx context.Context, from string, payload []byte) (
 		return nil, err
 	}
 	t := s.Table()
-	n.Capacity = t.Settings.capacity(request.Memory)
+	n.Capacity = t.Settings.Capacity(request.Memory)
 	add := &AddNode{Node: n}
 	if t.Level >= settingsLevel { // below it, there may be replicas that know no such fields
 		add.Level, add.ShardLevel = request.Level, request.ShardLevel
@@ -137,8 +137,18 @@ func (s *Service) handleJoin(ctx context.Context, from string, payload []byte) (
 	return json.Marshal(joinAnswer{Table: t})
 }
 
-// capacity is the part of a process's memory that is for entries, by the cluster's settings.
-func (s Settings) capacity(memory uint64) uint64 {
+// Capacity is how many bytes of entries a process of so much memory has room for. Where there is no disk for them, an entry takes
+// memory in the log and in the newest snapshot too: see shard.VolatileShare.
+func (s Settings) Capacity(memory uint64) uint64 {
+	room := s.room(memory)
+	if s.MemoryOnly {
+		return shard.VolatileShare(room)
+	}
+	return room
+}
+
+// room is the part of a process's memory that is for entries, by the cluster's settings.
+func (s Settings) room(memory uint64) uint64 {
 	m, err := ParseMemory(s.CacheMemory)
 	if err != nil { // Validate refuses such settings
 		return 0

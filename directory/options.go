@@ -99,8 +99,20 @@ var options = []Option{
 			case off:
 				s.Balance = off
 			default:
-				return errBalance
+				return errOnOff
 			}
+			return nil
+		},
+	},
+	{
+		Name: "memory-only", Default: off, Fixed: true,
+		Meaning: "on: shards are kept in memory alone, and a node that starts again gets its replicas anew",
+		text:    memoryOnlyText,
+		set: func(s *Settings, text string) error {
+			if text != on && text != off {
+				return errOnOff
+			}
+			s.MemoryOnly = text == on
 			return nil
 		},
 	},
@@ -135,6 +147,13 @@ func repairText(s Settings) string { return formatDuration(s.Repair()) }
 
 func balanceText(s Settings) string {
 	if s.Balanced() {
+		return on
+	}
+	return off
+}
+
+func memoryOnlyText(s Settings) string {
+	if s.MemoryOnly {
 		return on
 	}
 	return off

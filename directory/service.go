@@ -336,8 +336,8 @@ func (s *Service) step(t *Table) {
 	}
 	self := s.self
 	if s.cfg.Memory > 0 && t.Founded() {
-		self.Capacity = t.Settings.capacity(s.cfg.Memory)
-		s.tellCapacity(self.Capacity)
+		self.Capacity = t.Settings.Capacity(s.cfg.Memory)
+		s.tellCapacity(t.Settings.room(s.cfg.Memory))
 	}
 	if s.knows(t) && t.Nodes[s.self.ID] != self {
 		s.duties.try("register", func(ctx context.Context) error {
@@ -486,7 +486,7 @@ func (s *Service) unopened(t *Table) []shard.Spec {
 		if err, tried := s.opened[own.id(sh.ID)]; !member || tried && err == nil {
 			continue
 		}
-		spec := shard.Spec{Shard: sh.ID, R: own.R}
+		spec := shard.Spec{Shard: sh.ID, R: own.R, Volatile: t.Settings.MemoryOnly}
 		if slices.ContainsFunc(sh.Bootstrap, func(m Member) bool { return m.Node == own.Node && m.R == own.R }) {
 			spec.Campaign = sh.Bootstrap[0].Node == s.self.ID
 			for _, m := range sh.Bootstrap {

@@ -36,6 +36,9 @@ type Settings struct {
 	// Balance is "off" where leaders stay wherever elections and operators put them; "" moves them until nodes lead
 	// equally many shards. Needs level 3.
 	Balance string `json:"balance,omitempty"`
+	// MemoryOnly keeps the replicas of data shards in memory alone; the directory is on disk all the same. Only the first
+	// start can choose it. Needs level 4.
+	MemoryOnly bool `json:"memory-only,omitempty"`
 }
 
 // The settings of a cluster that was told nothing.
@@ -103,13 +106,16 @@ func (s Settings) Validate() error {
 		}
 	}
 	if s.Balance != "" && s.Balance != off {
-		return fmt.Errorf("balance: %w", errBalance)
+		return fmt.Errorf("balance: %w", errOnOff)
 	}
 	return nil
 }
 
 // level is the lowest feature level of a table that can hold s.
 func (s Settings) level() uint8 {
+	if s.MemoryOnly {
+		return memoryLevel
+	}
 	if s.RepairAfter != "" || s.Balance != "" {
 		return placementLevel
 	}
@@ -148,14 +154,14 @@ func (s Settings) Repair() time.Duration {
 // Balanced reports whether leaders are spread over the nodes.
 func (s Settings) Balanced() bool { return s.Balance != off }
 
-// The values of Balance that users see.
+// The values of Balance and MemoryOnly that users see.
 const on, off = "on", "off"
 
 var (
 	errTTL           = fmt.Errorf("want a duration such as 1h30m in whole milliseconds, at most %s, or none", formatDuration(MaxTTL))
 	errTouchInterval = fmt.Errorf("want a duration such as 100ms from %s to %s in whole milliseconds, or 0", formatDuration(leastTouchInterval), formatDuration(maxTouchInterval))
 	errRepairAfter   = fmt.Errorf("want a duration such as 60s from %s to %s in whole milliseconds, or 0 for never", formatDuration(leastRepairAfter), formatDuration(maxRepairAfter))
-	errBalance       = errors.New("want on or off")
+	errOnOff         = errors.New("want on or off")
 )
 
 // none stands for no time to live.

@@ -22,6 +22,7 @@ type SettingsView struct {
 	TouchInterval string `json:"touch-interval"`
 	RepairAfter   string `json:"repair-after"`
 	Balance       string `json:"balance"`
+	MemoryOnly    string `json:"memory-only"`
 	InitialShards int    `json:"initial-shards"`
 	Replicas      int    `json:"replicas"`
 }
@@ -53,6 +54,7 @@ func (t *Table) settingsView() SettingsView {
 		TouchInterval: touchText(t.Settings),
 		RepairAfter:   repairText(t.Settings),
 		Balance:       balanceText(t.Settings),
+		MemoryOnly:    memoryOnlyText(t.Settings),
 		InitialShards: t.Settings.InitialShards,
 		Replicas:      t.Settings.Replicas,
 	}
@@ -161,7 +163,7 @@ func (t *Table) judge(next Settings, memory map[string]uint64) error {
 		if size.bytes > memory[id] {
 			return &SettingError{Name: "cache-memory", Reason: fmt.Sprintf("%s is more than the %d bytes of memory that node %s has", next.CacheMemory, memory[id], id)}
 		}
-		n.Capacity = next.capacity(memory[id])
+		n.Capacity = next.Capacity(memory[id])
 		t.Nodes[id] = n
 	}
 	if next.ShardBytes != 0 {

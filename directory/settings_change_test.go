@@ -35,7 +35,7 @@ func TestChangeSettings(t *testing.T) {
 		r.configure = func(cfg *Config) { cfg.Memory = 1 << 30 }
 		r.startAll("a", "b", "c")
 		r.ready()
-		first := SettingsView{Version: 1, CacheMemory: "60%", DefaultTTL: "none", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", InitialShards: 4, Replicas: 3}
+		first := SettingsView{Version: 1, CacheMemory: "60%", DefaultTTL: "none", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", MemoryOnly: "off", InitialShards: 4, Replicas: 3}
 		if got := r.services["b"].Settings(); got != first || r.services["b"].DefaultTTL() != 0 {
 			t.Errorf("at first %+v", got)
 		}
@@ -110,7 +110,7 @@ func (r *testRig) limitsSettled() bool {
 			return false
 		}
 		for _, n := range t.Nodes {
-			if n.Capacity != t.Settings.capacity(1<<30) {
+			if n.Capacity != t.Settings.Capacity(1<<30) {
 				return false
 			}
 		}
@@ -163,7 +163,7 @@ func TestSettingsMoveLimits(t *testing.T) {
 					}
 				}
 				for _, capacity := range told {
-					if capacity != r.services["a"].Table().Settings.capacity(1<<30) {
+					if capacity != r.services["a"].Table().Settings.Capacity(1<<30) {
 						return false
 					}
 				}

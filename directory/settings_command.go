@@ -18,8 +18,8 @@ func (c *SetSettings) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("the feature level is %d, settings change from %d on", t.Level, settingsLevel)
 	case t.Version != c.Expect:
 		return nil, fmt.Sprintf("the table has version %d, not %d", t.Version, c.Expect)
-	case c.Settings.InitialShards != t.Settings.InitialShards || c.Settings.Replicas != t.Settings.Replicas:
-		return nil, "initial-shards and replicas are for the first start"
+	case c.Settings.InitialShards != t.Settings.InitialShards || c.Settings.Replicas != t.Settings.Replicas || c.Settings.MemoryOnly != t.Settings.MemoryOnly:
+		return nil, "initial-shards, replicas and memory-only are for the first start"
 	case c.Settings == t.Settings:
 		return nil, ""
 	}

@@ -32,7 +32,7 @@ var operation = directory.OperationView{
 }
 
 // settings are some with something in each member.
-var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", InitialShards: 8, Replicas: 3}
+var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", MemoryOnly: "off", InitialShards: 8, Replicas: 3}
 
 func (a *fakeAdmin) note(ctx context.Context, format string, args ...any) error {
 	a.mu.Lock()

@@ -283,6 +283,23 @@ func (i *instance) unreadable(err error) {
 	}
 }
 
+// VolatileShare is how many bytes of entries volatile replicas may have that have memory in all: beside them there is the newest snapshot, a
+// new one of some replica, and the log of a quarter of the entries (see snapshotBytes).
+func VolatileShare(memory uint64) uint64 { return memory / 5 * 2 }
+
+// leastVolatileSnapshot is the least that is applied between two snapshots of a volatile replica, bytes.
+const leastVolatileSnapshot = 1 << 20
+
+// snapshotBytes is how much is applied between two snapshots, and stays in the log behind one. The log of a volatile replica takes
+// memory: it is bounded by that of the entries.
+func (i *instance) snapshotBytes() uint64 {
+	most := i.group.host.cfg.SnapshotBytes
+	if m, ok := i.fsm.machine.(*cacheMachine); ok && i.group.spec.Volatile {
+		return min(most, max(leastVolatileSnapshot, m.Stats().Limit/8))
+	}
+	return most
+}
+
 // maintain takes a snapshot once enough was applied since the last, or one is to be replaced.
 func (i *instance) maintain() {
 	h := i.group.host
@@ -290,8 +307,8 @@ func (i *instance) maintain() {
 		return
 	}
 	bytes, entries := i.fsm.written.Load(), i.fsm.entries.Load()
-	renewals := i.fsm.renewals.Load()
-	if bytes < h.cfg.SnapshotBytes && entries < h.cfg.SnapshotEntries && renewals == 0 || i.fsm.persisting.Load() > 0 ||
+	renewals, due := i.fsm.renewals.Load(), i.snapshotBytes()
+	if bytes < due && entries < h.cfg.SnapshotEntries && renewals == 0 || i.fsm.persisting.Load() > 0 ||
 		int64(h.mono()) < i.snapshotAfter.Load() {
 		return
 	}
@@ -304,7 +321,7 @@ func (i *instance) maintain() {
 		defer func() { <-h.snapshotting }()
 		rc := i.raft.ReloadableConfig()
 		// As many trailing entries as fit the snapshot's own trigger in bytes.
-		rc.TrailingLogs = min(h.cfg.TrailingLogs, max(64, h.cfg.SnapshotBytes/max(1, bytes/max(1, entries))))
+		rc.TrailingLogs = min(h.cfg.TrailingLogs, max(64, due/max(1, bytes/max(1, entries))))
 		if err := i.raft.ReloadConfig(rc); err != nil {
 			h.log.Warn("trailing logs", "shard", i.group.id.Shard, "err", err)
 		}

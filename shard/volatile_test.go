@@ -19,7 +19,9 @@ import (
 func TestVolatileOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	never := func(error) { t.Error("fatal") }
-	bootstrap := func(store replicaStore, snaps raft.SnapshotStore) error { return store.SetUint64([]byte("CurrentTerm"), 1) }
+	bootstrap := func(store replicaStore, snaps raft.SnapshotStore) error {
+		return store.SetUint64([]byte("CurrentTerm"), 1)
+	}
 	reopen := func() *disk {
 		t.Helper()
 		d, err := openDisk(dir, "a", slog.New(slog.DiscardHandler))

@@ -75,6 +75,8 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		send(200, detail(3))
 	case "GET /v1/shards":
 		send(200, map[string]any{"shards": []directory.ShardDetail{detail(1), detail(3)}})
+	case "GET /v1/settings":
+		send(200, directory.SettingsView{MemoryOnly: "on"})
 	case "GET /v1/shards/3/members":
 		send(200, directory.MembersView{Shard: 3, Conf: "1-7", Leader: "a", Members: []directory.MemberDetail{{Node: "a", Replica: "3/a/1", Role: directory.RoleVoter, State: "up", Match: 8, Last: 9}}})
 	case "GET /v1/operations":
@@ -163,6 +165,7 @@ func TestAdminExitCodes(t *testing.T) {
 		{add, "GET /v1/shards/3/members", hangUp, 5, "try again"},
 		{[]string{"status"}, "", nil, 0, "All is well."},
 		{[]string{"status", "-o", "json"}, "", nil, 0, `"problems":[]`},
+		{[]string{"status"}, "", nil, 0, "in memory alone"},
 		{[]string{"status"}, "GET /v1/directory", problem(503, "unavailable", "no"), 5, "A detail"},
 	}
 	for _, tc := range tests {
@@ -335,7 +338,7 @@ func TestStatusOfLeaderless(t *testing.T) {
 		make func(*clusterStatus)
 		want string
 	}{
-		{"an election", func(*clusterStatus) {}, "shard 1 has no leader: an election takes a second or two: look again, then at the logs of a,b,c"},
+		{"an election", func(*clusterStatus) {}, "shard 1 has no leader: an election takes a second: look again, then at the logs of a,b,c"},
 		{"nodes down", func(s *clusterStatus) { s.Nodes[0].State, s.Nodes[1].State = directory.NodeDown, directory.NodeDown },
 			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a or b"},
 		{"data lost and a node down", func(s *clusterStatus) { s.Nodes[0].State, s.Shards[0].Members[1].Diverged = directory.NodeDown, true },

@@ -118,11 +118,7 @@ func (c *nodeConfig) checkSettings() error {
 
 // capacity is the part of the node's memory that is for entries. The settings are valid.
 func (c *nodeConfig) capacity() uint64 {
-	memory, err := directory.ParseMemory(c.settings.CacheMemory)
-	if err != nil {
-		return 0
-	}
-	return memory.Of(c.maxMemory)
+	return c.settings.Capacity(c.maxMemory)
 }
 
 // advertise completes the address by which others reach a listener, and refuses one that says nothing

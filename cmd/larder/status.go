@@ -20,7 +20,7 @@ const (
 )
 
 // clusterStatus is what larder status tells, -o json as it is: parts of /v1/directory, /v1/nodes,
-// /v1/shards (and /v1/shards/0 first) and the running ones of /v1/operations.
+// /v1/shards (and /v1/shards/0 first), /v1/settings and the running ones of /v1/operations.
 type clusterStatus struct {
 	Server     string                    `json:"server"` // whose view of the cluster it is
 	Cluster    string                    `json:"cluster"`
@@ -29,6 +29,7 @@ type clusterStatus struct {
 	Nodes      []directory.NodeView      `json:"nodes"`
 	Shards     []directory.ShardDetail   `json:"shards"`
 	Operations []directory.OperationView `json:"operations"`
+	MemoryOnly bool                      `json:"memory_only"` // shards are in memory alone
 
 	troubled map[string]bool // shards with problems
 }
@@ -79,16 +80,17 @@ func fetchStatus(ctx context.Context, c *client) (*clusterStatus, error) {
 	var own directory.ShardDetail
 	var shards struct{ Shards []directory.ShardDetail }
 	var operations struct{ Operations []directory.OperationView }
+	var settings directory.SettingsView
 	for _, part := range []struct {
 		path  string
 		value any
-	}{{"/v1/directory", &table}, {"/v1/nodes", &nodes}, {"/v1/shards/0", &own}, {"/v1/shards", &shards}, {"/v1/operations", &operations}} {
+	}{{"/v1/directory", &table}, {"/v1/nodes", &nodes}, {"/v1/shards/0", &own}, {"/v1/shards", &shards}, {"/v1/operations", &operations}, {"/v1/settings", &settings}} {
 		if _, err := c.fetch(ctx, part.path, "", part.value); err != nil {
 			return nil, err
 		}
 	}
 	s.Server, s.Cluster, s.Version = c.answered, table.Cluster, table.Version
-	s.Nodes = nodes.Nodes
+	s.Nodes, s.MemoryOnly = nodes.Nodes, settings.MemoryOnly == "on"
 	s.Shards = append([]directory.ShardDetail{own}, shards.Shards...)
 	s.Operations = []directory.OperationView{}
 	for _, o := range operations.Operations {
@@ -149,7 +151,7 @@ func (s *clusterStatus) judge() {
 			}
 			leaderless = append(leaderless, f)
 		case sh.Leader == "":
-			leaderless = append(leaderless, finding{fmt.Sprintf("shard %d has no leader", sh.ID), "an election takes a second or two: look again, then at the logs of " + members(sh)})
+			leaderless = append(leaderless, finding{fmt.Sprintf("shard %d has no leader", sh.ID), "an election takes a second: look again, then at the logs of " + members(sh)})
 		case sh.Commit > sh.Applied && sh.Commit-sh.Applied > maxStatusLag:
 			other = append(other, finding{fmt.Sprintf("shard %d: the replica on %s is %d entries behind", sh.ID, sh.Source, sh.Commit-sh.Applied), "look again; if it grows, that node is too slow"})
 		}
@@ -198,7 +200,11 @@ func (s *clusterStatus) print(w io.Writer) error {
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "! %s: %s\n", oneLine(p.What), oneLine(p.Next))
 	}
-	fmt.Fprintf(w, "\nCluster %s, table version %d, as %s sees it.\n\n", oneLine(s.Cluster), s.Version, s.Server)
+	fmt.Fprintf(w, "\nCluster %s, table version %d, as %s sees it.\n", oneLine(s.Cluster), s.Version, s.Server)
+	if s.MemoryOnly {
+		fmt.Fprintln(w, "Shards are in memory alone: one of which a majority of nodes stops at the same time is empty afterwards.")
+	}
+	fmt.Fprintln(w)
 	nodes := newTable(w, "NODE", "STATE", "LAST-SEEN", "HTTP", "REPLICAS", "LEADS")
 	for _, n := range s.Nodes {
 		nodes.row(n.ID, n.State, lastSeen(n), n.HTTP, n.Replicas, n.Leads)
