@@ -99,6 +99,6 @@ jepsen-nightly:
 # Each seeded bug must be found: by the schedules in virtual time, by a test that arranges what it takes, or by a run of
 # real processes. BUG=name,name for some of them, TIME for the time of a run.
 jepsen-selftest:
-	LARDER_BUGS=$(BUG) go test -tags faults ./shard -count 1 -run '^TestSeededBugs' -v -timeout 30m
+	LARDER_BUGS=$(BUG) go test -tags faults ./shard ./directory -count 1 -run '^TestSeededBugs' -v -timeout 30m
 	go build -C integration -o ../bin/jepsen ./cmd/jepsen
 	cd integration && exec ../bin/jepsen selftest --out $(abspath $(OUT)) $(if $(BUG),--bug $(BUG)) $(if $(TIME),--time $(TIME))

@@ -39,6 +39,10 @@ const (
 	bugRestoreMerges  bug = "restore-merges"   // keep what was there when a snapshot comes in
 	bugChecksumSilent bug = "checksum-silent"  // don't stop replicas that differ, so that only clients can tell
 
+	// Nodes and members.
+	bugSameIncarnation bug = "same-incarnation" // know a node by its id alone: who lost its disk is taken for who it was, with old votes
+	bugNoPrevIndex     bug = "no-prev-index"    // change members whatever they are by now, not only as it was planned
+
 	// Of transfers, once there are any: the source is not fenced, deletes made during the copy are forgotten. Of
 	// watches: events are dropped silently when a reader is slow.
 )

@@ -42,6 +42,8 @@ func TestSeededBugsShow(t *testing.T) {
 		{bugExpireBlindly, "TestExpiryLeavesTheNext", `want "next"`},
 		{bugNoDedup, "TestIncrOnceOverFailover", `want "6"`},
 		{bugRestoreNoKeys, "TestIncrOnceOverSnapshot", "after the snapshot"},
+		{bugSameIncarnation, "TestIdentityLasts", "have the same incarnation"},
+		{bugNoPrevIndex, "TestChangeIsPlannedFromAConfiguration", "planned before the fence"},
 		{bugChecksumSilent, "TestFollowerDiverges", "not found within"},
 	} {
 		if !chosen(tt.bug) {

@@ -173,6 +173,9 @@ func firstStart(dir, node string) (Identity, error) {
 	}
 	raw := make([]byte, 16)
 	rand.Read(raw) // never fails (crypto/rand)
+	if bugSameIncarnation.on() {
+		raw = append(make([]byte, 16), node...)[len(node):]
+	}
 	identity := Identity{Node: node, Incarnation: hex.EncodeToString(raw)}
 	return identity, writeJSON(filepath.Join(dir, identityFile), identityRecord{folderFormat, identity})
 }

@@ -1,0 +1,5 @@
+//go:build !faults
+
+package directory
+
+func (bug) on() bool { return false }
