@@ -234,6 +234,20 @@ func (n *Node) Drain(ctx context.Context, node string, drain bool) (Answer, erro
 	return n.Ask(ctx, http.MethodPost, "/v1/nodes/"+node+"/"+what, "")
 }
 
+// Cancel asks for the end of an operation.
+func (n *Node) Cancel(ctx context.Context, operation uint64) (Answer, error) {
+	return n.Ask(ctx, http.MethodDelete, fmt.Sprintf("/v1/operations/%d", operation), "")
+}
+
+// Set changes a setting of the cluster; "" is its default.
+func (n *Node) Set(ctx context.Context, name, value string) (Answer, error) {
+	body := fmt.Sprintf("{%q:%q}", name, value)
+	if value == "" {
+		body = fmt.Sprintf("{%q:null}", name)
+	}
+	return n.Ask(ctx, http.MethodPatch, "/v1/settings", body, "Content-Type", "application/merge-patch+json")
+}
+
 // NodeState is what a node says of another one.
 type NodeState struct {
 	ID        string

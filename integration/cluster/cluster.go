@@ -174,12 +174,15 @@ func (c *Cluster) StartAll(ctx context.Context, limit time.Duration) error {
 // Add starts a further node that joins by the node via. It waits for nothing. What the others learn of
 // it from the table is where faults can reach it.
 func (c *Cluster) Add(via *Node) (*Node, error) {
-	n, err := c.add()
+	n, err := c.Spare()
 	if err != nil {
 		return nil, err
 	}
 	return n, c.Rejoin(n, via)
 }
+
+// Spare makes a further node, which Rejoin starts.
+func (c *Cluster) Spare() (*Node, error) { return c.add() }
 
 // Rejoin starts a node, which does not run, as one that joins by via, from now on.
 func (c *Cluster) Rejoin(n, via *Node) error {

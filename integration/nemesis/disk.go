@@ -47,22 +47,89 @@ var diskFaults = []Fault{
 	damage("damage-snapshot", DamageSnapshot, 1, "a snapshot of a stopped node is damaged"),
 	damage("truncate-log", TruncateLog, 1, "the end of a stopped node's log is missing"),
 	{
-		Name: "wipe-and-replace", Class: Disk, Weight: 1, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
-		About: "a node loses its disk, is removed by an operator, and joins anew",
-		Do: func(_ context.Context, a *Act) error {
-			if err := a.breakDisk(a.Order[0]); err != nil {
+		Name: "wipe-and-replace", Class: Disk, Weight: 1, Needs: Guest, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
+		About: "a node loses its disk, comes back without and is refused, is removed by an operator, and joins anew; with and without a node to spare",
+		Do:    loseDisk, Undo: undoLostDisk, Effect: ended,
+	},
+}
+
+// refusals are what a node logs that ends as its cluster knows it by another data folder: a founder, and one that joined.
+var refusals = []string{"data lost", "known by another data folder"}
+
+// loseDisk wipes a node and starts it as if nothing was: nobody may take it for who it was.
+func loseDisk(ctx context.Context, a *Act) error {
+	node := a.Order[0]
+	if a.Seed%2 == 0 {
+		if err := a.invite(ctx); err != nil {
+			return err
+		}
+	}
+	if err := a.breakDisk(node); err != nil {
+		return err
+	}
+	if err := a.n.sys.Wipe(node); err != nil {
+		return err
+	}
+	before := a.refused(node)
+	if err := a.n.sys.Start(node); err != nil {
+		return err
+	}
+	const limit = 8 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	ready := false
+	err := poll(ctx, func() bool {
+		ready = a.n.sys.Ready(ctx, node)
+		return ready || !a.n.sys.Running(node)
+	})
+	switch {
+	case ready:
+		a.n.violated(fmt.Sprintf("%s lost its disk, and came back under its old id as if it had not", node))
+		return nil // it goes on until it is replaced: somebody may be told something wrong
+	case err == nil && a.refused(node) > before:
+		a.show(fmt.Sprintf("%s lost its disk, came back without and was refused", node))
+	case err == nil:
+		return fmt.Errorf("%s lost its disk, and ended without a word of that", node)
+	default: // it is cut off, and waits
+		a.show(fmt.Sprintf("%s lost its disk, came back without and met nobody", node))
+		if a.n.sys.Running(node) {
+			return a.n.sys.Kill(node)
+		}
+	}
+	return nil
+}
+
+// refused counts the times that a node ended as its cluster knows it by another data folder.
+func (a *Act) refused(node string) (times int) {
+	for _, line := range refusals {
+		n, err := a.n.sys.Logged(node, line)
+		if err == nil {
+			times += n
+		}
+	}
+	return times
+}
+
+// undoLostDisk replaces the node: by force where there is a guest for what it hosted, else by hand.
+func undoLostDisk(ctx context.Context, a *Act) error {
+	switch {
+	case len(a.killed) == 0: // it lost nothing
+	case a.former == nil:
+		return a.replaceNode(ctx)
+	default:
+		node := a.Targets[0]
+		if a.n.sys.Running(node) {
+			if err := a.n.sys.Kill(node); err != nil {
 				return err
 			}
-			return a.n.sys.Wipe(a.Targets[0])
-		},
-		Undo: func(ctx context.Context, a *Act) error {
-			if len(a.Targets) == 0 || len(a.killed) == 0 {
-				return undoEnd(ctx, a)
-			}
-			return a.replaceNode(ctx)
-		},
-		Effect: ended,
-	},
+		}
+		if err := a.anew(ctx, node); err != nil {
+			return err
+		}
+		a.n.setBroken(node, false)
+		a.show(a.shown() + "; it was removed by force, and replaced")
+	}
+	return errors.Join(a.part(ctx), undoEnd(ctx, a))
 }
 
 // syncTime is how long a sync takes of a disk that is slow.
@@ -162,6 +229,15 @@ const (
 
 // breakDisk ends a node whose disk is going to lose what it acknowledged. It refuses while another one is broken.
 func (a *Act) breakDisk(node string) error {
+	err := a.endBroken(node)
+	if err == nil {
+		a.n.setDamaged(node)
+	}
+	return err
+}
+
+// endBroken ends a node that is not going to come back as it was. It refuses while another one is broken.
+func (a *Act) endBroken(node string) error {
 	n := a.n
 	n.mu.Lock()
 	for other, broken := range n.broken {
@@ -170,7 +246,7 @@ func (a *Act) breakDisk(node string) error {
 			return fmt.Errorf("%s is still broken: no shard may lose more", other)
 		}
 	}
-	n.broken[node], n.damaged[node] = true, true
+	n.broken[node] = true
 	n.mu.Unlock()
 	if err := a.end(a.kill, node); err != nil {
 		n.setBroken(node, false)

@@ -11,7 +11,7 @@
 // Whoever is hurt is mended: when Do returns, the step's cuts, pauses, clocks, disks, processes and members are
 // as they were, or its Fault says in Err what is not. A fault without evidence of an effect has none, whatever was
 // done. No round of a plan lets more disks lose what they acknowledged than a shard survives, and while one is
-// broken no member leaves a shard.
+// broken no member leaves a shard. A guest, a node that a fault has join so that there is one to move replicas to, has left.
 //
 // # Concurrency
 //

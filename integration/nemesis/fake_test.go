@@ -15,7 +15,8 @@ import (
 // fake is a cluster that knows no more than faults can see of one: who runs, who hears whom, who leads. Its shards
 // apply 200 entries a second while somebody leads them.
 type fake struct {
-	names []string
+	names    []string
+	replicas int // that each shard is to have
 
 	mu     sync.Mutex // guards what follows
 	nodes  map[string]*fakeNode
@@ -24,7 +25,15 @@ type fake struct {
 	cut    map[pair]bool
 	counts cluster.Counts
 	last   time.Time
+
+	// The table, as far as operators change it.
+	known    map[string]bool
+	draining map[string]bool
+	settings map[string]string
 }
+
+// fakeGuest is the node that may join a fake.
+const fakeGuest = "g"
 
 type fakeNode struct {
 	Running, Paused, Full, Wiped bool
@@ -35,6 +44,8 @@ type fakeNode struct {
 
 	applied   map[uint64]uint64
 	snapshots int
+	refused   int       // how often it came back without its data
+	seen      time.Time // when it was up last
 }
 
 type fakeShard struct {
@@ -53,12 +64,15 @@ type fakeLink struct {
 
 func newFake(k Knobs) *fake {
 	f := &fake{
-		names: NodeNames[:k.Nodes], nodes: map[string]*fakeNode{},
+		names: NodeNames[:k.Nodes], replicas: k.Replicas, nodes: map[string]*fakeNode{},
 		links: map[pair]fakeLink{}, cut: map[pair]bool{}, last: time.Now(),
+		known: map[string]bool{}, draining: map[string]bool{}, settings: map[string]string{},
 	}
 	for _, n := range f.names {
 		f.nodes[n] = &fakeNode{Running: true, Rate: 1, applied: map[uint64]uint64{}}
+		f.known[n] = true
 	}
+	f.nodes[fakeGuest] = &fakeNode{Wiped: true, Rate: 1, applied: map[uint64]uint64{}}
 	for i := range k.Shards + 1 {
 		s := &fakeShard{conf: 1}
 		for j := range k.Replicas {
@@ -73,8 +87,8 @@ func newFake(k Knobs) *fake {
 func (f *fake) state() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := ""
-	for _, n := range f.names {
+	s := fmt.Sprintf("known %v, draining %v, settings %v\n", f.known, f.draining, f.settings)
+	for _, n := range append(f.Nodes(), fakeGuest) {
 		node := *f.nodes[n]
 		s += fmt.Sprintf("%s %+v %t\n", n, []any{node.Running, node.Paused, node.Full, node.Wiped, node.Sync, node.Damage, node.Offset, node.Rate}, f.cut[pair{n, cluster.Clients}])
 	}
@@ -134,6 +148,7 @@ func (f *fake) turn() {
 			}
 		}
 	}
+	f.relocate()
 	for _, l := range f.links {
 		if l.Loss > 0 {
 			f.counts.Lost++
@@ -147,6 +162,44 @@ func (f *fake) turn() {
 	}
 }
 
+// relocate moves a replica of each shard off a node that is drained or gone, while somebody leads the directory.
+func (f *fake) relocate() {
+	now := time.Now()
+	for name, n := range f.nodes {
+		if f.up(name) {
+			n.seen = now
+		}
+	}
+	if !f.majority(f.shards[0], f.shards[0].leader) {
+		return
+	}
+	repair, _ := time.ParseDuration(f.settings["repair-after"])
+	for _, s := range f.shards {
+		for i, v := range s.voters {
+			gone := repair > 0 && now.Sub(f.nodes[v].seen) > repair
+			to := f.target(s)
+			if !gone && !f.draining[v] || to == "" && len(s.voters) <= f.replicas || !f.majority(s, s.leader) {
+				continue
+			}
+			if s.voters[i] = to; to == "" {
+				s.voters = slices.Delete(s.voters, i, i+1)
+			}
+			s.conf++
+			break
+		}
+	}
+}
+
+// target returns a node that takes a replica of a shard, "" for none.
+func (f *fake) target(s *fakeShard) string {
+	for _, name := range append(f.Nodes(), fakeGuest) {
+		if f.known[name] && f.up(name) && !f.draining[name] && !slices.Contains(s.voters, name) {
+			return name
+		}
+	}
+	return ""
+}
+
 // do changes a node.
 func (f *fake) do(node string, change func(*fakeNode) error) error {
 	f.mu.Lock()
@@ -157,7 +210,9 @@ func (f *fake) do(node string, change func(*fakeNode) error) error {
 
 var errFake = errors.New("not now")
 
-func (f *fake) Nodes() []string { return f.names }
+func (f *fake) Nodes() []string { return slices.Clone(f.names) }
+
+func (f *fake) Spare() string { return fakeGuest }
 
 func (f *fake) Running(node string) bool {
 	f.mu.Lock()
@@ -167,8 +222,12 @@ func (f *fake) Running(node string) bool {
 
 func (f *fake) Start(node string) error {
 	return f.do(node, func(n *fakeNode) error {
-		if n.Running || n.Wiped {
+		if n.Running {
 			return errFake
+		}
+		if n.Wiped {
+			n.refused++
+			return nil
 		}
 		n.Running, n.Offset, n.Rate = n.Damage == "", 0, 1
 		return nil
@@ -183,6 +242,12 @@ func (f *fake) Kill(node string) error {
 		n.Running, n.Paused = false, false
 		return nil
 	})
+}
+
+func (f *fake) Terminate(ctx context.Context, node string) error {
+	err := f.Kill(node)
+	wait(ctx, 20*time.Millisecond)
+	return err
 }
 
 func (f *fake) PowerLoss(nodes ...string) error {
@@ -241,12 +306,10 @@ func (f *fake) Wipe(node string) error {
 
 func (f *fake) Rejoin(node, _ string) error {
 	return f.do(node, func(n *fakeNode) error {
-		for _, s := range f.shards {
-			if n.Running || !n.Wiped || slices.Contains(s.voters, node) {
-				return errFake
-			}
+		if n.Running || f.known[node] == n.Wiped {
+			return errFake
 		}
-		n.Running, n.Wiped = true, false
+		n.Running, n.Wiped, f.known[node] = true, false, true
 		return nil
 	})
 }
@@ -314,10 +377,13 @@ func (f *fake) Replicas(ctx context.Context, node string) ([]Replica, error) {
 	return all, nil
 }
 
-func (f *fake) Logged(node, _ string) (int, error) {
+func (f *fake) Logged(node, text string) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.turn()
+	if text == refusals[0] {
+		return f.nodes[node].refused, nil
+	}
 	return f.nodes[node].snapshots, nil
 }
 
@@ -375,8 +441,89 @@ func (f *fake) Transfer(ctx context.Context, via string, shard uint64, to string
 	return cluster.Answer{Status: 409}, nil
 }
 
-func (f *fake) Forget(ctx context.Context, via, _ string) (cluster.Answer, error) {
-	return cluster.Answer{Status: 204}, f.answers(ctx, via, yes, nil)
+// table makes a change of the directory, which is answered with a status.
+func (f *fake) table(ctx context.Context, via string, change func() int) (cluster.Answer, error) {
+	if err := f.answers(ctx, via, yes, nil); err != nil {
+		return cluster.Answer{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.turn()
+	if !f.majority(f.shards[0], f.shards[0].leader) {
+		return cluster.Answer{Status: 503}, nil
+	}
+	return cluster.Answer{Status: change()}, nil
+}
+
+// hosts counts a node's replicas, and reports whether it has one of the directory.
+func (f *fake) hosts(node string) (replicas int, directory bool) {
+	for i, s := range f.shards {
+		if slices.Contains(s.voters, node) {
+			replicas += min(i, 1)
+			directory = directory || i == 0
+		}
+	}
+	return replicas, directory
+}
+
+func (f *fake) Forget(ctx context.Context, via, node string) (cluster.Answer, error) {
+	return f.table(ctx, via, func() int {
+		replicas, directory := f.hosts(node)
+		if f.nodes[node].Running || replicas > 0 || directory {
+			return 409
+		}
+		delete(f.known, node)
+		delete(f.draining, node)
+		return 204
+	})
+}
+
+func (f *fake) Node(ctx context.Context, via, node string) (cluster.NodeState, error) {
+	if err := f.answers(ctx, via, yes, nil); err != nil {
+		return cluster.NodeState{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := cluster.NodeState{ID: node, State: "down", Draining: f.draining[node]}
+	s.Replicas, s.Directory = f.hosts(node)
+	if f.up(node) {
+		s.State = "up"
+	}
+	if !f.known[node] {
+		return s, errFake
+	}
+	return s, nil
+}
+
+func (f *fake) Drain(ctx context.Context, via, node string, drain bool) (cluster.Answer, error) {
+	return f.table(ctx, via, func() int {
+		switch {
+		case !f.known[node]:
+			return 404
+		case drain && slices.ContainsFunc(f.shards, func(s *fakeShard) bool {
+			return slices.Contains(s.voters, node) && f.target(s) == "" && len(s.voters) <= f.replicas
+		}):
+			return 409
+		case drain:
+			f.draining[node] = true
+		default:
+			delete(f.draining, node)
+		}
+		return 202
+	})
+}
+
+func (f *fake) Cancel(ctx context.Context, via string, _ uint64) (cluster.Answer, error) {
+	return f.table(ctx, via, func() int { return 409 })
+}
+
+func (f *fake) Set(ctx context.Context, via, name, value string) (cluster.Answer, error) {
+	return f.table(ctx, via, func() int {
+		if f.settings[name] = value; value == "" {
+			delete(f.settings, name)
+		}
+		return 200
+	})
 }
 
 // set changes a link.

@@ -45,9 +45,10 @@ const (
 	Build                    // a binary built with the tag faults
 	Spare                    // more nodes than a shard has members
 	Five                     // five nodes
+	Guest                    // one node more, which joins and leaves
 )
 
-var needNames = []string{"packets", "clients", "loop", "build", "spare", "five"}
+var needNames = []string{"packets", "clients", "loop", "build", "spare", "five", "guest"}
 
 func (n Need) String() string {
 	var names []string
@@ -82,7 +83,8 @@ type Fault struct {
 
 // Faults returns the table.
 func Faults() []Fault {
-	return slices.Concat(networkFaults, pauseFaults, crashFaults, diskFaults, clockFaults, memberFaults, leaderFaults, snapshotFaults)
+	return slices.Concat(networkFaults, pauseFaults, crashFaults, directoryFaults, diskFaults, clockFaults, memberFaults, replaceFaults, operatorFaults,
+		leaderFaults, snapshotFaults)
 }
 
 // faultNamed returns the row of that name; there must be one.

@@ -46,11 +46,6 @@ var memberFaults = []Fault{
 		},
 		Undo: undoMembers, Effect: ended,
 	},
-	{
-		Name: "two-operators", Class: Members, Weight: 1, About: "two operators ask two nodes for different changes of one shard, at once and on the same condition",
-		Do:   twoOperators,
-		Undo: undoMembers, Effect: ended,
-	},
 }
 
 // change is what the members of a shard are, and what they shall be.
@@ -229,41 +224,4 @@ func (a *Act) everyone(ctx context.Context, ask func(ctx context.Context, via st
 	}
 	all.Wait()
 	return yes.Load() > 0 && no.Load() == 0
-}
-
-// twoOperators asks for two changes on one condition. That both are accepted is a violation.
-func twoOperators(ctx context.Context, a *Act) error {
-	m, err := a.membersOf(ctx, a.Shard)
-	if err != nil {
-		return err
-	}
-	now := a.change(m)
-	a.voters = now.to
-	type wish struct {
-		node string
-		add  bool
-	}
-	wishes := []wish{{now.follower, false}, {m.Leader, false}}
-	if len(now.spare) > 0 {
-		wishes[1] = wish{now.spare[0], true}
-	}
-	accepted := make([]bool, len(wishes))
-	var all sync.WaitGroup
-	for i, w := range wishes {
-		via := a.Order[i]
-		a.Targets = append(a.Targets, w.node)
-		all.Go(func() {
-			answer, _, err := a.n.sys.ChangeMember(ctx, via, a.Shard, w.node, w.add, m.Conf)
-			accepted[i] = err == nil && answer.Status == 202
-		})
-	}
-	all.Wait()
-	switch {
-	case accepted[0] && accepted[1]:
-		a.n.violated(fmt.Sprintf("both of two changes of shard %d on condition %s were accepted: %+v", a.Shard, m.Conf, wishes))
-	case !accepted[0] && !accepted[1]:
-		return errors.New("neither of two changes was accepted")
-	}
-	a.show(fmt.Sprintf("of two changes of shard %d, %+v, asked for at once through %s and %s, one was accepted: %v", a.Shard, wishes, a.Order[0], a.Order[1], accepted))
-	return nil
 }

@@ -48,13 +48,16 @@ type Nemesis struct {
 	// broken nodes lost what they had acknowledged and were not replaced.
 	broken  map[string]bool
 	damaged map[string]bool
+	// guests must run.
+	guests map[string]bool
+	acts   int // that are under way
 	// violations are what no cluster may do, seen by a fault.
 	violations []string
 }
 
 // New returns a nemesis of sys.
 func New(sys System, cfg Config) *Nemesis {
-	return &Nemesis{cfg: cfg, sys: sys, cuts: map[*Act][]pair{}, stopped: map[string]int{}, broken: map[string]bool{}, damaged: map[string]bool{}}
+	return &Nemesis{cfg: cfg, sys: sys, cuts: map[*Act][]pair{}, stopped: map[string]int{}, broken: map[string]bool{}, damaged: map[string]bool{}, guests: map[string]bool{}}
 }
 
 // Act is a step that is being done.
@@ -78,6 +81,14 @@ type Act struct {
 	led    []uint64
 	paused time.Duration
 	queue  Queue
+
+	// Of faults that move many replicas: who had them all before, who joined for that, when something was lost for good, what was
+	// served meanwhile, and who works at it.
+	former    map[uint64][]string
+	guest     string
+	lost      time.Time
+	served    []uint64
+	operators []*operator
 
 	mu     sync.Mutex // guards what follows
 	effect string     // how it shows that there was one
@@ -105,6 +116,8 @@ func (n *Nemesis) Do(ctx context.Context, s Step) history.Fault {
 	f := faultNamed(s.Fault)
 	a := &Act{Step: s, n: n, fault: f, rng: rand.New(rand.NewPCG(s.Seed, 0))}
 	wait(ctx, s.After)
+	n.act(1)
+	defer n.act(-1)
 	a.look(ctx)
 	rec := history.Fault{Name: f.Name, Class: string(f.Class), Start: n.cfg.Recorder.Now()}
 
@@ -196,6 +209,19 @@ func poll(ctx context.Context, done func() bool) error {
 	return nil
 }
 
+// act counts an act that begins or ends; acting how many are under way.
+func (n *Nemesis) act(more int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.acts += more
+}
+
+func (n *Nemesis) acting() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.acts
+}
+
 // keep says that a node is kept from running by this act, or may end by itself; release that it is not any more.
 func (n *Nemesis) keep(node string) {
 	n.mu.Lock()
@@ -212,7 +238,10 @@ func (n *Nemesis) release(node string) {
 // Deserters returns the nodes that do not run though nothing that was done to them excuses it.
 func (n *Nemesis) Deserters() []string {
 	var gone []string
-	for _, node := range n.sys.Nodes() {
+	n.mu.Lock()
+	guests := slices.Sorted(maps.Keys(n.guests))
+	n.mu.Unlock()
+	for _, node := range slices.Concat(n.sys.Nodes(), guests) {
 		// First the process, then the excuse: who is about to kill a node says so before.
 		if n.sys.Running(node) {
 			continue

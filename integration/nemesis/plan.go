@@ -12,7 +12,7 @@ import (
 type Options struct {
 	// Faults names faults or classes. None: a random half of all that can be.
 	Faults []string
-	// Have is what there is. Spare and Five follow from the nodes.
+	// Have is what there is. Spare and Five follow from the nodes, a guest there is always.
 	Have Need
 	// Rounds is how many to plan; a run does as many of them as its time allows.
 	Rounds                  int
@@ -90,14 +90,14 @@ func NewPlan(seed uint64, o Options) (Plan, error) {
 	// Streams of their own, so that what is drawn for one part changes no other.
 	knobs, swarm, rounds := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2)), rand.New(rand.NewPCG(seed, 3))
 	wants := func(n Need) bool {
-		return o.Nodes == 0 && slices.ContainsFunc(asked, func(f Fault) bool { return f.Needs&n != 0 && f.Needs&^(o.Have|Spare|Five) == 0 })
+		return o.Nodes == 0 && slices.ContainsFunc(asked, func(f Fault) bool { return f.Needs&n != 0 && f.Needs&^(o.Have|Spare|Five|Guest) == 0 })
 	}
 	p := Plan{Seed: seed, Knobs: drawKnobs(knobs, o, wants(Spare), wants(Five))}
 	if p.Knobs.Nodes > len(NodeNames) || p.Knobs.Nodes < 3 {
 		return Plan{}, fmt.Errorf("%d nodes, want 3 to %d", p.Knobs.Nodes, len(NodeNames))
 	}
 	p.Last = drawLast(rand.New(rand.NewPCG(seed, 4)), p.Knobs)
-	have := o.Have &^ (Spare | Five)
+	have := o.Have&^(Spare|Five) | Guest
 	if p.Knobs.Nodes > p.Knobs.Replicas {
 		have |= Spare
 	}
@@ -134,6 +134,11 @@ func NewPlan(seed uint64, o Options) (Plan, error) {
 		p.Rounds = append(p.Rounds, p.round(rounds, enabled))
 	}
 	return p, nil
+}
+
+// Invites reports whether a guest may come.
+func (p Plan) Invites() bool {
+	return slices.ContainsFunc(p.Enabled, func(name string) bool { return faultNamed(name).Needs&Guest != 0 })
 }
 
 // half keeps a random half, rounded up, in the order of the table.

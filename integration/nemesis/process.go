@@ -138,10 +138,44 @@ var crashFaults = []Fault{
 		Undo: undoEnd, Effect: ended,
 	},
 	{
+		Name: "rolling-restart", Class: Crash, Weight: 1, Hold: noTime, Alone: []Class{Disk},
+		About: "an operator ends one node after another in order and starts it again, each once the one before is whole again",
+		Do:    rollingRestart, Undo: undoEnd, Effect: ended,
+	},
+	{
 		Name: "power-loss-all", Class: Crash, Weight: 2, Needs: Loop, Hold: seconds(0, 2), About: "all nodes lose power at once",
 		Do:   func(_ context.Context, a *Act) error { return a.end(a.n.sys.PowerLoss, a.Order...) },
 		Undo: undoEnd, Effect: ended,
 	},
+}
+
+// rollingRestart restarts all nodes, one after the other. Where another fault keeps one from being whole, it goes on after a while.
+func rollingRestart(ctx context.Context, a *Act) error {
+	const patience = 10 * time.Second
+	began := time.Now()
+	var late []string
+	for i, node := range a.Order {
+		err := a.end(func(nodes ...string) error { return a.stop(ctx, nodes[0]) }, node)
+		if errors.Is(err, cluster.ErrNotRunning) {
+			continue // another fault has ended it
+		}
+		if err := errors.Join(err, undoEnd(ctx, a)); err != nil {
+			return err
+		}
+		whole, cancel := context.WithTimeout(ctx, patience)
+		if poll(whole, func() bool { return a.n.sys.Ready(whole, node) }) != nil {
+			late = append(late, node)
+		}
+		cancel()
+		a.show(fmt.Sprintf("%d of %d nodes were restarted in %.1f s", i+1, len(a.Order), time.Since(began).Seconds()))
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	if len(late) > 0 {
+		a.show(fmt.Sprintf("%s; %v were not whole after %v", a.shown(), late, patience))
+	}
+	return nil
 }
 
 // pauseForReads pauses a leader until others lead all that it led and have acknowledged writes.

@@ -13,11 +13,15 @@ type System interface {
 	Links
 
 	Nodes() []string // that form the cluster
+	// Spare is a node that is none of these, and does not run before it joins.
+	Spare() string
 	Running(node string) bool
 	Start(node string) error
 	Kill(node string) error
 	Pause(node string) error
 	Resume(node string) error
+	// Terminate asks a node to end in order, and waits until it has; an error tells how it ended instead, or that it did not.
+	Terminate(ctx context.Context, node string) error
 
 	// PowerLoss ends nodes, all at once, and all that they did not sync is gone.
 	PowerLoss(nodes ...string) error
@@ -47,7 +51,11 @@ type System interface {
 	ChangeMember(ctx context.Context, via string, shard uint64, node string, add bool, conf string) (cluster.Answer, cluster.Operation, error)
 	Operations(ctx context.Context, via string) ([]cluster.Operation, error)
 	Transfer(ctx context.Context, via string, shard uint64, to string) (cluster.Answer, error)
-	Forget(ctx context.Context, via, node string) (cluster.Answer, error) // takes a node out of the table
+	Cancel(ctx context.Context, via string, operation uint64) (cluster.Answer, error)
+	Node(ctx context.Context, via, node string) (cluster.NodeState, error)
+	Drain(ctx context.Context, via, node string, drain bool) (cluster.Answer, error)
+	Forget(ctx context.Context, via, node string) (cluster.Answer, error)     // takes a node out of the table
+	Set(ctx context.Context, via, name, value string) (cluster.Answer, error) // changes a setting; "" is its default
 }
 
 // Links are the ways between nodes, and between nodes and cluster.Clients. Each belongs to an ordered pair.

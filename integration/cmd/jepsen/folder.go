@@ -54,6 +54,9 @@ func (r *runner) lookForPanics() {
 			continue
 		}
 		f, err := os.Open(n.LogFile)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a guest that never came
+		}
 		if err != nil {
 			r.fail("the log of %s: %v", n.ID, err)
 			continue

@@ -160,7 +160,7 @@ func (r *runner) begin(ctx context.Context, binary string) error {
 	}
 	r.recorder = history.NewRecorder()
 	var err error
-	if r.system, err = newSystem(ctx, r.cluster, r.plan.Knobs); err != nil {
+	if r.system, err = newSystem(ctx, r.cluster, r.plan.Knobs, r.plan.Invites()); err != nil {
 		return err
 	}
 	r.run.Meta = r.meta(binary)
@@ -171,11 +171,11 @@ func (r *runner) begin(ctx context.Context, binary string) error {
 		Queue:  r.queue,
 	})
 	o := r.o
-	nodes := len(r.cluster.Nodes)
+	nodes := len(r.system.founders)
 	pinned := max(1, o.clients*2/3/nodes)
 	// The load goes on when the run is interrupted: its end is a part of the run.
 	r.load = workload.Start(context.WithoutCancel(ctx), r.recorder, workload.Config{
-		Workload: o.workload, Targets: cluster.Targets(r.cluster.Nodes), Dial: r.cluster.Dial, Nodes: r.cluster.Nodes,
+		Workload: o.workload, Targets: cluster.Targets(r.system.founders), Dial: r.cluster.Dial, Nodes: r.system.founders,
 		Pinned: pinned, Roaming: max(0, o.clients-pinned*nodes), Keys: keysFor(o.clients), Prefix: "k",
 		Timeout: clientTimeout, Rate: o.rate, Seed: o.seed, Tight: o.roomMode() == history.Tight,
 		SteadyClocks: !wantsBuild(r.plan.Enabled),

@@ -26,11 +26,12 @@ type sampler struct {
 	failures []string
 }
 
-// watch starts a sampler of all nodes that form the cluster.
+// watch starts a sampler of all nodes.
 func watch(s *system, r *history.Recorder, n *nemesis.Nemesis) *sampler {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &sampler{system: s, recorder: r, nemesis: n, cancel: cancel}
-	for _, node := range s.Nodes() {
+	for _, n := range s.cluster.Nodes {
+		node := n.ID
 		w.asking.Go(func() { w.ask(ctx, node) })
 	}
 	w.asking.Go(func() { w.guard(ctx) })

@@ -19,7 +19,7 @@ import (
 	"github.com/larder-cache/larder/integration/check"
 )
 
-// seeded is a bug of the server (shard/fault.go says what each does wrong) and a run that finds it.
+// seeded is a bug of the server (fault.go of shard and directory says what each does wrong) and a run that finds it.
 type seeded struct {
 	bug  string   // "": none, the run must be valid
 	args []string // of jepsen run
@@ -30,10 +30,10 @@ type seeded struct {
 // The checks that see what a client was told wrong.
 var answers = []string{"linearizable", "certificate", "durable"}
 
-// virtualBugs are found by the schedules in virtual time, or by tests that arrange what they take, in package shard
+// virtualBugs are found by the schedules in virtual time, or by tests that arrange what they take, in packages shard and directory
 // (TestSeededBugs, TestSeededBugsShow). On real processes what they take is too rare: one pause of a leader in twenty shows
 // verify-leader-reads, for which TestPauseQueuedReadsFindsVerifyLeader has the patience. checksum-silent does no harm by itself.
-var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent"}
+var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent", "no-prev-index"}
 
 // seededBugs are the bugs that runs on real processes must find.
 //
@@ -54,6 +54,8 @@ var seededBugs = []seeded{
 	{"no-sync", []string{"--workload=durable", "--nemesis=power-loss-all,power-loss-majority"}, nil},
 	{"volatile-log", []string{"--workload=durable", "--nemesis=kill-all,kill-majority"}, answers},
 	{"returns-wiped", []string{"--workload=durable", "--nemesis=kill-majority"}, answers},
+	{"same-incarnation", []string{"--workload=durable", "--nemesis=wipe-and-replace"}, nil},
+	{"two-changes", []string{"--workload=register", "--nemesis=two-operators"}, nil},
 	{"ttl-by-own-clock", []string{"--workload=ttl", "--nemesis=clock-jump,transfer-leader"}, nil},
 	{"expire-blindly", []string{"--workload=ttl", "--nemesis=delay", "--clients=40", "--rate=2000"}, nil}, // it takes two at one key
 	{"own-clock", []string{"--workload=ttl", "--nemesis=clock-jump"}, nil},

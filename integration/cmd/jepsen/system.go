@@ -24,15 +24,24 @@ type system struct {
 	cluster.Links
 	cluster *cluster.Cluster
 	knobs   nemesis.Knobs
+	// founders form the cluster; guest is one node more, nil where none may come.
+	founders []*cluster.Node
+	guest    *cluster.Node
 	// probes is a key of each data shard, which nobody stores.
 	probes map[uint64]string
 }
 
 var _ nemesis.System = (*system)(nil)
 
-// newSystem returns that of a cluster whose nodes are ready.
-func newSystem(ctx context.Context, c *cluster.Cluster, k nemesis.Knobs) (*system, error) {
-	s := &system{Links: c.Links, cluster: c, knobs: k, probes: map[uint64]string{}}
+// newSystem returns that of a cluster whose nodes are ready; invites: a guest may come.
+func newSystem(ctx context.Context, c *cluster.Cluster, k nemesis.Knobs, invites bool) (*system, error) {
+	s := &system{Links: c.Links, cluster: c, knobs: k, founders: slices.Clone(c.Nodes), probes: map[uint64]string{}}
+	if invites {
+		var err error
+		if s.guest, err = c.Spare(); err != nil {
+			return nil, err
+		}
+	}
 	const tries = 10_000
 	for i := 0; len(s.probes) < k.Shards; i++ {
 		if i == tries {
@@ -54,11 +63,13 @@ func (s *system) node(id string) *cluster.Node { return s.cluster.Node(id) }
 
 func (s *system) Nodes() []string {
 	var ids []string
-	for _, n := range s.cluster.Nodes {
+	for _, n := range s.founders {
 		ids = append(ids, n.ID)
 	}
 	return ids
 }
+
+func (s *system) Spare() string { return s.guest.ID }
 
 func (s *system) Running(node string) bool   { return s.node(node).Running() }
 func (s *system) Start(node string) error    { return s.node(node).Start() }
@@ -68,6 +79,10 @@ func (s *system) Resume(node string) error   { return s.node(node).Resume() }
 func (s *system) FillDisk(node string) error { return s.node(node).FillDisk() }
 func (s *system) FreeDisk(node string) error { return s.node(node).FreeDisk() }
 func (s *system) Wipe(node string) error     { return s.node(node).Wipe() }
+
+func (s *system) Terminate(ctx context.Context, node string) error {
+	return s.node(node).Terminate(ctx)
+}
 
 func (s *system) SlowDisk(node string, sync time.Duration) error { return s.node(node).SlowDisk(sync) }
 
@@ -173,6 +188,22 @@ func (s *system) Operations(ctx context.Context, via string) ([]cluster.Operatio
 
 func (s *system) Transfer(ctx context.Context, via string, shard uint64, to string) (cluster.Answer, error) {
 	return s.node(via).TransferLeader(ctx, shard, to)
+}
+
+func (s *system) Cancel(ctx context.Context, via string, operation uint64) (cluster.Answer, error) {
+	return s.node(via).Cancel(ctx, operation)
+}
+
+func (s *system) Node(ctx context.Context, via, node string) (cluster.NodeState, error) {
+	return s.node(via).Node(ctx, node)
+}
+
+func (s *system) Drain(ctx context.Context, via, node string, drain bool) (cluster.Answer, error) {
+	return s.node(via).Drain(ctx, node, drain)
+}
+
+func (s *system) Set(ctx context.Context, via, name, value string) (cluster.Answer, error) {
+	return s.node(via).Set(ctx, name, value)
 }
 
 func (s *system) Forget(ctx context.Context, via, node string) (cluster.Answer, error) {
