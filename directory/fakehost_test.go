@@ -30,9 +30,11 @@ type fakeHost struct {
 	peers    map[string]shard.Peer // as last set
 	specs    []shard.Spec          // replicas that are open, in the order of opening
 	failOpen error                 // what OpenCache fails with
-	machine  shard.StateMachine    // of the directory; nil: no replica here
-	applied  int                   // entries of the directory's log that machine has seen
-	hits     map[shard.ID]uint64   // reads served here
+	// afterOpen is called when OpenGroup has opened a replica, before it returns.
+	afterOpen func(shard.Spec)
+	machine   shard.StateMachine  // of the directory; nil: no replica here
+	applied   int                 // entries of the directory's log that machine has seen
+	hits      map[shard.ID]uint64 // reads served here
 
 	touchIntervals []time.Duration // all that were set
 }
@@ -102,6 +104,14 @@ func (h *fakeHost) OpenCache(spec shard.Spec) error {
 // OpenGroup implements host, for the directory. The machine gets the log once there is a leader
 // within reach: what of it is committed, a replica can't know by itself.
 func (h *fakeHost) OpenGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error) {
+	g, err := h.openGroup(spec, newMachine)
+	if h.afterOpen != nil {
+		h.afterOpen(spec)
+	}
+	return g, err
+}
+
+func (h *fakeHost) openGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error) {
 	r := h.rig
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -118,6 +118,40 @@ func TestMemberAddedAndRemoved(t *testing.T) {
 	}
 }
 
+// TestDestroyedWhileItOpens ensures that a node whose replica of the directory was destroyed at the very moment at which it
+// had opened can have another one.
+func TestDestroyedWhileItOpens(t *testing.T) {
+	fourNodes(t, func(t *testing.T, r *testRig) {
+		opened, goOn := make(chan struct{}), make(chan struct{})
+		r.hosts["d"].afterOpen = func(shard.Spec) {
+			close(opened)
+			<-goOn
+		}
+		defer func() { r.hosts["d"].afterOpen = nil }()
+		first, err := r.change("a", MemberChange{Shard: shard.Directory, Node: "d", Add: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-opened
+		r.hosts["d"].afterOpen = nil
+		r.over("a", first.ID, OperationDone)
+		o, err := r.change("a", MemberChange{Shard: shard.Directory, Node: "d"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.over("a", o.ID, OperationDone)
+		r.until("the replica is destroyed", func() bool { return r.replicaOn("d", shard.Directory) == "" })
+		close(goOn)
+		synctest.Wait()
+		if o, err = r.change("a", MemberChange{Shard: shard.Directory, Node: "d", Add: true}); err != nil {
+			t.Fatal(err)
+		}
+		r.over("a", o.ID, OperationDone)
+		r.until("the next replica is open", func() bool { return r.replicaOn("d", shard.Directory) == o.Replica })
+		r.ready()
+	})
+}
+
 // replicaOn names a node's replica of a shard that is not destroyed, "" for none.
 func (r *testRig) replicaOn(node string, id shard.ID) string {
 	r.mu.Lock()

@@ -122,11 +122,12 @@ type Service struct {
 
 	kept atomic.Uint64 // version of the copy of the table on disk
 
-	mu      sync.Mutex // guards former, missing, group, opened, closed
+	mu      sync.Mutex // guards former, missing, group, groupID, opened, closed
 	closed  bool
 	former  *former
 	missing []string                  // initial nodes that the cluster still waits for, in order
 	group   group                     // of the directory; nil on a node without a replica of it
+	groupID shard.ReplicaID           // the replica that group is of
 	opened  map[shard.ReplicaID]error // outcome of opening each replica; absent: not tried yet
 
 	looked   time.Time // when step did last
@@ -298,8 +299,20 @@ func (s *Service) openDirectory(spec shard.Spec) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.group = g
+	id := shard.ReplicaID{Shard: shard.Directory, Node: s.self.ID, R: spec.R}
+	if slices.Contains(s.host.Replicas(), id) { // else it was destroyed meanwhile, and must not stand in the way of the next one
+		s.group, s.groupID = g, id
+	}
 	return nil
+}
+
+// leaveDirectory forgets the replica of the directory with that id.
+func (s *Service) leaveDirectory(id shard.ReplicaID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.groupID == id {
+		s.group, s.groupID = nil, shard.ReplicaID{}
+	}
 }
 
 // run is the loop.
@@ -453,11 +466,11 @@ func (s *Service) retire(t *Table) {
 		s.duties.try(fmt.Sprintf("destroy replica %s", id), func(context.Context) error {
 			s.mu.Lock()
 			delete(s.opened, id)
-			if id.Shard == shard.Directory {
-				s.group = nil
-			}
 			s.mu.Unlock()
-			return s.host.Destroy(id.Shard, id.R)
+			s.leaveDirectory(id)
+			err := s.host.Destroy(id.Shard, id.R)
+			s.leaveDirectory(id) // it may have been opened just before
+			return err
 		})
 	}
 }
