@@ -4,7 +4,7 @@
 // that no answer is stale, and that replicas stay equal while nodes are killed, frozen and cut off, join,
 // and become members of shards and leave them.
 // It imports none of the server's packages: an oracle that shares code with its subject agrees with
-// its subject's bugs. It is a module of its own so that its tools stay out of the server. The benchmarks lie
+// its subject's bugs (goclient alone has the Go client for its subject). It is a module of its own so that its tools stay out of the server. The benchmarks lie
 // in it for the same reason, and do import what they measure.
 //
 //	cluster   builds the binary, starts and stops the processes
@@ -20,6 +20,7 @@
 //	nemesis   faults, a plan of them from a seed, and how each is known to have had an effect
 //	report    a folder to read of a recorded run
 //	cmd/jepsen  all of it: make jepsen
+//	goclient  what users of the Go client notice of a planned restart
 //	bench     the state machine beside other caches, hit ratios of traces; see make bench-fsm, make bench-hitratio
 //
 // # Obligations

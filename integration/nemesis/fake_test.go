@@ -46,6 +46,7 @@ type fakeNode struct {
 	snapshots int
 	refused   int       // how often it came back without its data
 	seen      time.Time // when it was up last
+	started   time.Time
 }
 
 type fakeShard struct {
@@ -229,7 +230,7 @@ func (f *fake) Start(node string) error {
 			n.refused++
 			return nil
 		}
-		n.Running, n.Offset, n.Rate = n.Damage == "", 0, 1
+		n.Running, n.Offset, n.Rate, n.started = n.Damage == "", 0, 1, time.Now()
 		return nil
 	})
 }

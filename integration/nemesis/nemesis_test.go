@@ -238,6 +238,119 @@ func TestTwoOperatorsViolated(t *testing.T) {
 	})
 }
 
+// busy is a cluster that says of two changes of a shard that they are under way.
+type busy struct {
+	*fake
+	shard uint64
+}
+
+func (b busy) Operations(context.Context, string) ([]cluster.Operation, error) {
+	return []cluster.Operation{{ID: 2, Shard: b.shard, State: "running"}, {ID: 1, Shard: b.shard, State: "running"}}, nil
+}
+
+// forgiving is a cluster that takes a node without its data for who it was.
+type forgiving struct{ *fake }
+
+func (f forgiving) Start(node string) error {
+	return f.do(node, func(n *fakeNode) error { n.Running, n.Wiped = true, false; return nil })
+}
+
+// Rejoin takes the node that it took before.
+func (f forgiving) Rejoin(node, via string) error {
+	_ = f.Wipe(node)
+	return f.fake.Rejoin(node, via)
+}
+
+// dependent is a cluster whose shards serve nothing without the directory's leader.
+type dependent struct{ *fake }
+
+func (d dependent) Probe(ctx context.Context, node string, shard uint64) error {
+	if err := d.fake.Probe(ctx, node, 0); err != nil {
+		return err
+	}
+	return d.fake.Probe(ctx, node, shard)
+}
+
+// TestViolationsAreFound ensures that a cluster which does what no cluster may, when operators work at it, is found out.
+func TestViolationsAreFound(t *testing.T) {
+	for _, tt := range []struct {
+		fault, says string
+		sys         func(*fake, Step) System
+	}{
+		{"two-operators", "are under way at once", func(f *fake, s Step) System { return busy{f, s.Shard} }},
+		{"wipe-and-replace", "as if it had not", func(f *fake, _ Step) System { return forgiving{f} }},
+		{"directory-loss", "which have a majority", func(f *fake, _ Step) System { return dependent{f} }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := stepOf(t, tt.fault, 1, testKnobs)
+			n := start(tt.sys(newFake(testKnobs), s), testKnobs)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			n.Do(ctx, s)
+			if v := n.Violations(); len(v) == 0 || !strings.Contains(v[0], tt.says) {
+				t.Errorf("%s: violations %q, want one that says %q", tt.fault, v, tt.says)
+			}
+		})
+	}
+}
+
+// careful is a cluster of which no two nodes may be asked to end at once.
+type careful struct {
+	*fake
+	t *testing.T
+}
+
+func (c careful) Terminate(ctx context.Context, node string) error {
+	for _, other := range c.Nodes() {
+		if other != node && !c.Ready(ctx, other) {
+			c.t.Errorf("%s was asked to end while %s was not whole", node, other)
+		}
+	}
+	return c.fake.Terminate(ctx, node)
+}
+
+// Ready takes a while after a start.
+func (c careful) Ready(ctx context.Context, node string) bool {
+	c.mu.Lock()
+	since := time.Since(c.nodes[node].started)
+	c.mu.Unlock()
+	const catchUp = 700 * time.Millisecond
+	return since > catchUp && c.fake.Running(node)
+}
+
+// TestOneAfterTheOther ensures that a planned restart takes one node at a time, and all of them.
+func TestOneAfterTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys := careful{newFake(testKnobs), t}
+		time.Sleep(time.Second)
+		rec := start(sys, testKnobs).Do(t.Context(), stepOf(t, "rolling-restart", 1, testKnobs))
+		if len(rec.Targets) != testKnobs.Nodes || !strings.HasPrefix(rec.Effect, "5 of 5 nodes") {
+			t.Errorf("recorded as %+v", rec)
+		}
+	})
+}
+
+// idle is a cluster that replaces nothing by itself.
+type idle struct{ *fake }
+
+func (i idle) Set(ctx context.Context, via, name, value string) (cluster.Answer, error) {
+	return i.fake.Set(ctx, via, "not "+name, value)
+}
+
+// TestReplacedByForce ensures that a node which the cluster does not replace is removed by force, which is no effect of the fault.
+func TestReplacedByForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sys := newFake(testKnobs)
+		before := sys.state()
+		if rec := start(idle{sys}, testKnobs).Do(t.Context(), stepOf(t, "replace", 1, testKnobs)); rec.Effect != "" || rec.Err != "" {
+			t.Errorf("recorded as %+v", rec)
+		}
+		if after := sys.state(); after != before {
+			t.Errorf("left\n%swant\n%s", after, before)
+		}
+	})
+}
+
 // TestLast ensures that the end of a plan breaks everything, that a majority then has a leader for each shard while
 // the others are away, and that nothing is left of it.
 func TestLast(t *testing.T) {

@@ -61,7 +61,7 @@ func replaced(ctx context.Context, a *Act) string {
 		return ""
 	}
 	s, err := a.nodeState(ctx, a.Targets[0])
-	if err != nil || s.Replicas > 0 || s.Directory || s.Draining {
+	if err != nil || s.Replicas > 0 || s.Directory {
 		return ""
 	}
 	return fmt.Sprintf("%s ended for good, and was replaced within %.1f s", a.Targets[0], time.Since(a.lost).Seconds())
