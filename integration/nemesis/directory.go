@@ -95,14 +95,14 @@ func (a *Act) own() (shards []uint64) {
 	return shards
 }
 
-// goesOn waits until all shards that have a majority were read at nodes that run. Where no other fault is under way, that they are
+// goesOn waits until all shards that have a majority were read at nodes that run. Where nothing else is under way, that they are
 // not is a violation: data needs no directory.
 func (a *Act) goesOn(ctx context.Context) error {
 	const limit = 10 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	a.served = nil
-	alone := true
+	alone := !a.n.cfg.Operated
 	err := poll(ctx, func() bool {
 		alone = alone && a.n.acting() == 1
 		for _, shard := range a.own() {

@@ -14,7 +14,7 @@ import (
 	"github.com/larder-cache/larder/integration/history"
 )
 
-// Config describes a Nemesis. All fields must be set.
+// Config describes a Nemesis. All fields but Operated must be set.
 type Config struct {
 	Recorder *history.Recorder
 	Knobs    Knobs
@@ -22,6 +22,8 @@ type Config struct {
 	Done func() int64
 	// Writes is the median time that acknowledged writes took which began between two times of the recording, 0 for none.
 	Writes func(from, to time.Duration) time.Duration
+	// Operated: clients change members, too, so that nobody knows for sure what they are.
+	Operated bool
 	// Queue readies clients of a node, with open connections.
 	Queue func(ctx context.Context, node string) Queue
 }

@@ -169,6 +169,8 @@ func (r *runner) begin(ctx context.Context, binary string) error {
 		Done:   func() int64 { return r.done() },
 		Writes: r.writes,
 		Queue:  r.queue,
+
+		Operated: r.o.workload == "admin",
 	})
 	o := r.o
 	nodes := len(r.system.founders)
