@@ -79,7 +79,7 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 		TrailingLogs:       cfg.TrailingLogs,
 		SnapshotInterval:   time.Hour, // snapshots are triggered by bytes, see maintain
 		SnapshotThreshold:  math.MaxUint64,
-		LeaderLeaseTimeout: cfg.HeartbeatTimeout / 2, // a cut-off leader steps down; no read relies on it
+		LeaderLeaseTimeout: patience / 2, // a cut-off leader steps down; no read relies on it
 		LocalID:            raft.ServerID(g.id.String()),
 		NotifyCh:           notify,
 		Logger:             newRaftLogger(g.host.log, g.id.Shard),

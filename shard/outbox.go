@@ -30,7 +30,7 @@ type outbox struct {
 
 // The grid of lazy frames: 50 ms where HeartbeatTimeout is the default of 1 s. The library sends a heartbeat
 // 1/8 to 1/4 of HeartbeatTimeout after the answer to the one before. Both then wait for the grid, so a
-// leader hears from a follower after 3/10 of it at the latest, and steps down after 1/2.
+// leader hears from a follower after 3/10 of it at the latest where links are fast, and steps down after 5/8.
 const (
 	lazyGrid = 50 * time.Millisecond
 	lazyPart = 20 // of HeartbeatTimeout, where that is less

@@ -17,8 +17,9 @@ type memoryStore struct {
 	*store
 	memory *memoryEngine
 
-	mu   sync.Mutex // guards hook
+	mu   sync.Mutex // guards hook and term
 	hook func([]*raft.Log) error
+	term func()
 }
 
 // newMemoryStore returns an empty store.
@@ -41,6 +42,24 @@ func (m *memoryStore) onStore(hook func([]*raft.Log) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.hook = hook
+}
+
+// onTerm is onStore for numbers, which are terms.
+func (m *memoryStore) onTerm(hook func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.term = hook
+}
+
+// SetUint64 runs the hook and stores.
+func (m *memoryStore) SetUint64(key []byte, value uint64) error {
+	m.mu.Lock()
+	hook := m.term
+	m.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
+	return m.store.SetUint64(key, value)
 }
 
 // StoreLogs runs the hook and stores.

@@ -27,8 +27,9 @@ import (
 //
 // One that misses its leader alone does not stand, nor one that could not win. Of several the one with the longest log goes
 // first, then the one that comes first in an order that differs from shard to shard: so that the votes are not split, and
-// that a lost node's shards do not all go to the same one. Where it does not come to it, the next one goes, and where all
-// that fails, the library's own timeouts are still there: raftPatience makes them the last resort.
+// that a lost node's shards do not all go to the same one. One that stands already is waited for. Where it does not come to
+// it, the next one goes, and where all that fails, the library's own timeouts are still there: raftPatience makes them the
+// last resort.
 //
 // Nothing here decides who leads: whoever stands needs the votes of a majority, as ever, and any replica may stand at any
 // time (Ongaro and Ousterhout 2014, 5.2; that it need not wait is the point of Ongaro 2014, 3.10, TimeoutNow). The votes are
@@ -41,8 +42,8 @@ const (
 	// askPause is the pause between two questions of a replica about its leader; it doubles, up to half of HeartbeatTimeout, once
 	// the leader is lost.
 	askPause = 50 * time.Millisecond
-	// askTimeout is how long a voter may take to answer; one that enough others answer is waited for no longer than askGrace.
-	askTimeout = 250 * time.Millisecond
+	// askTimeout is how long a voter may take to answer, the way there and back included; one that enough others answer is waited for no longer than askGrace.
+	askTimeout = 500 * time.Millisecond
 	askGrace   = 30 * time.Millisecond
 	// maxDeferred is how often a replica lets another go first.
 	maxDeferred = 3
@@ -60,10 +61,11 @@ type successionQuestion struct {
 
 // successionAnswer is what a voter knows.
 type successionAnswer struct {
-	Term  uint64 // of the replica that answers
-	Leads bool   // it leads itself
-	Lost  bool   // it has lost its leader
-	Able  bool   // it would stand
+	Term   uint64 // of the replica that answers
+	Leads  bool   // it leads itself
+	Lost   bool   // it has lost its leader
+	Able   bool   // it would stand
+	Stands bool   // it stands already; that it asks for votes is heard only when its disk has its own
 	// Its last entry.
 	LastTerm, LastIndex uint64
 }
@@ -179,6 +181,7 @@ func (i *instance) knows() successionAnswer {
 	silent := i.group.host.mono() - time.Duration(heard)
 	a.Leads = state == raft.Leader
 	a.Lost = !a.Leads && (heard == 0 || silent >= i.group.host.cfg.HeartbeatTimeout || i.leaderGone())
+	a.Stands = state == raft.Candidate
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
 	return a
 }
@@ -202,7 +205,8 @@ func (i *instance) stand() {
 		return // somebody leads, or stands
 	}
 	i.group.host.log.Info("stands for election, as the leader is lost", "shard", i.group.id.Shard, "term", mine.Term, "leader", string(leader))
-	ctx, cancel := context.WithTimeout(i.trans.ctx, askTimeout)
+	// Where Raft is busy for longer, with a leader's entries or a candidate's vote, the answers may not hold any more.
+	ctx, cancel := context.WithTimeout(i.trans.ctx, askPause)
 	defer cancel()
 	_, _ = i.trans.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(i.group.id.String())}, nil)
 }
@@ -291,7 +295,7 @@ func decide(me ReplicaID, voters []ReplicaID, leader string, answers map[Replica
 		if longer <= 0 {
 			behind++
 		}
-		if a.Able && (longer > 0 || longer == 0 && turn(v, voters) < turn(me, voters)) {
+		if a.Stands && longer >= 0 || a.Able && (longer > 0 || longer == 0 && turn(v, voters) < turn(me, voters)) {
 			first = false
 		}
 	}

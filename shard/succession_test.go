@@ -41,6 +41,60 @@ func TestSuccession(t *testing.T) {
 	}
 }
 
+// TestSuccessionSlowDisk ensures that voters whose disks are slow don't split their votes: one that stands is waited for, though the
+// others hear of it late.
+func TestSuccessionSlowDisk(t *testing.T) {
+	for _, write := range []time.Duration{40 * time.Millisecond, 90 * time.Millisecond, 250 * time.Millisecond} {
+		for round := range 4 {
+			inBubble(t, 3, nil, func(c *cluster) {
+				leader := c.leader()
+				c.mustPut(leader, "k", "v")
+				time.Sleep(time.Second + time.Duration(round)*37*time.Millisecond)
+				for _, n := range c.names {
+					c.hosts[n].Group(testShard).store.(*memoryStore).onTerm(func() { time.Sleep(write) })
+				}
+				term, began := leader.Group(testShard).Status().Term, time.Now()
+				c.net.Kill(leader.Node())
+				next := c.leader(c.others(leader.Node())...)
+				if took, most := time.Since(began), 1300*time.Millisecond+4*write; took > most {
+					t.Errorf("writes take %v: another leads after %v, at most %v expected", write, took, most)
+				}
+				if now := next.Group(testShard).Status().Term; now != term+1 {
+					t.Errorf("writes take %v: %d elections, one expected", write, now-term)
+				}
+				c.net.Revive(leader.Node())
+			})
+		}
+	}
+}
+
+// TestSuccessionSlowLinks ensures that a leader stays where a message and its answer take 300 ms, and is replaced as soon where it
+// is lost.
+func TestSuccessionSlowLinks(t *testing.T) {
+	for _, n := range []int{3, 5} {
+		inBubble(t, n, nil, func(c *cluster) {
+			for _, from := range c.names {
+				for _, to := range c.others(from) {
+					c.net.SetFaults(from, to, LinkFaults{Delay: 150 * time.Millisecond})
+				}
+			}
+			time.Sleep(10 * time.Second)
+			term := c.leader().Group(testShard).Status().Term
+			time.Sleep(2 * time.Minute)
+			leader := c.leader()
+			if now := leader.Group(testShard).Status().Term; now != term {
+				t.Errorf("%d elections, though nothing happened", now-term)
+			}
+			began := time.Now()
+			c.crash(leader.Node())
+			c.leader(c.others(leader.Node())...)
+			if took := time.Since(began); took > 1500*time.Millisecond {
+				t.Errorf("another leads after %v", took)
+			}
+		})
+	}
+}
+
 // TestSuccessionByLog ensures that the follower with the longer log goes first, as the other could not win.
 func TestSuccessionByLog(t *testing.T) {
 	for _, behind := range []string{"b", "c"} {
@@ -127,6 +181,9 @@ func TestSuccessionDecides(t *testing.T) {
 		{"all, second", "b", "c", map[string]successionAnswer{"a": lost, "b": lost}, goesLater},
 		{"the other hears it", "a", "c", map[string]successionAnswer{"a": lost, "b": with(func(a *successionAnswer) { a.Lost = false })}, staysBehind},
 		{"the first can't", "b", "c", map[string]successionAnswer{"a": with(func(a *successionAnswer) { a.Able = false }), "b": lost}, goesFirst},
+		{"the first stands already", "b", "c", map[string]successionAnswer{"a": with(func(a *successionAnswer) { a.Able, a.Stands = false, true }), "b": lost}, goesLater},
+		{"the second stands already", "a", "c", map[string]successionAnswer{"a": lost, "b": with(func(a *successionAnswer) { a.Able, a.Stands = false, true })}, goesLater},
+		{"one stands in vain", "b", "c", map[string]successionAnswer{"a": with(func(a *successionAnswer) { a.Able, a.Stands, a.LastIndex = false, true, 9 }), "b": lost}, goesFirst},
 		{"the other's log is longer", "a", "c", map[string]successionAnswer{"a": lost, "b": with(func(a *successionAnswer) { a.LastIndex++ })}, staysBehind},
 		{"the other's log is of a later term", "a", "c", map[string]successionAnswer{"a": lost,
 			"b": with(func(a *successionAnswer) { a.LastTerm, a.LastIndex = 3, 5 })}, staysBehind},
