@@ -128,6 +128,11 @@ func (f *former) answer(from string, r FormReport) (*founding, error) {
 			}
 		}
 	}
+	if r.Cluster != "" && len(r.List) == 0 {
+		return nil, fmt.Errorf("%s is in cluster %s, which it joined after that was formed: no other can be formed with it. If %s was a member there and its "+
+			"data was wiped or moved away, forget it (larder node remove --force); then, and if it is new, start it with --join and an empty folder",
+			from, r.Cluster, me.ID)
+	}
 	if !slices.Equal(f.self.Names, r.Names) {
 		return nil, fmt.Errorf("the lists of initial nodes differ: %s here, %s on %s",
 			strings.Join(f.self.Names, ","), strings.Join(r.Names, ","), from)

@@ -361,6 +361,9 @@ func TestFormRefuses(t *testing.T) {
 			r.List = append(r.List, shard.Founder{Node: "a", Incarnation: fmt.Sprintf("%032x", 7)})
 			r.Cluster = shard.ClusterID(r.List)
 		}, []string{"data lost, rejoin as new", fmt.Sprintf("knows node a by the data folder with incarnation %032x", 7), fmt.Sprintf("this folder has incarnation %032x", 1), "goes on with its other members", "--join"}},
+		"joined a cluster": {func(r *FormReport) {
+			r.Names, r.List, r.Cluster = []string{"b", "c", "d"}, nil, testCluster
+		}, []string{testCluster, "joined after that was formed", "If a was a member there", "larder node remove --force", "--join"}},
 		"founded, but the id is another's": {func(r *FormReport) {
 			r.List = append(r.List, shard.Founder{Node: "a", Incarnation: fmt.Sprintf("%032x", 1)})
 			r.Cluster = testCluster
