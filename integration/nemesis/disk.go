@@ -53,8 +53,9 @@ var diskFaults = []Fault{
 	},
 }
 
-// refusals are what a node logs that ends as its cluster knows it by another data folder: a founder, and one that joined.
-var refusals = []string{"data lost", "known by another data folder"}
+// refusals are what a node logs that ends as its cluster knows it by another data folder: a founder that asked one, a founder
+// that asked one that joined, and one that joined.
+var refusals = []string{"data lost", "joined after that was formed", "known by another data folder"}
 
 // loseDisk wipes a node and starts it as if nothing was: nobody may take it for who it was.
 func loseDisk(ctx context.Context, a *Act) error {
