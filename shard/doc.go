@@ -45,6 +45,13 @@
 // who plans these changes, and in which order, is the directory's business. A replica that left is
 // destroyed by its r, durably, before another of its shard can be created on the node.
 //
+// # Snapshots for followers
+//
+// A follower that needs what the log has no more gets the leader's newest snapshot, in chunks on the link that carries all else
+// (snapshotsend.go). A node sends two at a time, and no more bytes a second than it may; others wait for their turns. The receiver gathers it (spool.go),
+// so that a transfer which breaks off is continued, and holds it against the sender's checksum before Raft sees any of it. The
+// leader keeps the log behind the snapshot meanwhile, within bounds.
+//
 // # Succession
 //
 // A follower that misses its leader asks the other voters and stands as soon as they miss it too, without waiting for the
@@ -84,6 +91,7 @@
 //	within a snapshot                            the unfinished one is removed         TestOpenSnapshotsAfterCrash
 //	within the installation of the leader's      the whole one or none; repair drops   TestCrashDuringInstall, TestRepair
 //	snapshot                                     the log that it replaces
+//	within a transfer of a snapshot              it goes on where it was               TestSnapshotContinuesLater
 //	between the two halves of a vote             the older vote stands whole           TestStoreVote
 //	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
 //	within a change of members                   made or not, alike on all; it can     TestMembersChangeAcrossCrashes

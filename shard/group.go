@@ -44,12 +44,12 @@ type clocked interface{ Clock() uint64 }
 func newGroup(h *Host, spec Spec, store replicaStore, snaps snapshotStore, spoolDir string, newMachine func() StateMachine) *Group {
 	ctx, cancel := context.WithCancel(h.ctx)
 	return &Group{host: h, id: ReplicaID{spec.Shard, h.cfg.Node, spec.R}, spec: spec, store: store, snaps: snaps,
-		newMachine: newMachine, spools: spools{dir: spoolDir}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+		newMachine: newMachine, spools: spools{dir: spoolDir, traffic: h.snapshots}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
 }
 
 // start starts the first instance and the goroutine that watches over it.
 func (g *Group) start() error {
-	g.spools.clean()
+	g.spools.adopt()
 	inst, err := g.startInstance()
 	if err != nil {
 		return err

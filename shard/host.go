@@ -60,6 +60,7 @@ type Host struct {
 	listener Listener
 
 	snapshotting chan struct{} // one token per snapshot being written
+	snapshots    *snapshotTraffic
 	filling      atomic.Int64  // reads that wait for another reader's fill
 	change       chan struct{} // one token: a leadership changed
 	missing      chan struct{} // one token: a node is gone, or a replica has begun
@@ -99,7 +100,7 @@ func NewHost(cfg Config) (*Host, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
-		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
+		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge], h.handlers[methodSuccession] = h.handleSum, h.handleJudge, h.handleSuccession
@@ -311,7 +312,11 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		return nil, fmt.Errorf("shard %d: replica %d of %s is not among its members", spec.Shard, spec.R, h.cfg.Node)
 	}
 	id := ReplicaID{spec.Shard, h.cfg.Node, spec.R}
-	g := newGroup(h, spec, nil, nil, h.storage.spoolDir(id), newMachine)
+	spoolDir := h.storage.spoolDir(id)
+	if spec.Volatile {
+		spoolDir = "" // it has no folder
+	}
+	g := newGroup(h, spec, nil, nil, spoolDir, newMachine)
 	store, snaps, err := h.storage.open(id, spec.Volatile, newRaftLogger(h.log, spec.Shard), h.fatal, g.bootstrap)
 	if err != nil {
 		g.cancel()

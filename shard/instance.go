@@ -272,6 +272,23 @@ func (i *instance) afterInstall() string {
 // snapshotRetry is the pause after a snapshot that failed, as on a full disk.
 const snapshotRetry = 5 * time.Second
 
+// catchUpPatience is how many times the usual of commands or entries may be applied until a snapshot is taken although a follower is being
+// caught up: the log behind the snapshot that it gets stays, and the disk has one thing less to do.
+const catchUpPatience = 4
+
+// catchesUp reports whether a follower is being caught up with a snapshot, or with the log behind it. Where the log takes memory no
+// more than usual of it is kept for that.
+func (i *instance) catchesUp() bool {
+	if i.group.spec.Volatile {
+		return false
+	}
+	term, last := i.raft.CurrentTerm(), i.raft.LastIndex()
+	return i.trans.sends.any(func(id raft.ServerID) bool {
+		replica, err := ParseReplicaID(string(id))
+		return err == nil && i.trans.progress.at(replica, term).Match+i.group.host.cfg.TrailingLogs/2 < last
+	})
+}
+
 // unreadable has snapshots taken in place of those kept, as one of them can't be read: a member that lacks what is only
 // there would wait for ever, and a restart would find the replica's data lost.
 func (i *instance) unreadable(err error) {
@@ -310,6 +327,9 @@ func (i *instance) maintain() {
 	renewals, due := i.fsm.renewals.Load(), i.snapshotBytes()
 	if bytes < due && entries < h.cfg.SnapshotEntries && renewals == 0 || i.fsm.persisting.Load() > 0 ||
 		int64(h.mono()) < i.snapshotAfter.Load() {
+		return
+	}
+	if bytes < catchUpPatience*h.cfg.SnapshotBytes && entries < catchUpPatience*h.cfg.SnapshotEntries && renewals == 0 && i.catchesUp() {
 		return
 	}
 	select {

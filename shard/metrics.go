@@ -27,22 +27,28 @@ var (
 		"evicted, expired, deleted, or absent (never there, as far as is known).", []string{"shard", "reason"}, nil)
 	descSizing = prometheus.NewDesc("larder_sizing_hit_ratio", "Hit ratio of the last minutes' reads of this replica, as it was (1x), "+
 		"and as it would have been with more memory.", []string{"shard", "memory"}, nil)
-	descSamples     = shardDesc("sizing_samples", "Evicted entries in the sample that larder_sizing_hit_ratio is made of.")
-	descGhosts      = shardDesc("ghost_bytes", "Memory that knows why keys are gone.")
-	descAge         = shardDesc("evicted_age_seconds", "Time since its last use, of each entry that this replica evicted.")
-	descEntries     = shardDesc("fsm_entries", "Entries in the cache.")
-	descBytes       = shardDesc("fsm_bytes", "Bytes that the entries count for.")
-	descLimit       = shardDesc("fsm_limit_bytes", "Byte bound of the cache.")
-	descEvictions   = shardDesc("fsm_evictions_total", "Entries evicted for space.")
-	descExpirations = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
-	descReads       = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
-	descTouches     = prometheus.NewDesc("larder_touches_total", "Reads that found an entry, by what became of the touch that renews its place in the LRU order.", []string{"shard", "outcome"}, nil)
-	descDivergence  = shardDesc("shard_divergence", "Members whose state differs from the majority's, as the leader found; on others 1 where this replica has stopped. 0 is normal.")
-	descChecks      = shardDesc("shard_checks_total", "Comparisons of the replicas' states that this replica made as leader.")
-	descEpoch       = shardDesc("fsm_epoch", "Epoch of the shard's range.")
-	hostDescs       = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads, descTouches,
+	descSamples          = shardDesc("sizing_samples", "Evicted entries in the sample that larder_sizing_hit_ratio is made of.")
+	descGhosts           = shardDesc("ghost_bytes", "Memory that knows why keys are gone.")
+	descAge              = shardDesc("evicted_age_seconds", "Time since its last use, of each entry that this replica evicted.")
+	descEntries          = shardDesc("fsm_entries", "Entries in the cache.")
+	descBytes            = shardDesc("fsm_bytes", "Bytes that the entries count for.")
+	descLimit            = shardDesc("fsm_limit_bytes", "Byte bound of the cache.")
+	descEvictions        = shardDesc("fsm_evictions_total", "Entries evicted for space.")
+	descExpirations      = shardDesc("fsm_expirations_total", "Entries removed since their time to live ended.")
+	descReads            = prometheus.NewDesc("larder_shard_reads_total", "Reads of this replica, by how they were confirmed.", []string{"shard", "path"}, nil)
+	descTouches          = prometheus.NewDesc("larder_touches_total", "Reads that found an entry, by what became of the touch that renews its place in the LRU order.", []string{"shard", "outcome"}, nil)
+	descDivergence       = shardDesc("shard_divergence", "Members whose state differs from the majority's, as the leader found; on others 1 where this replica has stopped. 0 is normal.")
+	descChecks           = shardDesc("shard_checks_total", "Comparisons of the replicas' states that this replica made as leader.")
+	descEpoch            = shardDesc("fsm_epoch", "Epoch of the shard's range.")
+	descSnapshotSent     = prometheus.NewDesc("larder_snapshot_sent_bytes_total", "Bytes of snapshots that this node sent, those that were sent again included.", nil, nil)
+	descSnapshotReceived = prometheus.NewDesc("larder_snapshot_received_bytes_total", "Bytes of snapshots that came in.", nil, nil)
+	descSnapshots        = prometheus.NewDesc("larder_snapshots", "Snapshots that are on their way: sending, waiting for their turn to be sent, or receiving.", []string{"state"}, nil)
+	descSnapshotEnds     = prometheus.NewDesc("larder_snapshot_sends_total", "Snapshots that this node sent, by what became of them: installed, failed, "+
+		"or resumed where an earlier transfer, or link, had ended (those are counted again at their own end).", []string{"outcome"}, nil)
+	hostDescs = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads, descTouches,
 		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch, descDivergence, descChecks,
-		descMissed, descSizing, descSamples, descGhosts, descAge}
+		descMissed, descSizing, descSamples, descGhosts, descAge,
+		descSnapshotSent, descSnapshotReceived, descSnapshots, descSnapshotEnds}
 )
 
 func (c hostCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -52,7 +58,9 @@ func (c hostCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range c.host.Status() {
+	all := c.host.Status()
+	c.host.snapshots.collect(ch, all)
+	for _, s := range all {
 		shard := strconv.FormatUint(uint64(s.Shard), 10)
 		put := func(d *prometheus.Desc, kind prometheus.ValueType, v uint64) {
 			ch <- prometheus.MustNewConstMetric(d, kind, float64(v), shard)
@@ -107,4 +115,25 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 		put(descExpirations, prometheus.CounterValue, s.Cache.Expirations)
 		put(descEpoch, prometheus.GaugeValue, s.Cache.Epoch)
 	}
+}
+
+// collect tells of a node's snapshots; all are its replicas.
+func (t *snapshotTraffic) collect(ch chan<- prometheus.Metric, all []Status) {
+	receiving := 0
+	for _, s := range all {
+		if s.SnapshotTotal > 0 {
+			receiving++
+		}
+	}
+	put := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	put(descSnapshotSent, prometheus.CounterValue, float64(t.sent.Load()))
+	put(descSnapshotReceived, prometheus.CounterValue, float64(t.received.Load()))
+	put(descSnapshots, prometheus.GaugeValue, float64(t.sending.Load()), "sending")
+	put(descSnapshots, prometheus.GaugeValue, float64(t.waiting.Load()), "waiting")
+	put(descSnapshots, prometheus.GaugeValue, float64(receiving), "receiving")
+	put(descSnapshotEnds, prometheus.CounterValue, float64(t.installed.Load()), "installed")
+	put(descSnapshotEnds, prometheus.CounterValue, float64(t.failures.Load()), "failed")
+	put(descSnapshotEnds, prometheus.CounterValue, float64(t.resumed.Load()), "resumed")
 }

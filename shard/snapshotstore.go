@@ -28,6 +28,8 @@ const (
 	// descriptionFile and stateFile are what raft.FileSnapshotStore makes a snapshot of.
 	descriptionFile = "meta.json"
 	stateFile       = "state.bin"
+	// snapshotSync is how much of a snapshot is written until it is synced, bytes.
+	snapshotSync = 16 << 20
 	// descriptionSum is a file beside them with the checksum of the description. Snapshots of earlier versions have none.
 	descriptionSum = "description.sum"
 )
@@ -247,7 +249,12 @@ func (d *diskSnapshots) Create(version raft.SnapshotVersion, index, term uint64,
 		_ = sink.Cancel()
 		return nil, fmt.Errorf("writing the checksum of a snapshot's description: %w", err)
 	}
-	return &diskSink{sink, d}, nil
+	written, err := os.Open(filepath.Join(d.folder, sink.ID()+unfinished, stateFile))
+	if err != nil {
+		_ = sink.Cancel()
+		return nil, fmt.Errorf("writing a snapshot: %w", err)
+	}
+	return &diskSink{SnapshotSink: sink, store: d, written: written}, nil
 }
 
 func writeSynced(path string, data []byte) error {
@@ -259,13 +266,31 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// diskSink has what a new snapshot replaces removed, once it is there.
+// diskSink has what a new snapshot replaces removed, once it is there. What is written is synced by and by: all at once at the end
+// would hold up the logs, which share the disk.
 type diskSink struct {
 	raft.SnapshotSink
-	store *diskSnapshots
+	store    *diskSnapshots
+	written  *os.File // the state, to sync it
+	unsynced int
+}
+
+func (s *diskSink) Write(p []byte) (int, error) {
+	n, err := s.SnapshotSink.Write(p)
+	if s.unsynced += n; err == nil && s.unsynced >= snapshotSync {
+		s.unsynced = 0
+		err = s.written.Sync()
+	}
+	return n, err
+}
+
+func (s *diskSink) Cancel() error {
+	s.written.Close()
+	return s.SnapshotSink.Cancel()
 }
 
 func (s *diskSink) Close() error {
+	s.written.Close()
 	if err := s.SnapshotSink.Close(); err != nil {
 		return err
 	}

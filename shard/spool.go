@@ -3,13 +3,14 @@ package shard
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,87 +19,45 @@ import (
 )
 
 const (
-	snapshotChunk = 128 << 10
-	// snapshotProgress is how long one chunk of a snapshot may take: a transfer that stalls ends,
-	// one that goes on never does, however large it is.
-	snapshotProgress = 10 * time.Second
-	// snapshotRestore is how long the receiver may take to restore what it got.
-	snapshotRestore = 5 * time.Minute
-	// snapshotAskAgain is the pause before it is asked again whether it has.
-	snapshotAskAgain = 100 * time.Millisecond
+	// spoolLife is how long what is here of a snapshot waits for the rest of it.
+	spoolLife = 5 * time.Minute
+	// spoolBusy is how long after its last message a transfer is taken to go on: nothing older replaces it.
+	spoolBusy = 2 * snapshotProgress
+	// spoolReserve is what a snapshot must leave free on the disk, bytes.
+	spoolReserve = 64 << 20
+	// The files of a snapshot that comes in: what is here of it, named by the number of the transfer, and the message that began it,
+	// with spoolBegin after that name.
+	spoolPrefix = "incoming-"
+	spoolBegin  = ".begin"
 )
-
-// InstallSnapshot sends a snapshot in chunks. The receiver gathers all of it before its Raft
-// instance sees anything: that one's main goroutine then waits for its own disk only, never for the
-// network.
-func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	step := func(rpc byte, message []byte, timeout time.Duration) ([]byte, error) {
-		if err := t.group.serves(); err != nil { // the snapshot may be of a state that is wrong
-			return nil, err
-		}
-		ctx, cancel := context.WithTimeout(t.ctx, timeout)
-		defer cancel()
-		return t.call(ctx, id, rpc, message, false)
-	}
-	answer, err := step(rpcSnapshotBegin, appendSnapshotBegin(nil, args), snapshotProgress)
-	if err != nil {
-		return err
-	}
-	r := reader{b: answer}
-	transfer := r.uint()
-	if r.err != nil {
-		return r.err
-	}
-	buf := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
-	for offset := int64(0); ; {
-		n, err := io.ReadFull(data, *buf)
-		if n > 0 {
-			m := binary.AppendUvarint(nil, transfer)
-			m = binary.AppendUvarint(m, uint64(offset))
-			m = appendString(m, (*buf)[:n])
-			if _, err := step(rpcSnapshotChunk, m, snapshotProgress); err != nil {
-				return fmt.Errorf("snapshot at byte %d: %w", offset, err)
-			}
-			offset += int64(n)
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
-	}
-	// Asked again and again: the question or its answer may be lost while the receiver restores.
-	for limit := time.Now().Add(snapshotRestore); ; {
-		answer, err = step(rpcSnapshotEnd, binary.AppendUvarint(nil, transfer), snapshotProgress)
-		if err == nil {
-			break
-		}
-		lost := errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, ErrDeadline) || errors.Is(err, ErrUnreachable) ||
-			errors.Is(err, ErrStopped) || errors.Is(err, ErrOverloaded) // its instance is being replaced, it is busy
-		if !lost || time.Now().After(limit) || !t.pause(snapshotAskAgain) {
-			return err
-		}
-	}
-	term, ok, err := decodeVoteResponse(answer) // the same two fields
-	*resp = raft.InstallSnapshotResponse{RPCHeader: header(string(id)), Term: term, Success: ok}
-	return err
-}
 
 // spools gathers the snapshots that come in for one replica, one at a time: a newer transfer
 // replaces an older one, as a newer leader replaces an older one.
+//
+// A transfer that breaks off, as the link, the sender or this process ends, is continued by the next one of the same snapshot:
+// what is here stays for spoolLife, and the receiver tells how much that is and its checksum. The sender compares that with its own,
+// so it need not be the same leader, nor is anything believed that a crash left in the file. What a death leaves on the disk:
+//
+//	before both files are there   the state alone, which is removed at the start
+//	while it comes in             a part, to be continued; of what was not synced the checksum tells
+//	whole, not installed yet      likewise: the next transfer sends nothing but the order to install it
+//	installed                     likewise, and it is removed after spoolLife
+//	while it is being removed     the state alone: the message is the first to go, as it is the last to come
+//	while one is installed and    both, and the start takes the newer
+//	another comes in
 type spools struct {
-	dir string // "" = in memory
+	dir     string // "" = in memory
+	traffic *snapshotTraffic
 
 	installs sync.WaitGroup
 	shown    atomic.Pointer[spool] // the last that began; nil: none, or it was given up
 
-	mu     sync.Mutex // guards following
+	mu     sync.Mutex // guards following; held while the disk is written
 	closed bool       // nothing begins any more
 	next   uint64     // id of the last transfer; they begin anywhere, so that none is taken for one before a restart
 	cur    *spool     // coming in
 	ending *spool     // the last that was whole: being installed, or done
+	expiry *time.Timer
 }
 
 // spool is one incoming snapshot.
@@ -106,9 +65,14 @@ type spool struct {
 	id     uint64
 	source string
 	args   *raft.InstallSnapshotRequest
+	total  int64    // its size once it is whole
 	file   *os.File // nil = in memory
-	mem    bytes.Buffer
+	mem    pieces
 	size   int64
+	sum    uint32 // CRC-32C of what is here
+	summed bool   // else an earlier process left it, and sum is not known
+	synced int64
+	at     time.Time    // of its last message
 	here   atomic.Int64 // size, for progress
 
 	done   chan struct{} // closed once what follows is set
@@ -117,30 +81,81 @@ type spool struct {
 }
 
 func (s *spool) discard() {
-	if s != nil && s.file != nil {
+	if s == nil {
+		return
+	}
+	s.mem = nil
+	if s.file != nil {
+		os.Remove(s.file.Name() + spoolBegin)
 		s.file.Close()
 		os.Remove(s.file.Name())
 		s.file = nil
 	}
 }
 
-func (s *spool) write(p []byte) (err error) {
-	if s.file != nil {
-		_, err = s.file.Write(p)
-	} else {
-		s.mem.Write(p)
+func (s *spool) write(p []byte) error {
+	if s.file == nil {
+		s.mem = s.mem.append(p)
+	} else if _, err := s.file.Write(p); err != nil {
+		return err
 	}
 	s.size += int64(len(p))
+	s.sum = crc32.Update(s.sum, castagnoli, p)
 	s.here.Store(s.size)
-	return err
+	if s.file != nil && s.size-s.synced >= snapshotSync { // and so the sender goes at the disk's pace
+		s.synced = s.size
+		return s.file.Sync()
+	}
+	return nil
 }
 
+// open returns what is here, which fails at its end when it is not what came in.
 func (s *spool) open() (io.Reader, error) {
 	if s.file == nil {
-		return &s.mem, nil
+		return &checkedReader{r: s.mem.reader(), want: s.sum}, nil
 	}
 	_, err := s.file.Seek(0, io.SeekStart)
-	return s.file, err
+	return &checkedReader{r: s.file, want: s.sum}, err
+}
+
+// sumUp reads what an earlier process left.
+func (s *spool) sumUp() error {
+	if s.summed {
+		return nil
+	}
+	sum := crc32.New(castagnoli)
+	if _, err := s.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	n, err := io.Copy(sum, s.file)
+	if err != nil {
+		return err
+	}
+	s.sum, s.size, s.synced, s.summed = sum.Sum32(), n, n, true
+	s.here.Store(n)
+	return nil
+}
+
+// fits reports whether what is here is a part of the snapshot that another transfer brings.
+func (s *spool) fits(args *raft.InstallSnapshotRequest) bool {
+	return s != nil && s.args.LastLogIndex == args.LastLogIndex && s.args.LastLogTerm == args.LastLogTerm && s.args.Size == args.Size &&
+		s.args.SnapshotVersion == args.SnapshotVersion && s.args.ConfigurationIndex == args.ConfigurationIndex &&
+		bytes.Equal(s.args.Configuration, args.Configuration)
+}
+
+// checkedReader fails at the end of what has another CRC-32C than it should.
+type checkedReader struct {
+	r         io.Reader
+	sum, want uint32
+}
+
+func (c *checkedReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.sum = crc32.Update(c.sum, castagnoli, p[:n])
+	if err == io.EOF && c.sum != c.want {
+		err = errSnapshotSum
+	}
+	return n, err
 }
 
 // progress returns how much is here of the snapshot that comes in or is being installed, bytes; 0, 0
@@ -154,23 +169,46 @@ func (s *spools) progress() (bytes, total uint64) {
 	case <-c.done:
 		return 0, 0
 	default:
-		return uint64(c.here.Load()), uint64(c.args.Size)
+		return uint64(c.here.Load()), uint64(c.total)
 	}
 }
 
-// clean removes what an earlier process left.
-func (s *spools) clean() {
+// adopt takes over what an earlier process left, if it can be continued.
+func (s *spools) adopt() {
 	if s.dir == "" {
 		return
 	}
-	left, _ := filepath.Glob(filepath.Join(s.dir, "incoming-*"))
-	for _, f := range left {
-		os.Remove(f)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left, _ := filepath.Glob(filepath.Join(s.dir, spoolPrefix+"*"))
+	for _, name := range left {
+		message, err := os.ReadFile(name + spoolBegin)
+		if err != nil {
+			continue
+		}
+		b, err := decodeSnapshotBegin(message, "")
+		if err != nil || s.cur != nil && !older(s.cur.args, b.args) {
+			continue
+		}
+		if f, err := os.OpenFile(name, os.O_RDWR, 0); err == nil {
+			if s.cur != nil {
+				s.cur.file.Close()
+			}
+			s.cur = &spool{id: s.nextLocked(), args: b.args, total: b.args.Size, file: f, at: time.Now(), done: make(chan struct{})}
+		}
+	}
+	for _, name := range left {
+		if s.cur == nil || strings.TrimSuffix(name, spoolBegin) != s.cur.file.Name() {
+			os.Remove(name)
+		}
+	}
+	if s.cur != nil {
+		s.awaitLocked()
 	}
 }
 
-// close discards a half-received snapshot. The Raft instance has ended, so what was being installed
-// ends too.
+// close ends what comes in. The Raft instance has ended, so what was being installed ends too. What lies on a disk can be continued
+// after the next start.
 func (s *spools) close() {
 	s.mu.Lock()
 	s.closed = true
@@ -178,6 +216,43 @@ func (s *spools) close() {
 	s.installs.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cur != nil && s.cur.file != nil {
+		s.cur.file.Close()
+	}
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.cur = nil
+	s.shown.Store(nil)
+}
+
+func (s *spools) nextLocked() uint64 {
+	if s.next == 0 {
+		s.next = rand.Uint64N(1 << 48)
+	}
+	s.next++
+	return s.next
+}
+
+// awaitLocked has what is here given up when nothing more comes.
+func (s *spools) awaitLocked() {
+	if s.expiry == nil {
+		s.expiry = time.AfterFunc(spoolLife, s.expire)
+	} else {
+		s.expiry.Reset(spoolLife)
+	}
+}
+
+func (s *spools) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur != nil && !s.closed && time.Since(s.cur.at) >= spoolLife {
+		s.dropLocked()
+	}
+}
+
+// dropLocked gives up what comes in.
+func (s *spools) dropLocked() {
 	s.cur.discard()
 	s.cur = nil
 	s.shown.Store(nil)
@@ -186,11 +261,11 @@ func (s *spools) close() {
 func (s *spools) receive(ctx context.Context, t *transport, source string, rpc byte, message []byte) ([]byte, error) {
 	switch rpc {
 	case rpcSnapshotBegin:
-		args, err := decodeSnapshotBegin(message, source)
+		b, err := decodeSnapshotBegin(message, source)
 		if err != nil {
 			return nil, err
 		}
-		return s.begin(source, args)
+		return s.begin(source, b)
 	case rpcSnapshotChunk:
 		r := reader{b: message}
 		id, offset, data := r.uint(), int64(r.uint()), r.bytes()
@@ -199,76 +274,140 @@ func (s *spools) receive(ctx context.Context, t *transport, source string, rpc b
 		}
 		return nil, s.chunk(id, source, offset, data)
 	default:
-		r := reader{b: message}
-		id := r.uint()
-		if r.err != nil {
-			return nil, r.err
+		e, err := decodeSnapshotEnd(message)
+		if err != nil {
+			return nil, err
 		}
-		return s.end(ctx, t, source, id)
+		return s.end(ctx, t, source, e)
 	}
 }
 
-func (s *spools) begin(source string, args *raft.InstallSnapshotRequest) ([]byte, error) {
+// begin begins a transfer, or continues one where the sender can do that.
+func (s *spools) begin(source string, b snapshotBegin) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrStopped
 	}
-	s.cur.discard()
-	if s.next == 0 {
-		s.next = rand.Uint64N(1 << 48)
+	for _, c := range []*spool{s.cur, s.ending} {
+		if !b.resumes || !c.fits(b.args) || c.id == b.not || c == s.ending && c.over() {
+			continue
+		}
+		if err := c.sumUp(); err != nil {
+			break // it can't be read: begin anew
+		}
+		if c == s.cur && b.args.Term >= c.args.Term {
+			c.args = b.args
+		}
+		c.source, c.at = source, time.Now()
+		s.shown.Store(c)
+		if c == s.cur {
+			s.awaitLocked()
+		}
+		return snapshotBegun{c.id, c.size, c.sum}.append(nil), nil
 	}
-	s.next++
-	s.cur = &spool{id: s.next, source: source, args: args, done: make(chan struct{})}
+	if c := s.cur; c != nil && time.Since(c.at) < spoolBusy && c.source != "" && older(b.args, c.args) {
+		return nil, errTransferOver
+	}
+	s.dropLocked()
+	if err := s.room(b.args.Size); err != nil {
+		return nil, err
+	}
+	c := &spool{id: s.nextLocked(), source: source, args: b.args, total: b.args.Size, summed: true, at: time.Now(), done: make(chan struct{})}
 	if s.dir != "" {
-		f, err := os.CreateTemp(s.dir, "incoming-*")
-		if err != nil {
-			s.cur = nil
-			s.shown.Store(nil)
+		var err error
+		if c.file, err = os.Create(filepath.Join(s.dir, fmt.Sprint(spoolPrefix, c.id))); err != nil {
 			return nil, err
 		}
-		s.cur.file = f
+		if err := writeSynced(c.file.Name()+spoolBegin, appendSnapshotBegin(nil, b.args)); err != nil {
+			c.discard()
+			return nil, err
+		}
 	}
-	s.shown.Store(s.cur)
-	return binary.AppendUvarint(nil, s.next), nil
+	s.cur = c
+	s.shown.Store(c)
+	s.awaitLocked()
+	return snapshotBegun{id: c.id}.append(nil), nil
 }
 
-var errTransferOver = errors.New("snapshot transfer is over")
+// over reports whether what became of the snapshot is known.
+func (s *spool) over() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// older reports whether a transfer was begun before another, by an earlier leader or of an earlier snapshot.
+func older(a, b *raft.InstallSnapshotRequest) bool {
+	return a.Term < b.Term || a.Term == b.Term && a.LastLogIndex < b.LastLogIndex
+}
+
+// room returns why a snapshot has no place on the disk: twice, as the library makes a copy of its own.
+func (s *spools) room(size int64) error {
+	if s.dir == "" {
+		return nil
+	}
+	if free, err := freeSpace(s.dir); err == nil && free < 2*uint64(size)+spoolReserve {
+		return fmt.Errorf("no room for a snapshot of %d bytes: %d are free, twice as much and %d are wanted", size, free, spoolReserve)
+	}
+	return nil
+}
+
+var (
+	errTransferOver = errors.New("snapshot transfer is over")
+	errSnapshotSum  = errors.New("what came in is not the snapshot: its checksum differs")
+)
 
 func (s *spools) chunk(id uint64, source string, offset int64, data []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.cur
 	switch {
+	case s.closed:
+		return ErrStopped
 	case c == nil || c.id != id || c.source != source:
 		return errTransferOver
 	case offset+int64(len(data)) <= c.size:
 		return nil // repeated by the network
 	case offset != c.size || offset+int64(len(data)) > c.args.Size:
-		c.discard()
-		s.cur = nil
-		s.shown.Store(nil)
+		s.dropLocked()
 		return fmt.Errorf("snapshot bytes [%d, %d) where %d of %d are here", offset, offset+int64(len(data)), c.size, c.args.Size)
 	}
-	return c.write(data)
+	c.at = time.Now()
+	s.awaitLocked()
+	s.traffic.received.Add(uint64(len(data)))
+	if err := c.write(data); err != nil {
+		s.dropLocked()
+		return err
+	}
+	return nil
 }
 
 // end has a whole snapshot installed and waits for what came of it. It may be asked repeatedly: the
 // snapshot is installed once, however long that takes and whether or not the links last.
-func (s *spools) end(ctx context.Context, t *transport, source string, id uint64) ([]byte, error) {
+func (s *spools) end(ctx context.Context, t *transport, source string, e snapshotEnd) ([]byte, error) {
 	s.mu.Lock()
 	c := s.cur
 	switch {
-	case c != nil && c.id == id && c.source == source && !s.closed:
+	case c != nil && c.id == e.id && c.source == source && !s.closed && e.summed && e.sum != c.sum:
+		s.dropLocked()
+		s.mu.Unlock()
+		return nil, errSnapshotSum
+	case c != nil && c.id == e.id && c.source == source && !s.closed:
 		s.cur, s.ending = nil, c
 		s.installs.Go(func() {
 			if c.answer, c.err = c.install(t); errors.Is(c.err, ErrStopped) {
 				c.err = errTransferOver // for good, where ErrStopped means: ask again
 			}
+			s.mu.Lock()
 			c.discard()
+			s.mu.Unlock()
 			close(c.done)
 		})
-	case s.ending != nil && s.ending.id == id && s.ending.source == source:
+	case s.ending != nil && s.ending.id == e.id && s.ending.source == source:
 		c = s.ending
 	default:
 		c = nil

@@ -130,6 +130,7 @@ type Memory struct {
 	gone     map[ReplicaID]bool // destroyed
 	volatile map[ReplicaID]bool // true: of an earlier Host, and lost with it
 	verdicts map[ReplicaID]*Verdict
+	spools   string // a folder for what comes in of snapshots, as on a disk; "" = in memory
 	inUse    bool
 }
 
@@ -151,7 +152,7 @@ func NewMemory(node string) *Memory {
 func (m *Memory) Crash() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), volatile: maps.Clone(m.volatile), verdicts: maps.Clone(m.verdicts)}
+	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), volatile: maps.Clone(m.volatile), verdicts: maps.Clone(m.verdicts), spools: m.spools}
 	for id, r := range m.stores {
 		if r.store != nil {
 			r = memoryReplica{r.store.crashed(), r.snaps.crashed()}
@@ -273,7 +274,7 @@ func (m *Memory) verdict(id ReplicaID) *Verdict {
 	return m.verdicts[id]
 }
 
-func (m *Memory) spoolDir(ReplicaID) string { return "" }
+func (m *Memory) spoolDir(ReplicaID) string { return m.spools }
 
 // Close implements storage.
 func (m *Memory) Close() error {

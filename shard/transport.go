@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -41,6 +40,7 @@ type transport struct {
 	ctx      context.Context // ends when the instance is closed
 	cancel   context.CancelFunc
 	progress followers
+	sends    snapshotSends
 }
 
 var _ raft.Transport = (*transport)(nil)
@@ -364,6 +364,3 @@ func (t *transport) deliver(ctx context.Context, command any, r io.Reader) (any,
 		return nil, ErrStopped
 	}
 }
-
-// pool of buffers for snapshot chunks.
-var chunks = sync.Pool{New: func() any { b := make([]byte, snapshotChunk); return &b }}

@@ -274,10 +274,85 @@ func appendSnapshotBegin(b []byte, s *raft.InstallSnapshotRequest) []byte {
 	return binary.AppendUvarint(b, uint64(s.Size))
 }
 
-func decodeSnapshotBegin(b []byte, source string) (*raft.InstallSnapshotRequest, error) {
+// A snapshot goes as one begin, chunks and an end, each of which is answered. Builds before snapshots were continued send less, and
+// pass over what follows the fields that they know; so both kinds get on, without what only one of them can do.
+//
+//	begin   version term index term(of the last entry) configuration index(of that) size; resumes(1) not
+//	answer  transfer; have sum           have: bytes that are here, sum: their CRC-32C
+//	chunk   transfer offset data
+//	end     transfer; sum                of the whole
+
+// snapshotBegin begins a transfer.
+type snapshotBegin struct {
+	args    *raft.InstallSnapshotRequest
+	resumes bool   // what is there of the snapshot need not be sent again,
+	not     uint64 // but for what is there of this transfer
+}
+
+func (s snapshotBegin) append(b []byte) []byte {
+	b = appendSnapshotBegin(b, s.args)
+	if !s.resumes {
+		return b
+	}
+	return binary.AppendUvarint(appendBool(b, true), s.not)
+}
+
+func decodeSnapshotBegin(b []byte, source string) (snapshotBegin, error) {
 	r := reader{b: b}
-	s := &raft.InstallSnapshotRequest{RPCHeader: header(source),
+	s := snapshotBegin{args: &raft.InstallSnapshotRequest{RPCHeader: header(source),
 		SnapshotVersion: raft.SnapshotVersion(r.uint()), Term: r.uint(), LastLogIndex: r.uint(), LastLogTerm: r.uint(),
-		Configuration: r.bytes(), ConfigurationIndex: r.uint(), Size: int64(r.uint())}
+		Configuration: r.bytes(), ConfigurationIndex: r.uint(), Size: int64(r.uint())}}
+	if len(r.b) > 0 {
+		s.resumes, s.not = r.bool(), r.uint()
+	}
+	if s.args.Size < 0 {
+		return s, errShortFrame
+	}
+	return s, r.err
+}
+
+// snapshotBegun answers a snapshotBegin.
+type snapshotBegun struct {
+	id   uint64
+	have int64
+	sum  uint32
+}
+
+func (s snapshotBegun) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, s.id)
+	b = binary.AppendUvarint(b, uint64(s.have))
+	return binary.AppendUvarint(b, uint64(s.sum))
+}
+
+func decodeSnapshotBegun(b []byte) (snapshotBegun, error) {
+	r := reader{b: b}
+	s := snapshotBegun{id: r.uint()}
+	if len(r.b) > 0 {
+		s.have, s.sum = int64(r.uint()), uint32(r.uint())
+	}
+	return s, r.err
+}
+
+// snapshotEnd has a transfer installed.
+type snapshotEnd struct {
+	id     uint64
+	summed bool // sum is known
+	sum    uint32
+}
+
+func (s snapshotEnd) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, s.id)
+	if !s.summed {
+		return b
+	}
+	return binary.AppendUvarint(b, uint64(s.sum))
+}
+
+func decodeSnapshotEnd(b []byte) (snapshotEnd, error) {
+	r := reader{b: b}
+	s := snapshotEnd{id: r.uint()}
+	if len(r.b) > 0 {
+		s.summed, s.sum = true, uint32(r.uint())
+	}
 	return s, r.err
 }
