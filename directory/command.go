@@ -16,7 +16,8 @@ const commandVersion = 1
 
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
 // settings that change, the level of the shards, and operations that rebuild a member; level 3 nodes that are drained,
-// operations that replace a member, and the settings repair-after and balance; level 4 the setting memory-only.
+// operations that replace a member, and the settings repair-after and balance; level 4 the
+// settings memory-only and snapshot-bandwidth.
 const MaxLevel = 4
 
 const (
@@ -24,7 +25,7 @@ const (
 	settingsLevel = 2
 	// placementLevel is the one from which on the directory moves replicas from node to node.
 	placementLevel = 3
-	// memoryLevel is the one from which on shards may be kept in memory alone.
+	// memoryLevel is the one from which on shards may be kept in memory alone, and snapshots have a bandwidth.
 	memoryLevel = 4
 )
 

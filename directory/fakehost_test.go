@@ -37,6 +37,7 @@ type fakeHost struct {
 	hits      map[shard.ID]uint64 // reads served here
 
 	touchIntervals []time.Duration // all that were set
+	bandwidth      uint64          // of snapshots, as last set
 }
 
 var (
@@ -359,6 +360,13 @@ func (h *fakeHost) SetTouchInterval(d time.Duration) {
 	h.rig.mu.Lock()
 	defer h.rig.mu.Unlock()
 	h.touchIntervals = append(h.touchIntervals, d)
+}
+
+// SetSnapshotBandwidth implements host.
+func (h *fakeHost) SetSnapshotBandwidth(bytes uint64) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	h.bandwidth = bytes
 }
 
 // setLimit sets a byte limit, unless the present one is as new.

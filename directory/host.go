@@ -54,6 +54,8 @@ type host interface {
 	// SetTouchInterval says how long reads are gathered before their recency is replicated; 0: it never
 	// is.
 	SetTouchInterval(d time.Duration)
+	// SetSnapshotBandwidth says how many bytes of snapshots this node may send in a second; 0: no limit.
+	SetSnapshotBandwidth(bytes uint64)
 }
 
 // group is what this package needs of the directory's shard.Group.

@@ -243,8 +243,13 @@ func TestNothingAboveTheLevel(t *testing.T) {
 		if _, err := r.services["b"].ChangeSettings(ctx, SettingsChange{Values: map[string]*string{"balance": &off}}); !errors.As(err, &conflict) {
 			t.Errorf("settings: %v", err)
 		}
+		slow := "1MiB"
+		if _, err := r.services["b"].ChangeSettings(ctx, SettingsChange{Values: map[string]*string{"snapshot-bandwidth": &slow}}); !errors.As(err, &conflict) {
+			t.Errorf("settings: %v", err)
+		}
 		for _, c := range []Command{
 			{DrainNode: &DrainNode{ID: "c", Drain: true}},
+			{SetSettings: &SetSettings{Expect: 1, Settings: Settings{InitialShards: 4, Replicas: 3, CacheMemory: "60%", SnapshotBandwidth: "1MiB"}}},
 			{SetSettings: &SetSettings{Expect: 1, Settings: Settings{InitialShards: 4, Replicas: 3, CacheMemory: "60%", RepairAfter: "30s"}}},
 			{Cancel: &CancelOperation{ID: 1, R: 2}},
 			{Cancel: &CancelOperation{ID: 1, Again: true}},

@@ -267,8 +267,8 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"advance-operation","advance_operation":{"id":2,"from":"adding","from_conf":7,"state":"running","phase":"catching-up","conf":8,"detail":"x"}}`: {Advance: &AdvanceOperation{2, PhaseAdding, 7, OperationRunning, PhaseCatchingUp, 8, "x", ""}},
 		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5},"level":2,"shard_level":3}}`:                     {AddNode: &AddNode{Node{"a", "i", "r", "h", "", 5}, 2, 3}},
 		`{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":2,"expect":7}}`:                                                                               {SetLevel: &SetLevel{2, 2, 7}},
-		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s","repair-after":"0s","balance":"off","memory-only":true}}}`: {
-			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s", "0s", "off", true}}},
+		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s","repair-after":"0s","balance":"off","memory-only":true,"snapshot-bandwidth":"0"}}}`: {
+			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s", "0s", "off", true, "0"}}},
 		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                    {Cancel: &CancelOperation{ID: 2}},
 		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2,"again":true,"r":5}}`: {Cancel: &CancelOperation{ID: 2, Again: true, R: 5}},
 		`{"v":1,"kind":"drain-node","drain_node":{"id":"a","drain":true}}`:                 {DrainNode: &DrainNode{"a", true}},

@@ -305,6 +305,7 @@ func (s *Service) operationView(o Operation) OperationView {
 	v.EntriesDone, v.ItemsDone, v.BytesDone = min(its.applied, theirs.commit), min(its.entries, theirs.entries), min(its.bytes, theirs.bytes)
 	if its.snapshotTotal > 0 { // what it has of a snapshot counts once it is whole
 		v.BytesDone, v.BytesTotal = its.snapshotBytes, its.snapshotTotal
+		v.Snapshot, v.BytesRate = true, s.soft.snapshotRate(o.Node, o.Shard)
 	}
 	return v
 }

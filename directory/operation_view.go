@@ -78,4 +78,7 @@ type OperationView struct {
 	ItemsTotal   uint64   `json:"items_total"`
 	BytesDone    uint64   `json:"bytes_done"`
 	BytesTotal   uint64   `json:"bytes_total"`
+	// Snapshot tells that the bytes are those of a snapshot which comes in; BytesRate is how fast, bytes per second.
+	Snapshot  bool   `json:"snapshot,omitempty"`
+	BytesRate uint64 `json:"bytes_per_second,omitempty"`
 }

@@ -105,6 +105,18 @@ var options = []Option{
 		},
 	},
 	{
+		Name: "snapshot-bandwidth", Default: DefaultSnapshotBandwidth,
+		Meaning: "bytes of snapshots that a node sends in a second, to all others together; 0 is no limit",
+		text:    bandwidthText,
+		set: func(s *Settings, text string) error {
+			_, err := parseBandwidth(text)
+			if s.SnapshotBandwidth = ""; text != DefaultSnapshotBandwidth {
+				s.SnapshotBandwidth = text
+			}
+			return err
+		},
+	},
+	{
 		Name: "memory-only", Default: off, Fixed: true,
 		Meaning: "on: shards are kept in memory alone, and a node that starts again gets its replicas anew",
 		text:    memoryOnlyText,
@@ -150,6 +162,13 @@ func balanceText(s Settings) string {
 		return on
 	}
 	return off
+}
+
+func bandwidthText(s Settings) string {
+	if s.SnapshotBandwidth == "" {
+		return DefaultSnapshotBandwidth
+	}
+	return s.SnapshotBandwidth
 }
 
 func memoryOnlyText(s Settings) string {

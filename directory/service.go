@@ -341,6 +341,7 @@ func (s *Service) step(t *Table) {
 	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
 	s.setPeers(t)
 	s.setTouchInterval(t)
+	s.setSnapshotBandwidth(t)
 	s.follow(t)
 	s.keep(t)
 	s.retire(t)

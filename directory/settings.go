@@ -39,6 +39,9 @@ type Settings struct {
 	// MemoryOnly keeps the replicas of data shards in memory alone; the directory is on disk all the same. Only the first
 	// start can choose it. Needs level 4.
 	MemoryOnly bool `json:"memory-only,omitempty"`
+	// SnapshotBandwidth is how much of snapshots a node sends in a second, to all others together, as a size: "0" is as much as it
+	// can, "" is DefaultSnapshotBandwidth. Needs level 4.
+	SnapshotBandwidth string `json:"snapshot-bandwidth,omitempty"`
 }
 
 // The settings of a cluster that was told nothing.
@@ -48,6 +51,8 @@ const (
 	DefaultCacheMemory   = "60%"
 	DefaultTouchInterval = 100 * time.Millisecond
 	DefaultRepairAfter   = time.Minute
+	// DefaultSnapshotBandwidth is half of what a link of 1 Gbit/s carries: a shard of 1 GiB takes 16 s.
+	DefaultSnapshotBandwidth = "64MiB"
 )
 
 const (
@@ -62,6 +67,9 @@ const (
 	// The bounds of a RepairAfter that is not 0: a node that starts again is not to be replaced meanwhile.
 	leastRepairAfter = 5 * time.Second
 	maxRepairAfter   = 7 * 24 * time.Hour
+	// leastSnapshotBandwidth is the least of a SnapshotBandwidth that is not 0: below, the log behind a snapshot would be gone before it
+	// has arrived.
+	leastSnapshotBandwidth = 64 << 10
 )
 
 // WithDefaults returns s with the default in place of each zero value that no later build may read
@@ -108,12 +116,17 @@ func (s Settings) Validate() error {
 	if s.Balance != "" && s.Balance != off {
 		return fmt.Errorf("balance: %w", errOnOff)
 	}
+	if s.SnapshotBandwidth != "" {
+		if _, err := parseBandwidth(s.SnapshotBandwidth); err != nil {
+			return fmt.Errorf("snapshot-bandwidth: %w", err)
+		}
+	}
 	return nil
 }
 
 // level is the lowest feature level of a table that can hold s.
 func (s Settings) level() uint8 {
-	if s.MemoryOnly {
+	if s.MemoryOnly || s.SnapshotBandwidth != "" {
 		return memoryLevel
 	}
 	if s.RepairAfter != "" || s.Balance != "" {
@@ -149,6 +162,12 @@ func (s Settings) Repair() time.Duration {
 	}
 	after, _ := parseRepairAfter(s.RepairAfter)
 	return after
+}
+
+// Bandwidth is how many bytes of snapshots a node sends in a second; 0: as many as it can. The settings are valid.
+func (s Settings) Bandwidth() uint64 {
+	bytes, _ := parseBandwidth(bandwidthText(s))
+	return bytes
 }
 
 // Balanced reports whether leaders are spread over the nodes.
@@ -193,6 +212,19 @@ func parseRepairAfter(text string) (time.Duration, error) {
 		return 0, errRepairAfter
 	}
 	return after, nil
+}
+
+var errBandwidth = fmt.Errorf("want a size such as %s, at least %d bytes, or 0 for no limit", DefaultSnapshotBandwidth, leastSnapshotBandwidth)
+
+func parseBandwidth(text string) (uint64, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	bytes, err := ParseSize(text)
+	if err != nil || bytes < leastSnapshotBandwidth {
+		return 0, errBandwidth
+	}
+	return bytes, nil
 }
 
 // formatDuration writes d as time.ParseDuration reads it, without the zeros that Duration.String ends

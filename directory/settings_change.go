@@ -15,16 +15,17 @@ const LeastShard = 16 << 10
 
 // SettingsView is the cluster-wide settings as users see them; Options tells what they mean.
 type SettingsView struct {
-	Version       uint64 `json:"-"` // table version of their last change
-	CacheMemory   string `json:"cache-memory"`
-	ShardBytes    uint64 `json:"shard-bytes"`
-	DefaultTTL    string `json:"default-ttl"`
-	TouchInterval string `json:"touch-interval"`
-	RepairAfter   string `json:"repair-after"`
-	Balance       string `json:"balance"`
-	MemoryOnly    string `json:"memory-only"`
-	InitialShards int    `json:"initial-shards"`
-	Replicas      int    `json:"replicas"`
+	Version           uint64 `json:"-"` // table version of their last change
+	CacheMemory       string `json:"cache-memory"`
+	ShardBytes        uint64 `json:"shard-bytes"`
+	DefaultTTL        string `json:"default-ttl"`
+	TouchInterval     string `json:"touch-interval"`
+	RepairAfter       string `json:"repair-after"`
+	Balance           string `json:"balance"`
+	SnapshotBandwidth string `json:"snapshot-bandwidth"`
+	MemoryOnly        string `json:"memory-only"`
+	InitialShards     int    `json:"initial-shards"`
+	Replicas          int    `json:"replicas"`
 }
 
 // SettingsChange asks for other settings.
@@ -47,16 +48,17 @@ func (s *Service) Settings() SettingsView { return s.Table().settingsView() }
 
 func (t *Table) settingsView() SettingsView {
 	return SettingsView{
-		Version:       t.settingsVersion(),
-		CacheMemory:   t.Settings.CacheMemory,
-		ShardBytes:    t.Settings.ShardBytes,
-		DefaultTTL:    ttlText(t.Settings),
-		TouchInterval: touchText(t.Settings),
-		RepairAfter:   repairText(t.Settings),
-		Balance:       balanceText(t.Settings),
-		MemoryOnly:    memoryOnlyText(t.Settings),
-		InitialShards: t.Settings.InitialShards,
-		Replicas:      t.Settings.Replicas,
+		Version:           t.settingsVersion(),
+		CacheMemory:       t.Settings.CacheMemory,
+		ShardBytes:        t.Settings.ShardBytes,
+		DefaultTTL:        ttlText(t.Settings),
+		TouchInterval:     touchText(t.Settings),
+		RepairAfter:       repairText(t.Settings),
+		Balance:           balanceText(t.Settings),
+		SnapshotBandwidth: bandwidthText(t.Settings),
+		MemoryOnly:        memoryOnlyText(t.Settings),
+		InitialShards:     t.Settings.InitialShards,
+		Replicas:          t.Settings.Replicas,
 	}
 }
 
@@ -217,5 +219,12 @@ func (s *Service) setTouchInterval(t *Table) {
 	if interval := t.Settings.Touch(); t.Founded() && interval != s.touchSet {
 		s.touchSet = interval
 		s.host.SetTouchInterval(interval)
+	}
+}
+
+// setSnapshotBandwidth tells the host how much of snapshots it may send in a second.
+func (s *Service) setSnapshotBandwidth(t *Table) {
+	if t.Founded() {
+		s.host.SetSnapshotBandwidth(t.Settings.Bandwidth())
 	}
 }

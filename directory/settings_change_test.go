@@ -35,7 +35,7 @@ func TestChangeSettings(t *testing.T) {
 		r.configure = func(cfg *Config) { cfg.Memory = 1 << 30 }
 		r.startAll("a", "b", "c")
 		r.ready()
-		first := SettingsView{Version: 1, CacheMemory: "60%", DefaultTTL: "none", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", MemoryOnly: "off", InitialShards: 4, Replicas: 3}
+		first := SettingsView{Version: 1, CacheMemory: "60%", DefaultTTL: "none", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", SnapshotBandwidth: "64MiB", MemoryOnly: "off", InitialShards: 4, Replicas: 3}
 		if got := r.services["b"].Settings(); got != first || r.services["b"].DefaultTTL() != 0 {
 			t.Errorf("at first %+v", got)
 		}
@@ -45,18 +45,18 @@ func TestChangeSettings(t *testing.T) {
 		change := func(node string, version uint64, pairs ...string) (SettingsView, error) {
 			return r.services[node].ChangeSettings(ctx, SettingsChange{Values: values(pairs...), Version: version})
 		}
-		got, err := change("b", 1, "default-ttl", "60m", "touch-interval", "1s")
+		got, err := change("b", 1, "default-ttl", "60m", "touch-interval", "1s", "snapshot-bandwidth", "16MiB")
 		want := first
-		want.Version, want.DefaultTTL, want.TouchInterval = got.Version, "1h", "1s"
+		want.Version, want.DefaultTTL, want.TouchInterval, want.SnapshotBandwidth = got.Version, "1h", "1s", "16MiB"
 		if err != nil || got != want || got.Version < 2 || r.services["b"].DefaultTTL() != time.Hour {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 		r.until("all nodes apply the change", func() bool {
 			for id, h := range r.hosts {
 				r.mu.Lock()
-				intervals := slices.Clone(h.touchIntervals)
+				intervals, bandwidth := slices.Clone(h.touchIntervals), h.bandwidth
 				r.mu.Unlock()
-				if !slices.Equal(intervals, []time.Duration{100 * time.Millisecond, time.Second}) || r.services[id].DefaultTTL() != time.Hour {
+				if !slices.Equal(intervals, []time.Duration{100 * time.Millisecond, time.Second}) || r.services[id].DefaultTTL() != time.Hour || bandwidth != 16<<20 {
 					return false
 				}
 			}

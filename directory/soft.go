@@ -56,7 +56,30 @@ type heardReport struct {
 
 type heardReplica struct {
 	replicaReport
-	at time.Time
+	at   time.Time
+	rate uint64 // of a snapshot that comes in, bytes per second since the report before
+}
+
+// rateTo is how fast a snapshot comes in, by what was said of it before and now.
+func (h heardReplica) rateTo(now replicaReport, at time.Time) uint64 {
+	passed := at.Sub(h.at)
+	if now.snapshotTotal == 0 || now.snapshotTotal != h.snapshotTotal || now.snapshotBytes < h.snapshotBytes || passed <= 0 || passed > softLife {
+		return 0
+	}
+	if now.snapshotBytes == h.snapshotBytes && passed < time.Second {
+		return h.rate // a report that was repeated tells nothing
+	}
+	return uint64(float64(now.snapshotBytes-h.snapshotBytes) / passed.Seconds())
+}
+
+// snapshotRate is how fast a snapshot comes in for a node's replica of a shard, bytes per second; 0: it does not, or that is not known.
+func (s *soft) snapshotRate(node string, id shard.ID) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.reports[node].replicas[id]; time.Since(p.at) <= softLife {
+		return p.rate
+	}
+	return 0
 }
 
 func newSoft(self string, heard func(string) time.Time) *soft {
@@ -107,7 +130,7 @@ func (s *soft) receive(from string, payload []byte) {
 	}
 	h.at, h.tableVersion, h.raft, h.http = now, r.tableVersion, r.raft, r.http
 	for _, p := range r.replicas {
-		h.replicas[p.shard] = heardReplica{p, now}
+		h.replicas[p.shard] = heardReplica{p, now, h.replicas[p.shard].rateTo(p, now)}
 	}
 	for id, p := range h.replicas {
 		if now.Sub(p.at) > softLife {

@@ -160,3 +160,33 @@ func TestAddressBook(t *testing.T) {
 	dial("own", false, "own", "own", "own")
 	dial("", false, "moved", "moved", "flag")
 }
+
+// TestSnapshotRate ensures that it is told how fast a snapshot comes in, by the reports of the replica that gets it, and nothing
+// of another snapshot, of none, and of a node that is silent.
+func TestSnapshotRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSoft("a", func(string) time.Time { return time.Now() })
+		tell := func(bytes, total uint64) uint64 {
+			r := report{replicas: []replicaReport{{shard: 1, snapshotBytes: bytes, snapshotTotal: total}}}
+			s.receive("b", r.encode())
+			return s.snapshotRate("b", 1)
+		}
+		for _, step := range []struct{ bytes, total, want uint64 }{
+			{100, 1000, 0}, {200, 1000, 200}, {700, 1000, 1000}, {100, 2000, 0}, {300, 2000, 400}, {0, 0, 0},
+		} {
+			if got := tell(step.bytes, step.total); got != step.want {
+				t.Errorf("%d of %d: %d bytes per second, want %d", step.bytes, step.total, got, step.want)
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		tell(1, 1000)
+		time.Sleep(500 * time.Millisecond)
+		if tell(501, 1000) != 1000 {
+			t.Error("not told again")
+		}
+		time.Sleep(2 * softLife)
+		if got := s.snapshotRate("b", 1); got != 0 {
+			t.Errorf("of a silent node: %d", got)
+		}
+	})
+}

@@ -28,11 +28,11 @@ type fakeAdmin struct {
 // operation is one with something in each member.
 var operation = directory.OperationView{
 	ID: 5, Kind: "add-member", Shard: 3, Node: "d", Replica: "3/d/17", State: "running", Phase: "catching-up",
-	Detail: "waits for entries", Error: "", EntriesDone: 100, EntriesTotal: 120, ItemsDone: 10, ItemsTotal: 12, BytesDone: 4096, BytesTotal: 8192,
+	Detail: "waits for entries", Error: "", EntriesDone: 100, EntriesTotal: 120, ItemsDone: 10, ItemsTotal: 12, BytesDone: 4096, BytesTotal: 8192, Snapshot: true, BytesRate: 1024,
 }
 
 // settings are some with something in each member.
-var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", MemoryOnly: "off", InitialShards: 8, Replicas: 3}
+var settings = directory.SettingsView{Version: 17, CacheMemory: "60%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", SnapshotBandwidth: "64MiB", MemoryOnly: "off", InitialShards: 8, Replicas: 3}
 
 func (a *fakeAdmin) note(ctx context.Context, format string, args ...any) error {
 	a.mu.Lock()
@@ -247,7 +247,7 @@ func TestLeader(t *testing.T) {
 func TestOperations(t *testing.T) {
 	f := newFixture(t)
 	one := `{"id":5,"kind":"add-member","shard":3,"node":"d","replica":"3/d/17","state":"running","phase":"catching-up","detail":"waits for entries","error":"","reason":"",` +
-		`"entries_done":100,"entries_total":120,"items_done":10,"items_total":12,"bytes_done":4096,"bytes_total":8192}`
+		`"entries_done":100,"entries_total":120,"items_done":10,"items_total":12,"bytes_done":4096,"bytes_total":8192,"snapshot":true,"bytes_per_second":1024}`
 	for path, want := range map[string]string{"/v1/operations/5": one, "/v1/operations": `{"operations":[` + one + `]}`} {
 		if got := strings.TrimSpace(f.request(t, "GET", path, "").Body.String()); got != want {
 			t.Errorf("%s: got\n%s, want\n%s", path, got, want)

@@ -11,7 +11,7 @@ import (
 func TestShowSettings(t *testing.T) {
 	f := newFixture(t)
 	w := f.request(t, "GET", "/v1/settings", "")
-	const want = `{"cache-memory":"60%","shard-bytes":1048576,"default-ttl":"1h","touch-interval":"100ms","repair-after":"1m","balance":"on","memory-only":"off","initial-shards":8,"replicas":3}`
+	const want = `{"cache-memory":"60%","shard-bytes":1048576,"default-ttl":"1h","touch-interval":"100ms","repair-after":"1m","balance":"on","snapshot-bandwidth":"64MiB","memory-only":"off","initial-shards":8,"replicas":3}`
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != want || w.Header().Get("ETag") != `"17"` {
 		t.Errorf("got %d, ETag %s\n%s, want 200, \"17\"\n%s", w.Code, w.Header().Get("ETag"), got, want)
 	}

@@ -100,7 +100,7 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func running(done uint64) directory.OperationView {
 	return directory.OperationView{ID: 5, Kind: "add-member", Shard: 3, Node: "d", State: "running", Phase: "catching-up", Detail: "waits\x1b for d",
-		EntriesDone: done, EntriesTotal: 120, BytesDone: 4096, BytesTotal: 8192}
+		EntriesDone: done, EntriesTotal: 120, BytesDone: 4096, BytesTotal: 8192, Snapshot: true, BytesRate: 1024}
 }
 
 func over(state, why string) directory.OperationView {
@@ -233,8 +233,8 @@ func TestMemberProgress(t *testing.T) {
 		t.Errorf("got exit code %d, %q", code, stdout)
 	}
 	want := "operation 5: adding\n" +
-		"operation 5: catching-up, entries 60/120 (50%), bytes 4.0 KiB/8.0 KiB (50%), waits  for d\n" +
-		"operation 5: catching-up, entries 90/120 (75%), bytes 4.0 KiB/8.0 KiB (50%), waits  for d\n" +
+		"operation 5: catching-up, entries 60/120 (50%), snapshot 4.0 KiB/8.0 KiB (50%) at 1.0 KiB/s, waits  for d\n" +
+		"operation 5: catching-up, entries 90/120 (75%), snapshot 4.0 KiB/8.0 KiB (50%) at 1.0 KiB/s, waits  for d\n" +
 		"operation 5: failed\n" +
 		"larder: operation 5 failed: d is gone\n"
 	if stderr != want {

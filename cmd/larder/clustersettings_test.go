@@ -10,7 +10,7 @@ import (
 func tellSettings(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", `"17"`)
-	w.Write([]byte(`{"colour":"red","cache-memory":"40%","shard-bytes":0,"default-ttl":"none","touch-interval":"100ms","repair-after":"1m","balance":"on","memory-only":"off","initial-shards":8,"replicas":3}`))
+	w.Write([]byte(`{"colour":"red","cache-memory":"40%","shard-bytes":0,"default-ttl":"none","touch-interval":"100ms","repair-after":"1m","balance":"on","snapshot-bandwidth":"64MiB","memory-only":"off","initial-shards":8,"replicas":3}`))
 }
 
 // TestSettingsShown ensures that settings are shown with defaults and meanings, in a fixed order, and those
@@ -30,6 +30,7 @@ func TestSettingsShown(t *testing.T) {
 		"touch-interval 100ms 100ms ",
 		"repair-after 1m 1m ",
 		"balance on on ",
+		"snapshot-bandwidth 64MiB 64MiB ",
 		"memory-only off off ",
 		"initial-shards 8 8 ",
 		"replicas 3 3 ",

@@ -64,7 +64,14 @@ func progress(o directory.OperationView) string {
 	number := func(n uint64) string { return fmt.Sprint(n) }
 	add("entries", o.EntriesDone, o.EntriesTotal, number)
 	add("items", o.ItemsDone, o.ItemsTotal, number)
-	add("bytes", o.BytesDone, o.BytesTotal, size)
+	what := "bytes"
+	if o.Snapshot {
+		what = "snapshot"
+	}
+	add(what, o.BytesDone, o.BytesTotal, size)
+	if o.BytesRate > 0 && o.BytesTotal > 0 {
+		parts[len(parts)-1] += fmt.Sprintf(" at %s/s", size(o.BytesRate))
+	}
 	return strings.Join(parts, ", ")
 }
 
