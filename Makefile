@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test soak check lint fuzz bench bench-fsm bench-hitratio clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
+.PHONY: run build test soak check lint fuzz bench bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -74,6 +74,11 @@ test-extra:
 # The tests on real processes at length: each fault ten times, with the table of failover times.
 integration:
 	LARDER_ROUNDS=10 go test -C integration -count 1 -v -timeout 40m .
+
+# A new member of a shard of MIB (1024) is caught up while writes go on: how long that takes, and latencies before and meanwhile.
+# Up to a quarter of an hour, and 4 times as much memory and disk.
+catchup:
+	LARDER_TEST_CATCHUP=$(or $(MIB),1024) go test -C integration -count 1 -v -timeout 60m -run '^TestCatchUp$$' .
 
 # Real processes under faults, with clients whose answers are checked: WORKLOAD NEMESIS TIME SEED MODE NET NODES SHARDS BUG OUT,
 # for example make jepsen WORKLOAD=counter NEMESIS=pause,kill-all TIME=2m SEED=42. It ends with a verdict and a folder.

@@ -40,7 +40,8 @@
 // are made by TCP proxies: bytes are late, held back for ever or never come, but packets are not lost,
 // reordered or duplicated.
 //
-// Knobs: LARDER_ROUNDS is the number of rounds per fault, LARDER_KEEP=1 keeps the nodes' folders.
+// Knobs: LARDER_ROUNDS is the number of rounds per fault, LARDER_KEEP=1 keeps the nodes' folders,
+// LARDER_TEST_CATCHUP is the size in MiB of the shard that TestCatchUp gives a new member (make catchup).
 //
 // # Why two kinds of networks
 //

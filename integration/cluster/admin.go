@@ -166,6 +166,8 @@ type Operation struct {
 	ItemsTotal    uint64 `json:"items_total"`
 	BytesDone     uint64 `json:"bytes_done"`
 	BytesTotal    uint64 `json:"bytes_total"`
+	Snapshot      bool   // the bytes are those of one that comes in
+	BytesRate     uint64 `json:"bytes_per_second"`
 }
 
 // Over reports whether the operation has ended.
