@@ -61,7 +61,7 @@ func TestSnapshotContinues(t *testing.T) {
 		if n := sent.count(rpcSnapshotEnd); n != 1 {
 			t.Errorf("%d orders to install", n)
 		}
-		c.wantGet(c.lead("c"), "fill7", bigEntries+"7")
+		c.wantGet(c.leader(), "fill7", bigEntries+"7")
 	})
 }
 
@@ -100,7 +100,7 @@ func TestSnapshotContinuesLater(t *testing.T) {
 			if l.snapshots.resumed.Load() == 0 {
 				t.Errorf("crash %v: not continued", crash)
 			}
-			c.wantGet(c.lead("c"), "fill7", bigEntries+"7")
+			c.wantGet(c.leader(), "fill7", bigEntries+"7")
 			if crash {
 				if left, _ := filepath.Glob(filepath.Join(c.memory["c"].spools, "*")); len(left) > 0 {
 					t.Errorf("left behind: %v", left)
@@ -190,7 +190,7 @@ func TestDeposedSenderStops(t *testing.T) {
 			t.Errorf("%d bytes were sent by who leads no more", after-before)
 		}
 		c.wantSameState()
-		c.wantGet(c.lead("c"), "fill7", bigEntries+"7")
+		c.wantGet(c.leader(), "fill7", bigEntries+"7")
 	})
 }
 
@@ -395,7 +395,7 @@ func TestSnapshotOfAnother(t *testing.T) {
 		if l.snapshots.resumed.Load() != resumed || l.snapshots.failures.Load() == failures {
 			t.Error("it was continued")
 		}
-		c.wantGet(c.lead("c"), "fill7", bigEntries+"7")
+		c.wantGet(c.leader(), "fill7", bigEntries+"7")
 	})
 }
 
@@ -420,7 +420,7 @@ func TestSnapshotIsReplaced(t *testing.T) {
 		}
 		l.SetSnapshotBandwidth(0)
 		c.wantSameState()
-		c.wantGet(c.lead("c"), "more7", bigEntries)
+		c.wantGet(c.leader(), "more7", bigEntries)
 	})
 }
 
