@@ -30,8 +30,7 @@ type Group struct {
 	halt    chan struct{}           // one token: stopped was set
 	known   known                   // members that have stopped, as this leader knows
 
-	transferTerm   atomic.Uint64 // term in which this replica hands leadership over
-	lastTimeoutNow atomic.Uint64 // term of the last TimeoutNow taken
+	transferTerm atomic.Uint64 // term in which this replica hands leadership over
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -29,6 +29,10 @@ type instance struct {
 	stamps  atomic.Pointer[stamper] // of the ready term
 	kicking atomic.Bool
 
+	// lastTimeoutNow is the term of the last TimeoutNow taken. A later instance may take another in that term: the election that this one
+	// was to begin may have ended with it, and the voter could not be handed the lead as long as the term lasts.
+	lastTimeoutNow atomic.Uint64
+
 	transferSince atomic.Int64 // monotonic time of the first refusal because of a transfer; 0 = none
 	transferLast  atomic.Int64 // and of the last
 	asking        atomic.Bool  // a barrier asks whether the refusals have ended

@@ -60,7 +60,7 @@ func TestTimeoutNowDropped(t *testing.T) {
 			}
 		}
 		// One that was taken and came to nothing, and comes again.
-		c.hosts["c"].Group(testShard).lastTimeoutNow.Store(now)
+		c.hosts["c"].Group(testShard).instance().lastTimeoutNow.Store(now)
 		if err := order("c", now); err == nil || !strings.Contains(err.Error(), "repeated") {
 			t.Errorf("repeated: %v", err)
 		}
@@ -73,6 +73,26 @@ func TestTimeoutNowDropped(t *testing.T) {
 		}
 		c.until("b leads", func() bool { return raftOf(c.hosts["b"]).State() == raft.Leader })
 		c.leader("b")
+	})
+}
+
+// TestTransferToReplaced ensures that a voter whose instance was replaced after it was told to stand, and before it did, can be handed the
+// lead in the same term.
+func TestTransferToReplaced(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		term := l.Group(testShard).Status().Term
+		before := c.hosts["c"].Group(testShard).instance()
+		before.lastTimeoutNow.Store(term)
+		notify(before.installed)
+		c.until("another instance runs", func() bool {
+			i := c.hosts["c"].Group(testShard).instance()
+			return i != nil && i != before
+		})
+		if now := l.Group(testShard).Status().Term; now != term {
+			t.Fatalf("term %d, not %d", now, term)
+		}
+		c.lead("c")
 	})
 }
 

@@ -315,7 +315,7 @@ func (t *transport) trim(args *raft.AppendEntriesRequest) {
 	}
 }
 
-// timeoutNow starts an election on the leader's word, once per term, while that term lasts and only
+// timeoutNow starts an election on the leader's word, once per term and instance, while that term lasts and only
 // where this replica votes.
 func (t *transport) timeoutNow(ctx context.Context, source string, term uint64) error {
 	g := t.group
@@ -332,13 +332,13 @@ func (t *transport) timeoutNow(ctx context.Context, source string, term uint64) 
 	if !inst.votes() {
 		return errors.New("this replica does not vote")
 	}
-	last := g.lastTimeoutNow.Swap(term)
+	last := inst.lastTimeoutNow.Swap(term)
 	if last == term {
 		return errors.New("repeated")
 	}
 	_, err := t.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(source)}, nil)
 	if err != nil {
-		g.lastTimeoutNow.CompareAndSwap(term, last) // it may be given again
+		inst.lastTimeoutNow.CompareAndSwap(term, last) // it may be given again
 	}
 	return err
 }
