@@ -46,7 +46,7 @@ const (
 	askTimeout = 500 * time.Millisecond
 	askGrace   = 30 * time.Millisecond
 	// maxDeferred is how often a replica lets another go first.
-	maxDeferred = 3
+	maxDeferred = 4
 	// raftPatience is how long the library waits, in quarters of HeartbeatTimeout.
 	raftPatience = 5
 
