@@ -16,15 +16,17 @@ func blockLens(b []byte) (key, contentType, value int) {
 	return int(binary.LittleEndian.Uint16(b)), int(binary.LittleEndian.Uint16(b[2:])), int(binary.LittleEndian.Uint32(b[4:]))
 }
 
-// appendBlock appends the block of an entry whose value is the two parts together.
-func appendBlock(b, key, contentType, v1, v2 []byte) []byte {
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(key)))
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(contentType)))
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(v1)+len(v2)))
-	b = append(b, key...)
-	b = append(b, contentType...)
-	b = append(b, v1...)
-	return append(b, v2...)
+// writeBlock writes the block of an entry to b, which is as long. The value is the two parts together.
+func writeBlock(b, key, contentType, v1, v2 []byte) {
+	binary.LittleEndian.PutUint64(b, uint64(len(key))|uint64(len(contentType))<<16|uint64(len(v1)+len(v2))<<32)
+	n := blockHeader + copy(b[blockHeader:], key)
+	if len(contentType) > 0 {
+		n += copy(b[n:], contentType)
+	}
+	n += copy(b[n:], v1)
+	if len(v2) > 0 {
+		copy(b[n:], v2)
+	}
 }
 
 // address is where a block lies: the number of its segment over its offset there.
@@ -171,14 +173,16 @@ func (a *arena) sealLarge(age int) {
 // aged reports whether there is enough for segments of each age.
 func (a *arena) aged() bool { return a.lone <= a.live/2 && a.live-a.lone >= ageShare*minSegment }
 
-// put stores a block and returns its address.
-func (a *arena) put(key, contentType, v1, v2 []byte) address {
+// put stores a block and returns it and its address.
+func (a *arena) put(key, contentType, v1, v2 []byte) ([]byte, address) {
 	n := blockHeader + len(key) + len(contentType) + len(v1) + len(v2)
 	segment := a.room(n, 0)
-	buf := a.segments[segment]
-	a.segments[segment] = appendBlock(buf, key, contentType, v1, v2)
+	at := len(a.segments[segment])
+	a.segments[segment] = a.segments[segment][:at+n]
+	block := a.segments[segment][at : at+n : at+n]
+	writeBlock(block, key, contentType, v1, v2)
 	a.account(segment, n)
-	return addressOf(segment, len(buf))
+	return block, addressOf(segment, at)
 }
 
 // copy stores a block that there is already and returns its new address. age is from 1 for the blocks that will

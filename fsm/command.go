@@ -260,20 +260,17 @@ type Result struct {
 // validate returns what keeps c from being a command, nil if nothing does. Encoding, decoding and
 // Apply share it, so that they accept exactly the same commands.
 func (c *Command) validate() error {
-	used := Command{Kind: c.Kind} // the fields that the kind has
 	switch c.Kind {
 	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
-		if err := c.validateKeyed(&used); err != nil {
+		if err := c.validateKeyed(); err != nil {
 			return err
 		}
 	case KindTouches:
-		used.Touches = c.Touches
 		if len(c.Touches) == 0 || len(c.Touches)%touchSize != 0 {
 			return fmt.Errorf("touches of %d bytes", len(c.Touches))
 		}
 	case KindFlush:
 	case KindDeletePrefix:
-		used.Key, used.Slots, used.PartBits, used.Part, used.Version = c.Key, c.Slots, c.PartBits, c.Part, c.Version
 		switch {
 		case len(c.Key) > MaxKey:
 			return fmt.Errorf("prefix of %d bytes", len(c.Key))
@@ -283,7 +280,6 @@ func (c *Command) validate() error {
 			return fmt.Errorf("part %d of %d bits", c.Part, c.PartBits)
 		}
 	case KindGrant:
-		used.Grant = c.Grant
 		if r := c.Grant.Range; r.Start >= r.End || r.End > Slots {
 			return fmt.Errorf("grant of range [%d, %d)", r.Start, r.End)
 		}
@@ -294,43 +290,21 @@ func (c *Command) validate() error {
 			return errors.New("grant without a table version")
 		}
 	case KindLimit:
-		used.Limit, used.TableVersion = c.Limit, c.TableVersion
 		if c.TableVersion == 0 {
 			return errors.New("limit without a table version")
 		}
 	case KindLevel:
-		used.Level = c.Level
-		if c.Level >= 2 {
-			used.Seed = c.Seed
-		}
 	default:
 		return fmt.Errorf("unknown kind %d", c.Kind)
 	}
-	if !sameFields(&used, c) {
+	if c.fields()&^c.may() != 0 {
 		return fmt.Errorf("a field that kind %d does not have", c.Kind)
 	}
 	return nil
 }
 
-// validateKeyed is validate for the commands on one key. It notes in used which fields the kind has.
-func (c *Command) validateKeyed(used *Command) error {
-	used.Key = c.Key
-	if c.Kind != KindTouch {
-		used.Cond, used.Caller, used.IdempotencyKey = c.Cond, c.Caller, c.IdempotencyKey
-	}
-	switch c.Kind {
-	case KindPut:
-		used.Value, used.ContentType, used.TTL, used.ReturnOld = c.Value, c.ContentType, c.TTL, c.ReturnOld
-	case KindIncr:
-		used.Delta, used.TTL = c.Delta, c.TTL
-	case KindAppend:
-		used.Value, used.ContentType, used.TTL = c.Value, c.ContentType, c.TTL
-	case KindExpire:
-		used.TTL = c.TTL
-	}
-	if c.IdempotencyKey != "" && (c.Kind == KindPut || c.Kind == KindIncr || c.Kind == KindAppend) {
-		used.DefaultTTL = c.DefaultTTL
-	}
+// validateKeyed is validate for the commands on one key.
+func (c *Command) validateKeyed() error {
 	switch {
 	case len(c.Key) == 0 || len(c.Key) > MaxKey:
 		return fmt.Errorf("key of %d bytes", len(c.Key))
@@ -352,11 +326,119 @@ func (c *Command) validateKeyed(used *Command) error {
 	return nil
 }
 
-// sameFields compares two commands of which one was copied from the other, byte slices by length.
-func sameFields(a, b *Command) bool {
-	return a.Grant == b.Grant && a.Limit == b.Limit && a.TableVersion == b.TableVersion && a.Level == b.Level && a.Seed == b.Seed &&
-		len(a.Key) == len(b.Key) && len(a.Value) == len(b.Value) && len(a.Touches) == len(b.Touches) &&
-		len(a.ContentType) == len(b.ContentType) && a.TTL == b.TTL && a.Cond == b.Cond && a.Delta == b.Delta &&
-		a.ReturnOld == b.ReturnOld && a.DefaultTTL == b.DefaultTTL && a.Caller == b.Caller && a.IdempotencyKey == b.IdempotencyKey &&
-		a.Slots == b.Slots && a.PartBits == b.PartBits && a.Part == b.Part && a.Version == b.Version
+// fieldSet is a set of the fields of a Command, Kind apart.
+type fieldSet uint32
+
+const (
+	fieldKey fieldSet = 1 << iota
+	fieldValue
+	fieldContentType
+	fieldTTL
+	fieldCond
+	fieldDelta
+	fieldReturnOld
+	fieldDefaultTTL
+	fieldCaller
+	fieldIdempotencyKey
+	fieldTouches
+	fieldSlots
+	fieldPart // and its bits
+	fieldVersion
+	fieldGrant
+	fieldLimit
+	fieldTableVersion
+	fieldLevel
+	fieldSeed
+
+	fieldsIdempotent = fieldCaller | fieldIdempotencyKey
+)
+
+// fieldsOf are the fields that a kind has.
+var fieldsOf = [...]fieldSet{
+	KindPut:          fieldKey | fieldCond | fieldsIdempotent | fieldValue | fieldContentType | fieldTTL | fieldDefaultTTL | fieldReturnOld,
+	KindDelete:       fieldKey | fieldCond | fieldsIdempotent,
+	KindGrant:        fieldGrant,
+	KindLimit:        fieldLimit | fieldTableVersion,
+	KindLevel:        fieldLevel | fieldSeed,
+	KindIncr:         fieldKey | fieldCond | fieldsIdempotent | fieldDelta | fieldTTL | fieldDefaultTTL,
+	KindAppend:       fieldKey | fieldCond | fieldsIdempotent | fieldValue | fieldContentType | fieldTTL | fieldDefaultTTL,
+	KindExpire:       fieldKey | fieldCond | fieldsIdempotent | fieldTTL,
+	KindTouch:        fieldKey,
+	KindTouches:      fieldTouches,
+	KindFlush:        0,
+	KindDeletePrefix: fieldKey | fieldSlots | fieldPart | fieldVersion,
+}
+
+// may returns the fields that c may have, its Kind being known.
+func (c *Command) may() fieldSet {
+	may := fieldsOf[c.Kind]
+	if c.IdempotencyKey == "" {
+		may &^= fieldDefaultTTL // it would mean nothing
+	}
+	if c.Level < 2 {
+		may &^= fieldSeed
+	}
+	return may
+}
+
+// fields returns the fields that are not zero. It is asked of every command three times on its way.
+func (c *Command) fields() (set fieldSet) {
+	if len(c.Key) > 0 {
+		set |= fieldKey
+	}
+	if len(c.Value) > 0 {
+		set |= fieldValue
+	}
+	if c.ContentType != "" {
+		set |= fieldContentType
+	}
+	if c.TTL != 0 {
+		set |= fieldTTL
+	}
+	if c.Cond != (Cond{}) {
+		set |= fieldCond
+	}
+	if c.Delta != 0 {
+		set |= fieldDelta
+	}
+	if c.ReturnOld {
+		set |= fieldReturnOld
+	}
+	if c.DefaultTTL {
+		set |= fieldDefaultTTL
+	}
+	if c.Caller != "" {
+		set |= fieldCaller
+	}
+	if c.IdempotencyKey != "" {
+		set |= fieldIdempotencyKey
+	}
+	if len(c.Touches) > 0 {
+		set |= fieldTouches
+	}
+	if c.Slots != (Range{}) {
+		set |= fieldSlots
+	}
+	if uint32(c.PartBits)|c.Part != 0 {
+		set |= fieldPart
+	}
+	if c.Version != 0 {
+		set |= fieldVersion
+	}
+	if c.Grant != (Grant{}) {
+		set |= fieldGrant
+	}
+	if c.Limit != 0 {
+		set |= fieldLimit
+	}
+	if c.TableVersion != 0 {
+		set |= fieldTableVersion
+	}
+	if c.Level != 0 {
+		set |= fieldLevel
+	}
+	if c.Seed != 0 {
+		set |= fieldSeed
+	}
+	return set
 }

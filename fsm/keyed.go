@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"unsafe"
 )
 
 // target is the key of a command, and what is stored under it.
@@ -30,7 +31,6 @@ type change struct {
 	contentType []byte
 	value, more []byte // the value is their concatenation
 	expireAt    uint64
-	laid        laid // what is to be set, if it has a block
 }
 
 type changeKind uint8
@@ -65,17 +65,10 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	if c.Kind == KindPut && m.tooLarge(len(c.Key)+len(c.ContentType)+len(c.Value)) {
 		return Result{Status: StatusTooLarge}
 	}
-	// A put that nothing can refuse any more is written out before it is known what is stored, as to know means to
-	// wait for memory.
-	var early laid
-	if c.Kind == KindPut && c.Cond.Kind == CondAlways && c.IdempotencyKey == "" && !m.exhausted() {
-		early = m.store.lay(c.Key, []byte(c.ContentType), c.Value, nil, m.version+1, m.expiry(c.TTL))
+	if c.Kind == KindPut && c.Cond.Kind == CondAlways && !c.extended() && !m.exhausted() {
+		return m.put(c, name)
 	}
 	t := m.find(c.Key, name)
-	if early.block != nil && t.ref != 0 && !t.live {
-		m.store.discard(&early) // set drops what is dead first
-		early = laid{}
-	}
 	result := m.judge(c.Cond, &t)
 	if result.Status != StatusOK {
 		return result
@@ -84,7 +77,6 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	if result.Status != StatusOK || ch.kind == changeNothing {
 		return result
 	}
-	ch.laid = early
 	if ch.kind.numbered() && m.exhausted() {
 		return Result{Status: StatusExhausted}
 	}
@@ -105,6 +97,25 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	}
 	m.makeRoom()
 	return result
+}
+
+// put is the rest of a put that nothing can refuse any more, as most are. Its block is written out before it is known
+// what is stored, as to know means to wait for memory. It does what perform does, without the detours.
+func (m *Machine) put(c *Command, name hashed) Result {
+	m.version++
+	expireAt := m.expiry(c.TTL)
+	contentType := unsafe.Slice(unsafe.StringData(c.ContentType), len(c.ContentType)) // without a copy, to be copied from
+	l := m.store.lay(c.Key, contentType, c.Value, nil, m.version, expireAt)
+	t := m.find(c.Key, name)
+	if t.ref != 0 && !t.live { // set drops what is dead first
+		m.store.discard(&l)
+		m.drop(t.ref, ReasonExpired)
+		t.ref = 0
+		l = m.store.lay(c.Key, contentType, c.Value, nil, m.version, expireAt)
+	}
+	m.setLaid(&t, &l)
+	m.makeRoom()
+	return Result{Status: StatusOK, Existed: t.live, Version: m.version}
 }
 
 func (m *Machine) tooLarge(size int) bool { return uint64(size)+m.overhead() > m.limit/largestShare }
@@ -248,10 +259,12 @@ func (m *Machine) set(key []byte, t *target, ch *change) {
 		m.drop(t.ref, ReasonExpired)
 		t.ref = 0
 	}
-	if ch.laid.block == nil {
-		ch.laid = m.store.lay(key, ch.contentType, ch.value, ch.more, m.version, ch.expireAt)
-	}
-	r := m.store.setLaid(t.ref, t.slot, t.hash, ch.laid, m.used())
+	l := m.store.lay(key, ch.contentType, ch.value, ch.more, m.version, ch.expireAt)
+	m.setLaid(t, &l)
+}
+
+func (m *Machine) setLaid(t *target, l *laid) {
+	r := m.store.setLaid(t.ref, t.slot, t.hash, l, m.used())
 	if m.observer != nil {
 		m.observer.Stored(touchOf(t.slot, t.hash), m.costOf(r))
 	}

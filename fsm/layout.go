@@ -50,7 +50,9 @@ func (s *store) compact() {
 			return
 		}
 		if !s.records.dropLast() {
-			s.moveRecord(s.records.lastUsed(), s.records.takeBefore())
+			from := s.records.lastUsed()
+			to, _ := s.records.takeBefore()
+			s.moveRecord(from, to)
 			s.records.dropLast()
 		}
 	}
@@ -181,7 +183,7 @@ func (m storeMemory) total() uint64 { return m.records + m.index + m.live + m.sl
 
 // memory returns the memory held, views not counted.
 func (s *store) memory() storeMemory {
-	const pageBytes, infoBytes, placesBytes, slotBytes, dueBytes = 8 << 10, 24, 704, 40 + 64, 16
+	const pageBytes, infoBytes, placesBytes, slotBytes, dueBytes = 6 << 10, 24, 512, 40 + 64, 16
 	m := storeMemory{
 		records: uint64(len(s.records.pages))*pageBytes + uint64(cap(s.records.pages))*(infoBytes+16),
 		index:   uint64(len(s.index)) * slotBytes,

@@ -51,6 +51,7 @@ type Machine struct {
 	recent   recentEnd
 	scratch  []byte
 	warming  warming
+	spare    []Result // see resultsOf
 }
 
 // header is the state beside the entries. A snapshot begins with it.
@@ -113,19 +114,41 @@ func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 	m.clock = max(m.clock, b.Stamp)
 	m.store.warmCells(m.warming.names)
 	var results []Result
-	if len(b.Commands) > 0 {
-		m.position = uint32(len(b.Commands) - 1)
-		results = make([]Result, len(b.Commands))
-	}
-	for i := range b.Commands {
-		results[i] = m.apply(&b.Commands[i])
-		if b.Commands[i].Kind == KindLevel {
-			m.warm(b.Commands[i+1:]) // hashes may be others now
+	switch n := len(b.Commands); n {
+	case 0:
+	case 1:
+		results = m.alone(m.apply(&b.Commands[0]))
+	default:
+		m.position = uint32(n - 1)
+		results = make([]Result, n)
+		for i := range b.Commands {
+			results[i] = m.apply(&b.Commands[i])
+			if b.Commands[i].Kind == KindLevel {
+				m.warm(b.Commands[i+1:]) // hashes may be others now
+			}
 		}
 	}
 	m.reclaim()
 	m.shrink()
 	return results, nil
+}
+
+// spareResults is how many results are allocated together.
+const spareResults = 32
+
+// alone returns r as the only result of an entry. What refers to no memory comes out of an allocation that such
+// results share, as one for each would cost more than what is allocated. It is never used again.
+func (m *Machine) alone(r Result) []Result {
+	if r.HasValue {
+		return []Result{r}
+	}
+	if len(m.spare) == 0 {
+		m.spare = make([]Result, spareResults)
+	}
+	results := m.spare[:1:1]
+	m.spare = m.spare[1:]
+	results[0] = r
+	return results
 }
 
 // admit returns why b can't be applied at index. It comes before any change, so that a refused batch

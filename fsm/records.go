@@ -18,8 +18,9 @@ type record struct {
 	used     bool
 }
 
-// pageLen records make a page of 8 KiB, which is a size class of the allocator.
-const pageLen = 170
+// pageLen records make a page of 6 KiB, which is a size class of the allocator; a power of two, as records are found
+// by division.
+const pageLen = 128
 
 type page [pageLen]record
 
@@ -65,8 +66,8 @@ func (rs *records) own(p uint32) {
 	rs.pages[p], rs.info[p].epoch = c, rs.epoch
 }
 
-// take returns a record to fill.
-func (rs *records) take() ref {
+// take returns a record to fill, which may be written to.
+func (rs *records) take() (ref, *record) {
 	if rs.room == 0 {
 		rs.grow()
 	}
@@ -74,18 +75,18 @@ func (rs *records) take() ref {
 }
 
 // takeFrom is take from page p, which has free records.
-func (rs *records) takeFrom(p uint32) ref {
+func (rs *records) takeFrom(p uint32) (ref, *record) {
 	info := &rs.info[p]
 	r := info.free
 	w := rs.write(r)
 	info.free = w.next
-	*w = record{used: true}
+	w.used = true
 	info.used++
 	rs.used++
 	if info.free == 0 {
 		rs.unlist(p)
 	}
-	return r
+	return r, w
 }
 
 // release makes r free.
@@ -180,7 +181,7 @@ func (rs *records) lastUsed() ref {
 }
 
 // takeBefore is take from any but the last page, one of which has free records.
-func (rs *records) takeBefore() ref {
+func (rs *records) takeBefore() (ref, *record) {
 	p := rs.room - 1
 	if int(p) == len(rs.pages)-1 {
 		p = rs.info[p].next - 1

@@ -14,6 +14,7 @@ var derived = map[string]string{
 	"Machine.observer": "stands beside the state",
 	"Machine.recent":   "says which touches are worth their bytes, to leaders alone",
 	"Machine.scratch":  "holds nothing between commands",
+	"Machine.spare":    "results that nobody has yet",
 	"Machine.warming":  "holds nothing between batches",
 	"Machine.header":   "walked: the fields of header",
 	"Machine.store":    "walked: the fields of entry, and gone versions",

@@ -212,7 +212,8 @@ func (s *store) sizeOf(r ref) int { return len(s.arena.block(s.records.read(r).b
 // The slot must be owned, hash be that of key and stamp higher than all before. The value is v1 and v2
 // together. All bytes are copied, and may be those of a stored entry.
 func (s *store) set(r ref, slot uint16, hash uint32, key, contentType, v1, v2 []byte, version, expireAt, stamp uint64) ref {
-	return s.setLaid(r, slot, hash, s.lay(key, contentType, v1, v2, version, expireAt), stamp)
+	l := s.lay(key, contentType, v1, v2, version, expireAt)
+	return s.setLaid(r, slot, hash, &l, stamp)
 }
 
 // laid is an entry's block that is in the arena already, while the entry isn't stored yet. The next change of
@@ -226,8 +227,7 @@ type laid struct {
 
 // lay is the part of set that doesn't depend on what is stored.
 func (s *store) lay(key, contentType, v1, v2 []byte, version, expireAt uint64) laid {
-	at := s.arena.put(key, contentType, v1, v2)
-	block := s.arena.block(at)
+	block, at := s.arena.put(key, contentType, v1, v2)
 	s.arena.grant(len(block))
 	return laid{at, block, contentHash(block, version, expireAt), version, expireAt}
 }
@@ -236,14 +236,15 @@ func (s *store) lay(key, contentType, v1, v2 []byte, version, expireAt uint64) l
 func (s *store) discard(l *laid) { s.arena.free(l.at, len(l.block)) }
 
 // setLaid is the rest of set.
-func (s *store) setLaid(r ref, slot uint16, hash uint32, l laid, stamp uint64) ref {
+func (s *store) setLaid(r ref, slot uint16, hash uint32, l *laid, stamp uint64) ref {
 	sums := s.sumsOf(slot)
 	sums.addHashed(l.block, l.content, l.version, stamp)
 
 	var before uint64 // expiry
 	if r == 0 {
-		r = s.records.take()
-		*s.records.write(r) = record{slot: slot, hash: hash, used: true}
+		var rec *record
+		r, rec = s.records.take()
+		*rec = record{version: l.version, expireAt: l.expireAt, stamp: stamp, block: l.at, hash: hash, slot: slot, used: true}
 		s.link(r)
 		s.indexOf(slot).add(newCell(hash, l.at, r))
 	} else {
@@ -252,9 +253,9 @@ func (s *store) setLaid(r ref, slot uint16, hash uint32, l laid, stamp uint64) r
 		s.giveUp(rec, sums)
 		s.moveToEnd(r)
 		*s.indexOf(slot).cell(hash, r) = newCell(hash, l.at, r)
+		rec = s.records.write(r)
+		rec.version, rec.expireAt, rec.stamp, rec.block = l.version, l.expireAt, stamp, l.at
 	}
-	rec := s.records.write(r)
-	rec.version, rec.expireAt, rec.stamp, rec.block = l.version, l.expireAt, stamp, l.at
 	s.size += uint64(len(l.block) - blockHeader)
 	s.expiryChanged(r, before, l.expireAt)
 	s.clean()

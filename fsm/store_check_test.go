@@ -116,7 +116,7 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 					t.Fatalf("record of hash %x in table %x", hash, common)
 				case tb.place(hash, c.ref) != uint32(at):
 					t.Fatalf("cell %d is reached as %d", at, tb.place(hash, c.ref))
-				case !bytes.Equal(block, appendBlock(nil, e.key, e.contentType, e.value, nil)):
+				case !bytes.Equal(block, blockOf(e.key, e.contentType, e.value, nil)):
 					t.Fatalf("block of %q", e.key)
 				case len(block) != blockHeader+s.sizeOf(c.ref):
 					t.Fatalf("size %d of a block of %d", s.sizeOf(c.ref), len(block))
@@ -209,4 +209,11 @@ func checkDue(t fataler, s *store) {
 	if n := len(s.due.chunks) * dueChunk; int(s.due.n) != expiring || n < expiring || n > expiring+2*dueChunk {
 		t.Fatalf("%d of %d places for %d expiring entries", s.due.n, n, expiring)
 	}
+}
+
+// blockOf returns the block of an entry.
+func blockOf(key, contentType, v1, v2 []byte) []byte {
+	b := make([]byte, blockHeader+len(key)+len(contentType)+len(v1)+len(v2))
+	writeBlock(b, key, contentType, v1, v2)
+	return b
 }

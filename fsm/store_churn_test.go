@@ -292,7 +292,7 @@ func TestStoreViewBeside(t *testing.T) {
 				for range 3 {
 					var got slotSums
 					if err := v.each(func(e entry) error {
-						got.add(appendBlock(nil, e.key, e.contentType, e.value, nil), e.version, e.expireAt, e.stamp)
+						got.add(blockOf(e.key, e.contentType, e.value, nil), e.version, e.expireAt, e.stamp)
 						return nil
 					}); err != nil || got != summed {
 						t.Errorf("round %d: %v, %+v, want %+v", round, err, got, summed)

@@ -50,7 +50,7 @@ func (n *naiveStore) sums(slot uint16) (sums slotSums) {
 	sums.gone = n.gone[slot]
 	for _, e := range n.entries {
 		if e.slot() == slot {
-			block := appendBlock(nil, []byte(e.key), []byte(e.contentType), nil, []byte(e.value))
+			block := blockOf([]byte(e.key), []byte(e.contentType), nil, []byte(e.value))
 			sums.add(block, e.version, e.expireAt, e.stamp)
 		}
 	}
@@ -433,7 +433,7 @@ func TestStoreLayout(t *testing.T) {
 		want, max uintptr
 	}{
 		{record{}, 48, 48},
-		{page{}, 8160, 8 << 10}, // a size class
+		{page{}, 6 << 10, 6 << 10}, // a size class
 		{pageInfo{}, 24, 24},
 		{index{}, 40, 40},
 		{slotSums{}, 64, 64}, // a line of the cache

@@ -18,7 +18,7 @@ type slotSums struct {
 	_       uint64    // makes it one line of the cache
 }
 
-// contentHash is the hash of an entry with the given block (see appendBlock), its recency apart.
+// contentHash is the hash of an entry with the given block (see writeBlock), its recency apart.
 func contentHash(block []byte, version, expireAt uint64) [2]uint64 {
 	h := xxh3.Hash128(block)
 	var b [32]byte

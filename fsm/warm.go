@@ -118,12 +118,12 @@ func (s *store) warmSlots(names []hashed) {
 
 func (s *store) warmSlot(n hashed) {
 	if i := uint32(n.slot) - s.owned.Start; i < uint32(len(s.index)) {
-		prefetch(unsafe.Pointer(&s.summed[i]))
-		prefetch(unsafe.Pointer(&s.index[i]))
+		prefetchBoth(unsafe.Pointer(&s.summed[i]), unsafe.Pointer(&s.index[i]))
 	}
 }
 
-// warmCells fetches the first cells that searches for the names read.
+// warmCells fetches the first cells that searches for the names read, two lines of the cache: of three searches, one
+// comes to the end of the first.
 func (s *store) warmCells(names []hashed) {
 	for _, n := range names {
 		s.warmCell(n)
@@ -132,7 +132,7 @@ func (s *store) warmCells(names []hashed) {
 
 func (s *store) warmCell(n hashed) {
 	if t := s.tableOf(n.slot, n.hash); t != nil {
-		prefetch(unsafe.Pointer(&t.cells[t.home(n.hash)]))
+		prefetchTwo(unsafe.Pointer(&t.cells[t.home(n.hash)]))
 	}
 }
 
@@ -143,7 +143,9 @@ func (rs *records) warm(r ref) { prefetch(unsafe.Pointer(rs.read(r))) }
 func (a *arena) warm(at address) {
 	const line, lines = 64, 3
 	b := a.segments[at.segment()][at.offset():]
-	for i := 0; i < min(lines*line, len(b)); i += line {
-		prefetch(unsafe.Pointer(&b[i]))
+	if len(b) > (lines-1)*line {
+		prefetchThree(unsafe.Pointer(&b[0]))
+	} else {
+		prefetch(unsafe.Pointer(&b[0])) // at the end of a segment, where the rest follows anyway
 	}
 }

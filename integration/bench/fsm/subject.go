@@ -77,6 +77,7 @@ var sink byte
 type machine struct {
 	m        *fsm.Machine
 	index    uint64
+	puts     []fsm.Command // all of which are puts
 	commands []fsm.Command
 	touches  []byte
 }
@@ -106,14 +107,21 @@ func (s *machine) apply(b fsm.Batch) ([]fsm.Result, error) {
 	return results, nil
 }
 
+// put writes each command in the place of the last, as what Apply gets is decoded already.
 func (s *machine) put(keys []byte, batch int) error {
+	if cap(s.puts) < batch {
+		s.puts = make([]fsm.Command, batch)
+		for i := range s.puts {
+			s.puts[i].Kind = fsm.KindPut
+		}
+	}
 	for n := 0; len(keys) > 0; n += batch {
-		s.commands = s.commands[:0]
-		for i := 0; i < batch && len(keys) > 0; i++ {
-			s.commands = append(s.commands, fsm.Command{Kind: fsm.KindPut, Key: keys[:keySize:keySize], Value: valueAt(n + i)})
+		puts := s.puts[:min(batch, len(keys)/keySize)]
+		for i := range puts {
+			puts[i].Key, puts[i].Value = keys[:keySize:keySize], valueAt(n+i)
 			keys = keys[keySize:]
 		}
-		if _, err := s.apply(fsm.Batch{Level: 1, Commands: s.commands}); err != nil {
+		if _, err := s.apply(fsm.Batch{Level: 1, Commands: puts}); err != nil {
 			return err
 		}
 	}
