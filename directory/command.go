@@ -17,7 +17,7 @@ const commandVersion = 1
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
 // settings that change, the level of the shards, and operations that rebuild a member; level 3 nodes that are drained,
 // operations that replace a member, and the settings repair-after and balance; level 4 the
-// settings memory-only and snapshot-bandwidth.
+// settings memory-only and snapshot-bandwidth, and the recovery of shards.
 const MaxLevel = 4
 
 const (
@@ -48,6 +48,8 @@ const (
 	KindSetSettings Kind = "set-settings"
 	// KindDrainNode needs level 3.
 	KindDrainNode Kind = "drain-node"
+	// KindRecover needs level 4.
+	KindRecover Kind = "recover-shard"
 )
 
 // Command is one change of the table. Each has a precondition (R17), decided in Apply and nowhere
@@ -68,6 +70,7 @@ type Command struct {
 	Cancel       *CancelOperation  `json:"cancel_operation,omitempty"`
 	SetSettings  *SetSettings      `json:"set_settings,omitempty"`
 	DrainNode    *DrainNode        `json:"drain_node,omitempty"`
+	Recover      *RecoverShard     `json:"recover_shard,omitempty"`
 }
 
 // fields are the changes that a command can hold, by their kinds.
@@ -90,6 +93,7 @@ func (c Command) fields() map[Kind]change {
 	put(KindCancel, c.Cancel != nil, c.Cancel)
 	put(KindSetSettings, c.SetSettings != nil, c.SetSettings)
 	put(KindDrainNode, c.DrainNode != nil, c.DrainNode)
+	put(KindRecover, c.Recover != nil, c.Recover)
 	return set
 }
 
@@ -168,7 +172,7 @@ type Result struct {
 	Outcome Outcome `json:"outcome"`
 	Version uint64  `json:"version"`          // of the table afterwards
 	Reason  string  `json:"reason,omitempty"` // when refused
-	// Operation is the id of the operation that a StartOperation began.
+	// Operation is the id of the operation that a StartOperation began, or that tells of a RecoverShard.
 	Operation uint64 `json:"operation,omitempty"`
 }
 
@@ -213,6 +217,8 @@ func DecodeCommand(data []byte) (Command, error) {
 // level is the lowest feature level at which a replica of any build that may take part knows c.
 func (c Command) level() uint8 {
 	switch {
+	case c.Recover != nil:
+		return recoveryLevel
 	case c.DrainNode != nil, c.Cancel != nil && c.Cancel.R != 0,
 		c.Start != nil && (c.Start.Kind == ReplaceMember || c.Start.Kind == RemoveMember && (c.Start.R != 0 || c.Start.Reason != "")):
 		return placementLevel

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -97,6 +98,32 @@ func (s *Service) fetch(ctx context.Context, node string, since uint64, wait tim
 	}
 	s.latest.Publish(t)
 	return nil
+}
+
+// catchUpPatience is how long a node that starts waits for the others to tell it newer tables than its own.
+const catchUpPatience = time.Second
+
+// catchUp asks all other nodes of the table that this node starts with for a newer one, before any replica of a data shard is opened: a replica may be of a
+// generation that has ended meanwhile, and with others like it would serve what was given up. Who does not answer within a second is
+// not waited for: data flows without the directory (R19), and without nodes that are gone.
+func (s *Service) catchUp() {
+	if len(s.host.Replicas()) == 0 {
+		return
+	}
+	t := s.Table()
+	ctx, cancel := context.WithTimeout(s.ctx, catchUpPatience)
+	defer cancel()
+	var asked sync.WaitGroup
+	for _, id := range t.NodeIDs() {
+		if id == s.self.ID {
+			continue
+		}
+		asked.Go(func() {
+			for s.fetch(ctx, id, t.Version, 0) != nil && s.pause(ctx) {
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // handleTable answers with this node's table, or with nothing when it has none that is newer.

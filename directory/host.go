@@ -112,6 +112,9 @@ func (h realHost) Step(ctx context.Context, step memberStep) error {
 	if g == nil {
 		return shard.ErrUnknownShard
 	}
+	if r := g.ID().R; step.Table != 0 && r > step.Table {
+		return fmt.Errorf("%w: it was planned by table version %d, before there was replica %d", shard.ErrConfChanged, step.Table, r)
+	}
 	if step.Step == stepTransfer {
 		return g.TransferLeadership(ctx, step.Node)
 	}

@@ -50,7 +50,7 @@ func (c Command) apply(t *Table) (*Table, Result) {
 		return nil, Result{Outcome: OutcomeUnchanged, Version: t.Version}
 	}
 	result := Result{Outcome: OutcomeApplied, Version: next.Version}
-	if c.Kind == KindStart {
+	if c.Kind == KindStart || c.Kind == KindRecover {
 		result.Operation = next.NextOperation
 	}
 	return next, result
@@ -185,6 +185,8 @@ func (c Command) describe() string {
 		return fmt.Sprintf("%s %s", kind, c.RemoveNode.ID)
 	case c.DrainNode != nil:
 		return fmt.Sprintf("%s %s %v", kind, c.DrainNode.ID, c.DrainNode.Drain)
+	case c.Recover != nil:
+		return fmt.Sprintf("%s %d: generation %d ends, nodes %s", kind, c.Recover.Shard, c.Recover.Generation, strings.Join(c.Recover.Nodes, ","))
 	case c.Start != nil:
 		return fmt.Sprintf("%s %s: shard %d, node %s", kind, c.Start.Kind, c.Start.Shard, c.Start.Node)
 	case c.Advance != nil:

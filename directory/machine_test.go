@@ -52,7 +52,7 @@ func snapshotBytes(t testing.TB, m *Machine) []byte {
 func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 	id := shard.ID(rapid.Uint64Range(0, 6).Draw(t, "shard"))
 	node := func() string { return rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"}).Draw(t, "node id") }
-	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel, KindSetSettings, KindDrainNode}).Draw(t, "kind") {
+	switch rapid.SampledFrom([]Kind{KindInit, KindRegisterNode, KindSetLimits, KindSetLevel, KindRegrant, KindAddNode, KindRemoveNode, KindStart, KindStart, KindAdvance, KindAdvance, KindAdvance, KindCancel, KindSetSettings, KindDrainNode, KindRecover}).Draw(t, "kind") {
 	case KindDrainNode:
 		return Command{DrainNode: &DrainNode{ID: node(), Drain: rapid.Bool().Draw(t, "drain")}}
 	case KindAddNode:
@@ -123,6 +123,12 @@ func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 		s.DefaultTTL = rapid.SampledFrom([]string{"", "1h", "soon"}).Draw(t, "ttl")
 		s.TouchInterval = rapid.SampledFrom([]string{"", "0s", "1h"}).Draw(t, "touch")
 		return Command{SetSettings: &SetSettings{Expect: table.Version - rapid.Uint64Range(0, 1).Draw(t, "stale"), Settings: s}}
+	case KindRecover:
+		c := &RecoverShard{Shard: id, Generation: 1, Nodes: []string{"a", "b", "c", "d"}[:rapid.IntRange(0, 4).Draw(t, "hosts")]}
+		if sh, ok := table.Shard(id); ok {
+			c.Generation = sh.Generation - rapid.Uint64Range(0, 1).Draw(t, "stale")
+		}
+		return Command{Recover: c}
 	default:
 		return Command{Regrant: &Regrant{Shard: id, Expect: rapid.Uint32Range(1, 8).Draw(t, "expect")}}
 	}

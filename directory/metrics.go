@@ -13,7 +13,7 @@ type metrics struct {
 	service *Service
 	retries *prometheus.CounterVec
 
-	version, nodes, shards, operations, relocations, isLeader, dropped *prometheus.Desc
+	version, nodes, shards, operations, relocations, isLeader, dropped, generation *prometheus.Desc
 }
 
 func newMetrics(s *Service) *metrics {
@@ -32,6 +32,8 @@ func newMetrics(s *Service) *metrics {
 		operations: desc("operations", "Operations that the table keeps, by their state.", "state"),
 		relocations: desc("relocations", "Replicas that are to leave their nodes and have not begun to, by whether something keeps them from it.",
 			"waits"),
+		generation: desc("shard_generation",
+			"Generation of a data shard by the table that this node knows; it grows when the shard is recovered, and what it held is lost.", "shard"),
 		isLeader: desc("is_leader", "Whether this node leads the directory."),
 		dropped:  desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
 	}
@@ -52,7 +54,7 @@ func (m *metrics) retried(reason string) { m.retries.WithLabelValues(reason).Inc
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.relocations, m.isLeader, m.dropped} {
+	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.relocations, m.isLeader, m.dropped, m.generation} {
 		ch <- d
 	}
 }
@@ -74,6 +76,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.nodes, len(t.Nodes)-up, NodeDown)
 	led := 0
 	for _, s := range t.Shards {
+		gauge(m.generation, int(s.Generation), strconv.FormatUint(uint64(s.ID), 10))
 		if leader, _ := m.service.soft.leader(s.ID); leader != "" {
 			led++
 		}

@@ -68,6 +68,8 @@ const (
 	RebuildMember OperationKind = "rebuild-member"
 	// ReplaceMember needs feature level 3.
 	ReplaceMember OperationKind = "replace-member"
+	// RecoverGeneration is what a RecoverShard leaves: it never runs. Needs feature level 4.
+	RecoverGeneration OperationKind = "recover-shard"
 )
 
 // OperationState says how far an operation is.
@@ -314,21 +316,26 @@ func (c *StartOperation) apply(t *Table) (*Table, string) {
 	default:
 		return nil, fmt.Sprintf("there is no operation %q", c.Kind)
 	}
+	next.keepOperation(o)
+	return next, ""
+}
+
+// keepOperation adds an operation to a table that is not published yet, and forgets those that ended long ago.
+func (t *Table) keepOperation(o Operation) {
 	over := 0
-	for _, o := range next.Operations {
+	for _, o := range t.Operations {
 		if o.State != OperationRunning {
 			over++
 		}
 	}
-	next.Operations = slices.DeleteFunc(next.Operations, func(o Operation) bool {
+	t.Operations = slices.DeleteFunc(t.Operations, func(o Operation) bool {
 		if o.State == OperationRunning || over < maxOver {
 			return false
 		}
 		over--
 		return true
 	})
-	next.Operations = append(next.Operations, o)
-	return next, ""
+	t.Operations = append(t.Operations, o)
 }
 
 func (c *AdvanceOperation) apply(t *Table) (*Table, string) {

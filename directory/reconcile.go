@@ -21,13 +21,13 @@ const (
 func (s *Service) reconcile(t *Table) {
 	for _, o := range t.Operations {
 		if o.State == OperationRunning {
-			s.duties.try(fmt.Sprintf("operation %d", o.ID), func(ctx context.Context) error { return s.goOn(ctx, o) })
+			s.duties.try(fmt.Sprintf("operation %d", o.ID), func(ctx context.Context) error { return s.goOn(ctx, o, t.Version) })
 		}
 	}
 }
 
-// goOn takes one step of an operation.
-func (s *Service) goOn(ctx context.Context, o Operation) error {
+// goOn takes one step of an operation that runs by the table of that version.
+func (s *Service) goOn(ctx context.Context, o Operation, version uint64) error {
 	conf, leader, err := s.configuration(ctx, o.Shard)
 	if err != nil {
 		return fmt.Errorf("operation %d: asking the leader of shard %d: %w", o.ID, o.Shard, err)
@@ -37,6 +37,7 @@ func (s *Service) goOn(ctx context.Context, o Operation) error {
 	case m.advance != nil:
 		return s.proposeDuty(ctx, Command{Advance: m.advance})
 	case m.step != nil:
+		m.step.Table = version
 		if err := s.stepAt(ctx, leader, *m.step); err != nil {
 			return fmt.Errorf("%s by %s: %w", m.step.Step, leader, err)
 		}
@@ -81,6 +82,10 @@ func (s *Service) configurationAt(ctx context.Context, node string, id shard.ID)
 	}
 	if err := json.Unmarshal(answer, &conf); err != nil {
 		return conf, fmt.Errorf("configuration that %s told: %w", node, err)
+	}
+	began := s.Table().began(id)
+	if slices.ContainsFunc(slices.Concat(conf.Voters, conf.Learners), func(p shard.Progress) bool { return p.Replica.R < began }) {
+		return conf, fmt.Errorf("%w: %s tells of a generation of shard %d that has ended", shard.ErrNoLeader, node, id)
 	}
 	return conf, nil
 }

@@ -134,8 +134,8 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 			continue
 		}
 		req.Shard, req.R = s.ID, 0
-		if req.Op == shard.OpGet {
-			// Only by the replica that the table lists: one that was removed may still be there.
+		if req.Op == shard.OpGet || s.Generation > 1 {
+			// Only by the replica that the table lists: one that was removed, or is of a former generation, may still be there.
 			m, _ := s.Member(node)
 			req.R = m.R
 		}

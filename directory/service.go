@@ -211,6 +211,7 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodStep, s.handleStep)
 	h.Handle(methodCompare, s.handleCompare)
 	h.Handle(methodDiverged, s.handleDiverged)
+	h.Handle(methodRecover, s.handleRecover)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil
 }
@@ -317,6 +318,7 @@ func (s *Service) leaveDirectory(id shard.ReplicaID) {
 
 // run is the loop.
 func (s *Service) run() {
+	s.catchUp()
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
@@ -471,6 +473,9 @@ func (s *Service) retire(t *Table) {
 			s.leaveDirectory(id)
 			err := s.host.Destroy(id.Shard, id.R)
 			s.leaveDirectory(id) // it may have been opened just before
+			if began := t.began(id.Shard); err == nil && id.R < began {
+				s.log.Warn("a replica of a former generation is destroyed, as its shard was recovered", "shard", id.Shard, "replica", id.String(), "epoch", began)
+			}
 			return err
 		})
 	}

@@ -584,6 +584,7 @@ func TestMetrics(t *testing.T) {
 		}
 		for name, want := range map[string]float64{
 			"larder_directory_is_leader":              1,
+			"larder_directory_shard_generation/4":     1,
 			"larder_directory_nodes/up":               2,
 			"larder_directory_nodes/down":             1,
 			"larder_directory_reports_dropped_total":  1,

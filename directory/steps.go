@@ -35,6 +35,9 @@ type memberStep struct {
 	Replica string   `json:"replica,omitempty"` // which one; server id
 	Prev    uint64   `json:"prev,omitempty"`    // configuration that it was planned from
 	Node    string   `json:"node,omitempty"`    // transfer: who is to lead
+	// Table is the version of the table that it was planned by. A replica with a later r is of another generation, or was not there:
+	// its group does not make the step. 0, as of builds before level 4, is any.
+	Table uint64 `json:"table,omitempty"`
 }
 
 // next decides how an operation goes on, from its shard's configuration as its leader told it. It is

@@ -25,6 +25,8 @@ type Admin interface {
 	ChangeMember(ctx context.Context, c directory.MemberChange) (directory.OperationView, error)
 	// TransferLeader returns once node leads the shard, also when it did already.
 	TransferLeader(ctx context.Context, id shard.ID, node string) error
+	// RecoverShard begins the next generation of a shard, or says what that would do.
+	RecoverShard(ctx context.Context, r directory.Recovery) (directory.RecoveryView, error)
 	// Operations returns those that the table keeps, newest first.
 	Operations() []directory.OperationView
 	// Operation returns one of them; false for a number that there is not.

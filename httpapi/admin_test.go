@@ -74,6 +74,12 @@ func (a *fakeAdmin) TransferLeader(ctx context.Context, id shard.ID, node string
 	return a.note(ctx, "leader of %d is %q", id, node)
 }
 
+func (a *fakeAdmin) RecoverShard(ctx context.Context, r directory.Recovery) (directory.RecoveryView, error) {
+	return directory.RecoveryView{Shard: r.Shard, Generation: 1, Nodes: []string{"a"}, Done: r.Unsafe, Former: []directory.RecoveryMember{
+		{Node: "b", Replica: "3/b/1", State: directory.NodeDown},
+	}}, a.note(ctx, "recover %+v", r)
+}
+
 func (a *fakeAdmin) Operations() []directory.OperationView {
 	return []directory.OperationView{operation}
 }
@@ -121,7 +127,7 @@ func (a *fakeAdmin) Newer(ctx context.Context, version uint64) error {
 var adminChanges = []string{
 	"PUT /v1/shards/3/members/b?force=true", "DELETE /v1/shards/3/members/b?force=true",
 	`PUT /v1/shards/3/leader {"node":"b"}`, `PATCH /v1/settings {"default-ttl":null}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
-	"POST /v1/nodes/b/drain", "POST /v1/nodes/b/undrain",
+	`POST /v1/shards/3/recover {"unsafe":true,"generation":1}`, "POST /v1/nodes/b/drain", "POST /v1/nodes/b/undrain",
 }
 
 // cutRequest cuts "METHOD target body"; the body may be missing.
@@ -206,6 +212,40 @@ func TestNoBody(t *testing.T) {
 		if len(f.admin.called()) != before {
 			t.Errorf("%s: a refused request reached the directory", method)
 		}
+	}
+}
+
+// A recovery is made on the word unsafe, for a named generation, and is a plan without; its body is taken in one form only.
+func TestRecoverShard(t *testing.T) {
+	for body, want := range map[string]string{
+		`{}`:               "recover {Shard:3 Unsafe:false Generation:0 Force:false}",
+		`{"unsafe":false}`: "recover {Shard:3 Unsafe:false Generation:0 Force:false}",
+		` {"generation":7,"force":true,"unsafe":true}`: "recover {Shard:3 Unsafe:true Generation:7 Force:true}",
+	} {
+		f := newFixture(t)
+		w := f.request(t, "POST", "/v1/shards/3/recover", body, "Content-Type", "application/json")
+		status := 200
+		if strings.Contains(want, "Unsafe:true") {
+			status = 202
+			if got := w.Header().Get("Location"); got != "/v1/shards/3" {
+				t.Errorf("%s: Location %q", body, got)
+			}
+		}
+		if calls := f.admin.called(); w.Code != status || len(calls) != 1 || calls[0] != want {
+			t.Errorf("%s: got %d, %q, want %d, %q", body, w.Code, calls, status, want)
+		}
+	}
+	for _, body := range []string{``, `[]`, `true`, `{"unsafe":"true"}`, `{"unsafe":1}`, `{"generation":true}`, `{"generation":1.0}`, `{"generation":-1}`,
+		`{"generation":01}`, `{"unsafe":true,"unsafe":true}`, `{"Unsafe":true}`, `{"unsafe":true,"generation":1,"soon":true}`, `{"unsafe":{}}`, `{}{}`} {
+		f := newFixture(t)
+		w := f.request(t, "POST", "/v1/shards/3/recover", body, "Content-Type", "application/json")
+		if w.Code != 400 || len(f.admin.called()) > 0 {
+			t.Errorf("%s: got %d, %q", body, w.Code, f.admin.called())
+		}
+	}
+	f := newFixture(t)
+	if w := f.request(t, "POST", "/v1/shards/3/recover", `{"unsafe":true}`, "Content-Type", "application/json"); w.Code != 428 || len(f.admin.called()) > 0 {
+		t.Errorf("without a generation: got %d, %q", w.Code, f.admin.called())
 	}
 }
 

@@ -44,6 +44,7 @@ func (s *server) routes() []route {
 			http.MethodDelete: s.removeMember,
 		}},
 		{path: "/v1/shards/{id}/leader", methods: map[string]handler{http.MethodPut: s.putLeader}},
+		{path: "/v1/shards/{id}/recover", methods: map[string]handler{http.MethodPost: s.recoverShard}},
 		{path: "/v1/shards/{id}/split", methods: map[string]handler{http.MethodPost: unbuilt("Splitting a shard")}},
 		{path: "/v1/shards/{id}/merge", methods: map[string]handler{http.MethodPost: unbuilt("Merging shards")}},
 		{path: "/v1/settings", methods: map[string]handler{

@@ -57,6 +57,9 @@ func (g *Group) start() error {
 	return nil
 }
 
+// ID returns the replica's server id.
+func (g *Group) ID() ReplicaID { return g.id }
+
 // instance returns the running instance, nil when there is none.
 func (g *Group) instance() *instance { return g.inst.Load() }
 

@@ -81,6 +81,24 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		send(200, directory.MembersView{Shard: 3, Conf: "1-7", Leader: "a", Members: []directory.MemberDetail{{Node: "a", Replica: "3/a/1", Role: directory.RoleVoter, State: "up", Match: 8, Last: 9}}})
 	case "GET /v1/operations":
 		send(200, map[string]any{"operations": []directory.OperationView{{ID: 5, Kind: "add-member", State: "running", Phase: "adding"}}})
+	case "POST /v1/shards/3/recover":
+		var request directory.Recovery
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+			problem(400, "bad-body", err.Error())(w, r)
+			return
+		}
+		plan := directory.RecoveryView{Shard: 3, Generation: 4, Nodes: []string{"a", "d\x1b"}, Against: "2 of 3 run", Done: request.Unsafe,
+			Former: []directory.RecoveryMember{{Node: "b", Replica: "3/b/1", State: "down"}}}
+		switch {
+		case !request.Unsafe:
+			send(200, plan)
+		case request.Generation != 4:
+			problem(409, "conflict", "another generation")(w, r)
+		case !request.Force:
+			problem(409, "conflict", plan.Against)(w, r)
+		default:
+			send(202, plan)
+		}
 	case "PUT /v1/shards/3/leader", "DELETE /v1/nodes/d":
 		w.WriteHeader(204)
 	case "PUT /v1/shards/3/members/d", "DELETE /v1/shards/3/members/d", "DELETE /v1/operations/5":
@@ -124,6 +142,14 @@ func TestAdminExitCodes(t *testing.T) {
 		{[]string{"shard", "show", "3"}, "", nil, 0, "+25 %     56.2 %"},
 		{[]string{"shard", "show", "3", "-o", "json"}, "", nil, 0, `"conf":"1-7"`},
 		{[]string{"shard", "show", "9"}, "GET /v1/shards/9", problem(404, "unknown-shard", "no"), 3, "larder shard list"},
+		{[]string{"shard", "recover", "3"}, "", nil, 0, "refused without --force: 2 of 3 run"},
+		{[]string{"shard", "recover", "3", "-o", "json"}, "", nil, 0, `"done":false`},
+		{[]string{"shard", "recover", "3", "--unsafe"}, "", nil, 1, "2 of 3 run"},
+		{[]string{"shard", "recover", "3", "--unsafe", "--force"}, "", nil, 0, ""},
+		{[]string{"shard", "recover", "3", "--unsafe", "--force", "-o", "json"}, "", nil, 0, `"done":true`},
+		{[]string{"shard", "recover", "3", "--force"}, "", nil, 2, "--unsafe"},
+		{[]string{"shard", "recover", "9", "--unsafe"}, "POST /v1/shards/9/recover", problem(404, "unknown-shard", "no"), 3, "larder shard list"},
+		{[]string{"shard", "recover", "3", "--unsafe"}, "POST /v1/shards/3/recover", problem(504, "outcome-unknown", "unknown"), 6, "larder shard show 3"},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "", nil, 0, ""},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(409, "conflict", "no"), 1, "larder status"},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(503, "no-leader", "no"), 5, "try again"},

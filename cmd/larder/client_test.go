@@ -61,6 +61,7 @@ func serve(t *testing.T, reply http.HandlerFunc) (address string, got *requests)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got.add(seen{r.Method + " " + r.RequestURI, r.Header.Clone(), string(body)})
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		reply(w, r)
 	}))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)

@@ -13,7 +13,7 @@ import (
 )
 
 func newShardCmd() *cobra.Command {
-	return newGroup("shard", "Look at shards, hand leaderships over", newShardListCmd(), newShardShowCmd(), newShardChecksumCmd(), newTransferLeaderCmd())
+	return newGroup("shard", "Look at shards, hand leaderships over, recover lost ones", newShardListCmd(), newShardShowCmd(), newShardChecksumCmd(), newTransferLeaderCmd(), newRecoverCmd())
 }
 
 func newShardListCmd() *cobra.Command {

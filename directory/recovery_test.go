@@ -1,0 +1,502 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
+)
+
+// recoveryRig is a realRig of five founders, so that the directory outlives what costs a shard of three its quorum.
+type recoveryRig struct {
+	*realRig
+	lost Shard // the shard that is to lose its quorum
+	gone []string
+	left string // its member that stays
+
+	versions map[string]uint64 // acknowledged before the loss, by key, all in lost
+}
+
+// newRecoveryRig returns a rig that is ready, with keys in the shard that is to lose its quorum.
+func newRecoveryRig(t *testing.T) *recoveryRig {
+	names := []string{"a", "b", "c", "d", "e"}
+	r := &recoveryRig{realRig: newRealRig(t, names...), versions: map[string]uint64{}}
+	dir := t.TempDir()
+	r.configure = func(c *Config) {
+		c.TableFile = filepath.Join(dir, c.Self.Raft[:1])
+		c.Initial = map[string]string{}
+		for _, name := range names {
+			c.Initial[name] = name + ":1"
+		}
+		c.Settings = Settings{InitialShards: 5, Replicas: 3}
+	}
+	for _, name := range names {
+		r.start(name)
+	}
+	r.form(names...)
+	r.ready()
+	r.lost = r.services["a"].Table().Shards[0]
+	r.left, r.gone = r.lost.Members[0].Node, []string{r.lost.Members[1].Node, r.lost.Members[2].Node}
+	for i := range 30 {
+		key := r.key(i)
+		resp, err := r.do(names[i%5], shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte("before")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.versions[key] = resp.Version
+	}
+	return r
+}
+
+// key returns the n-th key of the shard that is to lose its quorum.
+func (r *recoveryRig) key(n int) string {
+	for i := 0; ; i++ {
+		key := fmt.Sprint("key", i)
+		if slot := fsm.Slot([]byte(key)); !r.lost.Range().Contains(slot) {
+			continue
+		}
+		if n--; n < 0 {
+			return key
+		}
+	}
+}
+
+func (r *recoveryRig) close() {
+	for name := range r.services {
+		r.stop(name)
+	}
+}
+
+// crash ends a node as kill -9 does.
+func (r *recoveryRig) crash(name string) {
+	r.net.Kill(name)
+	synctest.Wait()
+	r.stop(name)
+	r.net.Revive(name)
+}
+
+func (r *recoveryRig) restart(name string) {
+	r.start(name)
+	r.form(name)
+}
+
+// until waits for a condition.
+func (r *recoveryRig) until(what string, holds func() bool) {
+	r.t.Helper()
+	for began := time.Now(); !holds(); <-time.After(10 * time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			r.t.Fatalf("not within a minute: %s", what)
+		}
+	}
+}
+
+// recover recovers the lost shard at a node, for one generation, and repeats that until the outcome is certain.
+func (r *recoveryRig) recover(at func() string, request Recovery) {
+	r.t.Helper()
+	for began := time.Now(); ; <-time.After(50 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, err := r.services[at()].RecoverShard(ctx, request)
+		cancel()
+		var conflict *ConflictError
+		if err == nil || errors.As(err, &conflict) && strings.Contains(conflict.Reason, "has generation") {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// served waits until the lost shard takes writes at a node, in the generation.
+func (r *recoveryRig) served(at string, generation uint64) {
+	r.t.Helper()
+	r.until("the shard serves", func() bool {
+		sh, _ := r.services[at].Table().Shard(r.lost.ID)
+		_, err := r.do(at, shard.Request{Op: shard.OpPut, Key: []byte("{" + r.key(0) + "}probe"), Value: []byte("x")})
+		return sh.Generation == generation && err == nil
+	})
+}
+
+// checkAfter ensures that nothing of the former generation is left, and that what is written now has higher versions.
+func (r *recoveryRig) checkAfter(at string) {
+	r.t.Helper()
+	var highest uint64
+	for _, v := range r.versions {
+		highest = max(highest, v)
+	}
+	for key := range r.versions {
+		resp, err := r.do(at, shard.Request{Op: shard.OpGet, Key: []byte(key)})
+		if err != nil || resp.Found && string(resp.Value) == "before" {
+			r.t.Errorf("%s at %s: %+v, %v, want a miss", key, at, resp, err)
+		}
+		resp, err = r.do(at, shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte("after")})
+		if err != nil || resp.Version <= highest {
+			r.t.Errorf("put %s at %s: %+v, %v, want a version above %d", key, at, resp, err, highest)
+		}
+	}
+}
+
+// TestRecoverShard ensures that a shard whose majority is destroyed has no service until it is recovered, and that it then misses what it held,
+// takes writes with versions above all before, and that its former replicas are destroyed when their nodes return.
+func TestRecoverShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecoveryRig(t)
+		defer r.close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		plan, err := r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID})
+		if err != nil || plan.Generation != 1 || plan.Against == "" || plan.Done {
+			t.Fatalf("%+v, %v, want a plan that warns of a quorum", plan, err)
+		}
+		var conflict *ConflictError
+		if _, err := r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1}); !errors.As(err, &conflict) {
+			t.Fatalf("%v, want a refusal while there is a quorum", err)
+		}
+		for _, name := range r.gone {
+			r.crash(name)
+		}
+		<-time.After(2 * softLife)
+		plan, err = r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID})
+		if err != nil || plan.Against != "" || len(plan.Nodes) != 3 || slices.Contains(plan.Nodes, r.gone[0]) || slices.Contains(plan.Nodes, r.gone[1]) {
+			t.Fatalf("%+v, %v, want a plan on the nodes that are up", plan, err)
+		}
+		if _, err := r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 7}); !errors.As(err, &conflict) {
+			t.Fatalf("%v, want a refusal of another generation", err)
+		}
+		if _, err := r.services[r.left].RecoverShard(ctx, Recovery{Shard: 99}); !errors.As(err, new(*UnknownError)) {
+			t.Fatalf("%v, want that there is no such shard", err)
+		}
+		done, err := r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1})
+		if err != nil || !done.Done {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if _, err := r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1}); !errors.As(err, &conflict) {
+			t.Fatalf("%v, want a refusal of a repeat", err)
+		}
+		r.served(r.left, 2)
+		table := r.services[r.left].Table()
+		sh, _ := table.Shard(r.lost.ID)
+		if sh.Epoch != table.began(sh.ID) || sh.VersionBits <= r.lost.VersionBits || sh.VersionBits != table.VersionGrant {
+			t.Errorf("%+v", sh)
+		}
+		if o, ok := table.Operation(done.Operation); !ok || o.Kind != RecoverGeneration || o.State != OperationDone {
+			t.Errorf("%+v, %v, want what tells of the recovery", o, ok)
+		}
+		r.checkAfter(r.left)
+
+		for _, name := range r.gone {
+			r.restart(name)
+		}
+		r.until("the former replicas are destroyed", func() bool {
+			for _, name := range r.gone {
+				if slices.ContainsFunc(r.hosts[name].Replicas(), func(id shard.ReplicaID) bool { return id.Shard == sh.ID && id.R < sh.Epoch }) {
+					return false
+				}
+			}
+			return true
+		})
+		r.ready()
+		for name := range r.services {
+			resp, err := r.do(name, shard.Request{Op: shard.OpGet, Key: []byte(r.key(3))})
+			if err != nil || string(resp.Value) != "after" {
+				t.Errorf("at %s: %+v, %v", name, resp, err)
+			}
+		}
+	})
+}
+
+// TestRecoverCommand ensures that a recovery is refused where its preconditions don't hold, and that it gives the shard new replicas, new version bits and a
+// new epoch, and ends what runs on it.
+func TestRecoverCommand(t *testing.T) {
+	apply := func(c Command, to *Table) (*Table, Result) {
+		c.Kind = c.kind()
+		return c.apply(to)
+	}
+	founded, _ := apply(testInit(t, 4, smallSettings), &Table{})
+	first := founded.Shards[0]
+	conf := StartOperation{Kind: RemoveMember, Shard: first.ID, Node: first.Members[0].Node, Conf: 1}
+	table, result := apply(Command{Start: &conf}, founded)
+	if result.Outcome != OutcomeApplied {
+		t.Fatal(result)
+	}
+	drained, _ := apply(Command{DrainNode: &DrainNode{ID: "d", Drain: true}}, table)
+	young := *table
+	young.Level = placementLevel
+	spent := *table
+	spent.VersionGrant = maxVersionBits
+	for name, row := range map[string]struct {
+		table *Table
+		c     RecoverShard
+	}{
+		"an early level":              {&young, RecoverShard{first.ID, 1, []string{"a"}}},
+		"an unknown shard":            {table, RecoverShard{77, 1, []string{"a"}}},
+		"the directory":               {table, RecoverShard{shard.Directory, 1, []string{"a"}}},
+		"another generation":          {table, RecoverShard{first.ID, 2, []string{"a"}}},
+		"no node":                     {table, RecoverShard{first.ID, 1, nil}},
+		"an unknown node":             {table, RecoverShard{first.ID, 1, []string{"a", "z"}}},
+		"a node twice":                {table, RecoverShard{first.ID, 1, []string{"a", "a"}}},
+		"a drained node":              {drained, RecoverShard{first.ID, 1, []string{"d"}}},
+		"no version bits":             {&spent, RecoverShard{first.ID, 1, []string{"a"}}},
+		"more nodes than are allowed": {table, RecoverShard{first.ID, 1, make([]string, maxReplicas+1)}},
+	} {
+		if next, result := apply(Command{Recover: &row.c}, row.table); next != nil || result.Outcome != OutcomeRefused || result.Reason == "" {
+			t.Errorf("%s: %+v", name, result)
+		}
+	}
+	c := Command{Recover: &RecoverShard{first.ID, 1, []string{"d", "b"}}}
+	next, result := apply(c, table)
+	if next == nil || next.Validate() != nil {
+		t.Fatalf("%+v, %v", result, next.Validate())
+	}
+	sh, _ := next.Shard(first.ID)
+	want := []Member{{Node: "d", R: next.Version, Role: RoleVoter}, {Node: "b", R: next.Version, Role: RoleVoter}}
+	if sh.Generation != 2 || sh.Epoch != next.Version || sh.VersionBits != table.VersionGrant+1 || next.VersionGrant != sh.VersionBits ||
+		sh.Range() != first.Range() || !slices.Equal(sh.Members, want) || !slices.Equal(sh.Bootstrap, want) {
+		t.Errorf("%+v", sh)
+	}
+	if o := next.Operations[0]; o.State != OperationFailed || o.Phase != "" || o.Error == "" {
+		t.Errorf("%+v, want it failed", o)
+	}
+	if o, ok := next.Operation(result.Operation); !ok || o.Kind != RecoverGeneration || o.Shard != first.ID {
+		t.Errorf("%+v, %v", o, ok)
+	}
+	if again, result := apply(c, next); again != nil || result.Outcome != OutcomeRefused {
+		t.Errorf("a repeat: %+v", result)
+	}
+	if c.level() != recoveryLevel {
+		t.Errorf("level %d", c.level())
+	}
+}
+
+// TestRouterNamesReplica ensures that requests for a shard that was recovered name the replica that the table lists, writes too: one of the former
+// generation on the same node takes none.
+func TestRouterNamesReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newRouterRig(t)
+		recovered := rig.latest.Table().clone()
+		recovered.Version = 9
+		sh := &recovered.Shards[0]
+		sh.Generation = 2
+		for i := range sh.Members {
+			sh.Members[i].R = 9
+		}
+		rig.latest.Publish(recovered)
+		for _, op := range []shard.Op{shard.OpPut, shard.OpDelete, shard.OpGet} {
+			if _, err := rig.Do(context.Background(), shard.Request{Op: op, Key: []byte("k")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, req := range rig.requests {
+			if req.R != 9 {
+				t.Errorf("operation %d names replica %d, want 9", req.Op, req.R)
+			}
+		}
+	})
+}
+
+// TestFormerGenerationIsNotAsked ensures that the configuration of a group whose generation has ended counts for nothing, and that a step that was planned
+// before a group began is not made on it, though it names the index of a configuration that the new one has too.
+func TestFormerGenerationIsNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecoveryRig(t)
+		defer r.close()
+		at := r.services[r.left]
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		former := at.Table().Version
+		r.recover(func() string { return r.left }, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1, Force: true})
+		r.served(r.left, 2)
+		conf, leader, err := at.configuration(ctx, r.lost.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		early := memberStep{Shard: r.lost.ID, Step: stepAddLearner, Prev: conf.Index, Table: former,
+			Replica: shard.ReplicaID{Shard: r.lost.ID, Node: r.gone[0], R: former}.String()}
+		if err := at.stepAt(ctx, leader, early); !errors.Is(err, shard.ErrConfChanged) {
+			t.Errorf("%v, want that the step is not made", err)
+		}
+		if now, _, err := at.configuration(ctx, r.lost.ID); err != nil || now.Index != conf.Index {
+			t.Errorf("configuration %d, %v, want %d still", now.Index, err, conf.Index)
+		}
+		later := at.Table().clone()
+		later.Version++
+		for i := range later.Shards {
+			later.Shards[i].Bootstrap[0].R = later.Version
+		}
+		knows := &Service{host: at.host, latest: NewLatest()} // that another generation has begun
+		knows.latest.Publish(later)
+		if conf, err := knows.configurationAt(ctx, leader, r.lost.ID); !errors.Is(err, shard.ErrNoLeader) {
+			t.Errorf("%+v, %v, want that the former generation counts for nothing", conf, err)
+		}
+	})
+}
+
+// TestFormerMajorityReturns ensures that a majority that was given up and is there after all serves nobody what it held, on whatever node and with
+// whatever consistency a client asks, where its nodes start while those that know the new table can be reached.
+func TestFormerMajorityReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecoveryRig(t)
+		defer r.close()
+		for _, name := range r.gone {
+			r.crash(name)
+		}
+		<-time.After(2 * softLife)
+		r.recover(func() string { return r.left }, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1})
+		r.served(r.left, 2)
+		r.checkAfter(r.left)
+		ends := time.Now().Add(20 * time.Second)
+		go func() {
+			for _, name := range r.gone {
+				r.start(name)
+			}
+			r.form(r.gone...)
+		}()
+		synctest.Wait()
+		asked := 0
+		for time.Now().Before(ends) {
+			for _, name := range r.gone {
+				for _, consistency := range []shard.Consistency{shard.Linearizable, shard.Any} {
+					ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+					resp, err := r.services[name].Router().Local(ctx, shard.Request{Op: shard.OpGet, Key: []byte(r.key(2)), Consistency: consistency})
+					cancel()
+					asked++
+					if err == nil && string(resp.Value) != "after" {
+						t.Fatalf("%s serves %q with consistency %d", name, resp.Value, consistency)
+					}
+				}
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		if asked == 0 {
+			t.Error("nobody was asked")
+		}
+		r.ready()
+	})
+}
+
+// TestRecoverAgainstLivingMajority ensures that a majority that was cut off all the time, and recovered from by force, does not reach those that know of it:
+// their clients see the new generation alone, also while the others still claim to lead, and these give up their replicas once they hear.
+func TestRecoverAgainstLivingMajority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecoveryRig(t)
+		defer r.close()
+		for other := range r.services {
+			if !slices.Contains(r.gone, other) {
+				r.net.Isolate(other, r.gone...)
+			}
+		}
+		<-time.After(2 * softLife)
+		r.recover(func() string { return r.left }, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1})
+		r.served(r.left, 2)
+		r.checkAfter(r.left)
+		if resp, err := r.do(r.gone[0], shard.Request{Op: shard.OpGet, Key: []byte(r.key(1))}); err != nil || string(resp.Value) != "before" {
+			t.Logf("the former generation does not serve while it is cut off: %+v, %v", resp, err)
+		}
+		r.net.Heal()
+		var acknowledged []string
+		for began := time.Now(); time.Since(began) < 10*time.Second; <-time.After(5 * time.Millisecond) {
+			for name := range r.services {
+				if slices.Contains(r.gone, name) {
+					continue
+				}
+				key := fmt.Sprintf("{%s}%s%d", r.key(0), name, len(acknowledged))
+				if _, err := r.do(name, shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte("after")}); err == nil {
+					acknowledged = append(acknowledged, key)
+				}
+				for i := range 3 {
+					resp, err := r.do(name, shard.Request{Op: shard.OpGet, Key: []byte(r.key(i))})
+					if err == nil && string(resp.Value) != "after" {
+						t.Fatalf("at %s %v after the nodes met: %+v, want what the new generation holds", name, time.Since(began), resp)
+					}
+				}
+			}
+		}
+		r.ready()
+		for _, key := range acknowledged {
+			if resp, err := r.do(r.left, shard.Request{Op: shard.OpGet, Key: []byte(key)}); err != nil || !resp.Found {
+				t.Errorf("%s, acknowledged by a node that knew the new generation: %+v, %v", key, resp, err)
+			}
+		}
+		for _, name := range r.gone {
+			if resp, err := r.do(name, shard.Request{Op: shard.OpGet, Key: []byte(r.key(1))}); err != nil || string(resp.Value) != "after" {
+				t.Errorf("at %s: %+v, %v", name, resp, err)
+			}
+		}
+	})
+}
+
+// TestRecoverAcrossCrashes ensures that a recovery is made once and whole wherever the directory's leader, or a new member, dies in the middle of it:
+// one generation begins, it serves, and what it acknowledges stays.
+func TestRecoverAcrossCrashes(t *testing.T) {
+	for _, victim := range []string{"leader", "member"} {
+		for step := range 8 {
+			t.Run(fmt.Sprint(victim, step), func(t *testing.T) {
+				if testing.Short() && step%3 != 0 {
+					t.Skip("short")
+				}
+				synctest.Test(t, func(t *testing.T) {
+					r := newRecoveryRig(t)
+					defer r.close()
+					for _, name := range r.gone {
+						r.crash(name)
+					}
+					<-time.After(2 * softLife)
+					r.until("the directory has a leader", func() bool { leader, _ := r.services[r.left].Leader(shard.Directory); return leader != "" })
+					leader, _ := r.services[r.left].Leader(shard.Directory)
+					done := make(chan struct{})
+					ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+					defer cancel()
+					at := r.services[r.other(leader)]
+					go func() {
+						_, _ = at.RecoverShard(ctx, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1})
+						close(done)
+					}()
+					<-time.After(time.Duration(step*step) * 700 * time.Microsecond)
+					died := leader
+					if victim == "member" {
+						died = r.left
+					}
+					r.crash(died)
+					cancel()
+					<-done
+					r.restart(died)
+					r.recover(func() string { return r.other(died) }, Recovery{Shard: r.lost.ID, Unsafe: true, Generation: 1})
+					r.served(died, 2)
+					r.checkAfter(died)
+					for _, name := range r.gone {
+						r.restart(name)
+					}
+					r.ready()
+					for name := range r.services {
+						if sh, _ := r.services[name].Table().Shard(r.lost.ID); sh.Generation != 2 {
+							t.Errorf("%s knows generation %d", name, sh.Generation)
+						}
+						for key := range r.versions {
+							if resp, err := r.do(name, shard.Request{Op: shard.OpGet, Key: []byte(key)}); err != nil || string(resp.Value) != "after" {
+								t.Errorf("%s at %s: %+v, %v", key, name, resp, err)
+							}
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// other returns a node that runs and is not the one named.
+func (r *recoveryRig) other(than string) string {
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		if name != than && r.services[name] != nil {
+			return name
+		}
+	}
+	return ""
+}
