@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/larder-cache/larder/shard"
@@ -247,14 +248,14 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 	if !ok {
 		return recoveryAnswer{Unknown: true}, nil
 	}
-	answer.View = s.recoveryView(t, sh)
+	answer.View = s.recoveryView(t, sh, s.answering(ctx, t))
 	switch v := answer.View; {
 	case !r.Unsafe:
 		return answer, nil
 	case r.Generation != sh.Generation:
 		answer.Conflict = fmt.Sprintf("shard %d has generation %d, not %d", sh.ID, sh.Generation, r.Generation)
 	case len(v.Nodes) == 0:
-		answer.Conflict = "no node that is up takes a replica"
+		answer.Conflict = "no node that answers takes a replica"
 	case v.Against != "" && !r.Force:
 		answer.Conflict = v.Against
 	}
@@ -275,9 +276,32 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 	return answer, nil
 }
 
-// recoveryView says what a recovery of a shard would do now.
-func (s *Service) recoveryView(t *Table, sh Shard) RecoveryView {
-	v := RecoveryView{Shard: sh.ID, Generation: sh.Generation, Former: []RecoveryMember{}, Nodes: t.newHosts(sh.ID, s.sights(t))}
+// answering asks all nodes of t and counts as up those that answer: one that died a moment ago must not host a replica of a group that is to
+// serve at once.
+func (s *Service) answering(ctx context.Context, t *Table) map[string]sight {
+	ctx, cancel := context.WithTimeout(ctx, readAttempt)
+	defer cancel()
+	sights := map[string]sight{s.self.ID: {up: true}}
+	var mu sync.Mutex // guards sights
+	var asked sync.WaitGroup
+	for _, id := range t.NodeIDs() {
+		if id == s.self.ID {
+			continue
+		}
+		asked.Go(func() {
+			up := s.fetch(ctx, id, t.Version, 0) == nil
+			mu.Lock()
+			defer mu.Unlock()
+			sights[id] = sight{up: up}
+		})
+	}
+	asked.Wait()
+	return sights
+}
+
+// recoveryView says what a recovery of a shard would do now, on nodes that sights has up.
+func (s *Service) recoveryView(t *Table, sh Shard, sights map[string]sight) RecoveryView {
+	v := RecoveryView{Shard: sh.ID, Generation: sh.Generation, Former: []RecoveryMember{}, Nodes: t.newHosts(sh.ID, sights)}
 	run := 0
 	for _, m := range sh.Members {
 		state, _ := s.soft.state(m.Node)

@@ -163,6 +163,10 @@ func TestRecoverShard(t *testing.T) {
 		for _, name := range r.gone {
 			r.crash(name)
 		}
+		plan, err = r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID})
+		if err != nil || len(plan.Nodes) == 0 || slices.ContainsFunc(r.gone, func(name string) bool { return slices.Contains(plan.Nodes, name) }) {
+			t.Fatalf("%+v, %v, want a plan without nodes that have died just now", plan, err)
+		}
 		<-time.After(2 * softLife)
 		plan, err = r.services[r.left].RecoverShard(ctx, Recovery{Shard: r.lost.ID})
 		if err != nil || plan.Against != "" || len(plan.Nodes) != 3 || slices.Contains(plan.Nodes, r.gone[0]) || slices.Contains(plan.Nodes, r.gone[1]) {
