@@ -176,6 +176,9 @@ func (s *Service) RecoverShard(ctx context.Context, r Recovery) (RecoveryView, e
 		if _, again := retryable(err); again && s.pause(ctx) {
 			continue
 		}
+		if !r.Unsafe && errors.Is(err, shard.ErrOutcomeUnknown) { // nothing was asked that could have happened
+			err = fmt.Errorf("%w: the directory's leader did not answer: %v", shard.ErrUnreachable, err)
+		}
 		switch {
 		case err != nil:
 			return RecoveryView{}, err

@@ -366,11 +366,11 @@ func TestStatusOfLeaderless(t *testing.T) {
 	}{
 		{"an election", func(*clusterStatus) {}, "shard 1 has no leader: an election takes a second: look again, then at the logs of a,b,c"},
 		{"nodes down", func(s *clusterStatus) { s.Nodes[0].State, s.Nodes[1].State = directory.NodeDown, directory.NodeDown },
-			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a or b"},
+			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a or b; where that is gone for good, \"larder shard recover 1\" says what would be given up"},
 		{"data lost and a node down", func(s *clusterStatus) { s.Nodes[0].State, s.Shards[0].Members[1].Diverged = directory.NodeDown, true },
-			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a"},
+			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a; where that is gone for good, \"larder shard recover 1\" says what would be given up"},
 		{"data lost", func(s *clusterStatus) { s.Shards[0].Members[0].Diverged, s.Shards[0].Members[1].Diverged = true, true },
-			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: no election can help, and nothing that is left may be thrown away: /readyz and the log of a and b say what became of the data there"},
+			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: no election can help, and nothing that is left may be thrown away: /readyz and the log of a and b say what became of the data there; where that is gone for good, \"larder shard recover 1\" says what would be given up"},
 	} {
 		s := clusterStatus{troubled: map[string]bool{}, Shards: make([]directory.ShardDetail, 1)}
 		s.Shards[0].ID = 1

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/shard"
 )
 
 const (
@@ -148,6 +149,9 @@ func (s *clusterStatus) judge() {
 			if len(silent) == 0 {
 				f.Next = "no election can help, and nothing that is left may be thrown away: /readyz and the log of " +
 					strings.Join(stopped, " and ") + " say what became of the data there"
+			}
+			if sh.ID != shard.Directory {
+				f.Next += fmt.Sprintf("; where that is gone for good, \"larder shard recover %d\" says what would be given up", sh.ID)
 			}
 			leaderless = append(leaderless, f)
 		case sh.Leader == "":
