@@ -10,29 +10,38 @@ import (
 	"github.com/larder-cache/larder/shard"
 )
 
-// balanceAfter is how long the leaders of all shards must have stayed where they are before one is moved: after a failure, or
-// a move, things settle first.
+// balanceAfter is how long all nodes must have been up or down, and the leaders of all shards have stayed where they are, before one is
+// moved though nothing presses: after a failure, or a move, things settle first.
 const balanceAfter = 5 * time.Second
 
-// leads is who led the data shards at the last look, and since when. The service's loop owns it.
-type leads struct {
+// rest is who led the data shards and which nodes were up at the last look, and since when. The service's loop owns it.
+type rest struct {
 	by    map[shard.ID]string
+	up    map[string]bool
 	since time.Time
 }
 
+// calm reports whether things have settled, as far as v shows.
+func (s *Service) calm(v outlook) bool {
+	up := make(map[string]bool, len(v.sights))
+	for id, sight := range v.sights {
+		up[id] = sight.up
+	}
+	by := maps.Clone(v.by)
+	delete(by, shard.Directory)
+	if !maps.Equal(by, s.rest.by) || !maps.Equal(up, s.rest.up) {
+		s.rest = rest{by, up, time.Now()}
+	}
+	return time.Since(s.rest.since) >= s.balanceAfter
+}
+
 // balance has another member lead a shard, where the nodes' numbers of led shards differ by more than the members make
-// necessary. Only the directory's leader does, for one shard at a time.
-func (s *Service) balance(t *Table) {
-	by := make(map[shard.ID]string, len(t.Shards))
-	for _, sh := range t.Shards {
-		by[sh.ID], _ = s.soft.leader(sh.ID)
-	}
-	if !maps.Equal(by, s.leads.by) {
-		s.leads = leads{by, time.Now()}
-	}
-	if t.Level < placementLevel || !t.Settings.Balanced() || time.Since(s.leads.since) < s.balanceAfter {
+// necessary. Only the directory's leader does, for one shard at a time, and when things are calm.
+func (s *Service) balance(t *Table, v outlook, calm bool) {
+	if t.Level < placementLevel || !t.Settings.Balanced() || !calm {
 		return
 	}
+	by := v.by
 	id, to := t.nextLeader(by, func(node string, id shard.ID) bool {
 		state, _ := s.soft.state(node)
 		r, known := s.soft.replica(node, id)

@@ -16,8 +16,8 @@ const commandVersion = 1
 
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
 // settings that change, the level of the shards, and operations that rebuild a member; level 3 nodes that are drained,
-// operations that replace a member, and the settings repair-after and balance; level 4 the
-// settings memory-only and snapshot-bandwidth, and the recovery of shards.
+// operations that replace a member, and the settings repair-after and balance; level 4 members that come for the sake of
+// their number, another number of them, the settings memory-only and snapshot-bandwidth, and the recovery of shards.
 const MaxLevel = 4
 
 const (
@@ -219,6 +219,8 @@ func (c Command) level() uint8 {
 	switch {
 	case c.Recover != nil:
 		return recoveryLevel
+	case c.Start != nil && c.Start.Kind == AddMember && c.Start.Reason != "":
+		return countLevel
 	case c.DrainNode != nil, c.Cancel != nil && c.Cancel.R != 0,
 		c.Start != nil && (c.Start.Kind == ReplaceMember || c.Start.Kind == RemoveMember && (c.Start.R != 0 || c.Start.Reason != "")):
 		return placementLevel

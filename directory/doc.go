@@ -24,8 +24,9 @@
 // # Parts
 //
 // Table, Node, Shard and Settings are the state; Command and Machine change it; PlanInitial decides
-// it the first time. Operation is a change in several steps, Operation.next decides the next one; Table.relocations decides
-// which replicas leave nodes that are drained or gone, Table.nextLeader which leadership moves. former
+// it the first time. Operation is a change in several steps, Operation.next decides the next one; Table.wanted decides
+// which replicas come, move and go: off nodes that are drained or gone (relocations), for the sake of their number (missing), and for that of
+// zones and loads (improvement); Table.nextLeader decides which leadership moves. former
 // is the core of founding a cluster; join is how a later node enters. Latest holds the newest table on a
 // node; soft the beliefs. Service ties them to a shard.Host, Router performs requests.
 //
@@ -46,12 +47,14 @@
 //     nobody can find it.
 //   - An operation waits for as long as what it needs is not there (its detail says what), or until it is
 //     cancelled; a step that can't be taken back goes on. One that the directory began is cancelled by it where its node is gone.
-//   - The directory moves replicas off nodes that are drained or gone, and no others: what an operator adds or removes by hand
-//     stays. It restores no member whose rebuild ended half done (its node died meanwhile); that is done by hand.
+//   - The number of members is the setting's: one that an operator adds beyond it goes again, one that he removes comes again, there or elsewhere,
+//     some seconds later. What he wants otherwise he gets with the setting balance off.
+//   - Nothing moves for the sake of zones or loads while a node that has replicas is down, or any operation runs.
 //   - A feature level is raised only while all nodes of the table are up (levels): one that is gone for
 //     good must be removed first.
-//   - Leaders are spread by number, not by load, and replicas of nodes that are neither drained nor gone are not moved at all: one
-//     that joined hosts nothing until it is given something, or another leaves.
+//   - Leaders are spread by number, not by load; replicas by the bytes that they hold, and by number.
+//   - Zones come before room: a small node that is alone in its zone gets a replica of each shard that would share a zone otherwise, and their limits
+//     shrink to what it can give.
 //
 // # Why not the obvious alternative
 //

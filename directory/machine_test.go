@@ -305,7 +305,7 @@ func TestApplyPanics(t *testing.T) {
 		"two fields":        `{"v":1,"kind":"set-level","set_level":{"level":1},"regrant":{"shard":1,"expect":1}}`,
 		"no field":          `{"v":1,"kind":"init"}`,
 		"trailing bytes":    `{"v":1,"kind":"set-level","set_level":{"level":1}} {}`,
-		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":5}}`,
+		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":99}}`,
 		"later shards":      `{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":3}}`,
 		"later init":        `{"v":1,"kind":"init","init":{"level":2,"shard_level":3}}`,
 		"unknown setting":   `{"v":1,"kind":"set-settings","set_settings":{"expect":1,"settings":{"soon":1}}}`,

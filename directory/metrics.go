@@ -30,7 +30,7 @@ func newMetrics(s *Service) *metrics {
 		nodes:      desc("nodes", "Nodes in the table, by their state as this node sees it.", "state"),
 		shards:     desc("shards", "Data shards in the table, by whether this node knows a leader of them.", "leader"),
 		operations: desc("operations", "Operations that the table keeps, by their state.", "state"),
-		relocations: desc("relocations", "Replicas that are to leave their nodes and have not begun to, by whether something keeps them from it.",
+		relocations: desc("relocations", "Changes of members that the directory wants and has not begun, by whether something keeps it from them.",
 			"waits"),
 		generation: desc("shard_generation",
 			"Generation of a data shard by the table that this node knows; it grows when the shard is recovered, and what it held is lost.", "shard"),
@@ -91,7 +91,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.operations, states[state], string(state))
 	}
 	waits := map[bool]int{}
-	for _, r := range t.relocations(m.service.sights(t)) {
+	for _, r := range t.wanted(m.service.outlook(t)) {
 		waits[r.waits != ""]++
 	}
 	for _, w := range []bool{false, true} {

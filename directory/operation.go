@@ -112,7 +112,7 @@ type StartOperation struct {
 	Shard shard.ID      `json:"shard"`
 	Node  string        `json:"node"`
 	Conf  uint64        `json:"conf"`
-	// R and Reason are a rebuild's, a replacement's, and a removal's that the directory begins.
+	// R and Reason are a rebuild's, a replacement's, and a removal's that the directory begins; Reason also an addition's.
 	R      uint64 `json:"r,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	// From is a replacement's.
@@ -267,6 +267,12 @@ func (c *StartOperation) apply(t *Table) (*Table, string) {
 		}
 		if len(members) >= maxReplicas {
 			return nil, fmt.Sprintf("shard %d has %d members, more are not allowed", c.Shard, maxReplicas)
+		}
+		if t.Level >= countLevel { // builds before it leave the reason out
+			if len(c.Reason) > maxDetail {
+				return nil, "a reason is too long"
+			}
+			o.Reason = c.Reason
 		}
 		o.R, o.Phase = next.Version, PhaseAdding
 		next.setMembers(c.Shard, append(slices.Clone(members), Member{Node: c.Node, R: o.R, Role: RoleLearner}))

@@ -90,7 +90,7 @@ var options = []Option{
 	},
 	{
 		Name: "balance", Default: on,
-		Meaning: "on: leaders move until nodes lead equally many shards; off: they stay where they are",
+		Meaning: "on: replicas and leaders move until nodes hold and lead alike, and members that are missing or too many come and go; off: they stay where they are",
 		text:    balanceText,
 		set: func(s *Settings, text string) error {
 			switch text {

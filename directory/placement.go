@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/bits"
 	"slices"
 	"time"
 
@@ -12,14 +11,16 @@ import (
 )
 
 // The directory's leader moves replicas off nodes that are drained, and off those that were unseen for so long that they count as
-// gone: each by one operation that adds another replica, on another node, before it removes the old one. Nothing of it is
-// planned ahead: each look at the table finds what is to be moved still, so whoever leads next goes on.
+// gone; and where nothing presses it to, and the setting balance lets it, it adds members that are missing (see missing) and spreads
+// the replicas over zones and nodes (see improvement). Each move is one operation, which adds another replica, on another node,
+// before it removes the old one. Nothing of it is planned ahead: each look at the table finds what is to be done still, so
+// whoever leads next goes on.
 //
 // What a death of the directory's leader leaves, by the moment:
 //
 //	before the operation is recorded   nothing; the next leader finds the same replica in its place
 //	recorded                           the operation, which the next leader goes on with (see Operation.next)
-//	over                               the table without the old replica
+//	over                               the table without the old replica, or with the new one
 
 const (
 	// maxRelocations is how many operations may run when another replacement begins: each copies a shard.
@@ -53,27 +54,83 @@ func (s *Service) sights(t *Table) map[string]sight {
 	return all
 }
 
-// relocation is a replica that is to leave its node.
-type relocation struct {
-	shard  shard.ID
-	from   Member
-	to     string // the node that another replica is to come to; "": the shard has enough without
-	reason string
-	waits  string // what keeps it from beginning, "" for nothing
+// outlook is what placing replicas goes by beside the table. It is only believed: a wrong guess costs a move that was of no use.
+type outlook struct {
+	sights map[string]sight
+	bytes  map[shard.ID]uint64 // that a replica of each data shard holds; absent: not known
+	by     map[shard.ID]string // who leads; absent or "": not known
 }
 
-// relocations returns the replicas that are to leave their nodes, those of nodes that are gone first; the directory's own before
-// those of other shards. It is pure. Where one replica of a shard moves, its others wait.
-func (t *Table) relocations(sights map[string]sight) []relocation {
+// outlook looks at all nodes and shards of t.
+func (s *Service) outlook(t *Table) outlook {
+	v := outlook{sights: s.sights(t), bytes: make(map[shard.ID]uint64, len(t.Shards)), by: make(map[shard.ID]string, len(t.Shards)+1)}
+	v.by[shard.Directory], _ = s.soft.leader(shard.Directory)
+	for _, sh := range t.Shards {
+		v.by[sh.ID], _ = s.soft.leader(sh.ID)
+		var most uint64 // one that is still catching up has less
+		known := false
+		for _, m := range sh.Members {
+			if r, ok := s.soft.replica(m.Node, sh.ID); ok {
+				most, known = max(most, r.bytes), true
+			}
+		}
+		if known {
+			v.bytes[sh.ID] = s.sizes.settled(sh.ID, most)
+		}
+	}
+	return v
+}
+
+// leads is 1 where a node leads a shard, else 0.
+func (v outlook) leads(node string, id shard.ID) int {
+	if v.by[id] == node {
+		return 1
+	}
+	return 0
+}
+
+// relocation is a change of one shard's members: one that is to leave its node, for another or not, or one that is to come.
+type relocation struct {
+	shard  shard.ID
+	from   Member // the zero one: none leaves
+	to     string // the node that another replica is to come to; "": none comes
+	reason string
+	waits  string // what keeps it from beginning, "" for nothing
+	// calm: nothing presses, so it begins only when things have settled.
+	calm bool
+}
+
+// wanted returns all changes of members that the directory is to begin, in the order in which it does; of a shard at most one that does not wait.
+// It is pure.
+func (t *Table) wanted(v outlook) []relocation {
+	all := t.relocations(v)
+	if !t.Settings.Balanced() || t.Level < placementLevel {
+		return all
+	}
+	leaving := len(all)
+	all = append(all, t.missing(v, all)...)
+	if r, ok := t.improvement(v); ok {
+		if r.waits == "" && (leaving > 0 || slices.ContainsFunc(all, func(r relocation) bool { return r.waits == "" })) {
+			r.waits = "other replicas go first"
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// relocations returns the replicas that are to leave their nodes, as these are gone or drained: those of nodes that are gone first, and the
+// directory's own before those of other shards. It is pure. Where one replica of a shard moves, its others wait.
+func (t *Table) relocations(v outlook) []relocation {
 	if t.Level < placementLevel {
 		return nil
 	}
+	sights := v.sights
 	gone, tooMany := t.tooManyGone(sights)
-	hosts := t.hosts()
+	loads := t.loads(v)
 	var all []relocation
 	moving := map[shard.ID]bool{}
 	find := func(concerned func(node string) (reason, waits string)) {
-		for _, sh := range slices.Concat([]Shard{{ID: shard.Directory, Members: t.Directory}}, t.Shards) {
+		for _, sh := range t.groups() {
 			for _, m := range sh.Members {
 				reason, waits := concerned(m.Node)
 				if reason == "" || slices.ContainsFunc(all, func(r relocation) bool { return r.shard == sh.ID && r.from == m }) {
@@ -91,11 +148,11 @@ func (t *Table) relocations(sights map[string]sight) []relocation {
 				case t.hasMore(sh):
 					moving[sh.ID] = true
 				default:
-					if r.to = t.target(sh.Members, m, sights, hosts); r.to == "" {
+					if r.to = t.target(sh.Members, m, sights, loads); r.to == "" && len(sh.Members) <= t.wants(sh.ID) {
 						r.waits = "no other node takes it: each is down, is drained, or has one of that shard"
 						break
 					}
-					hosts[r.to]++
+					loads.move(sh.ID, "", r.to)
 					moving[sh.ID] = true
 				}
 				all = append(all, r)
@@ -130,60 +187,52 @@ func (t *Table) tooManyGone(sights map[string]sight) (gone int, tooMany bool) {
 	return gone, gone*maxGone > len(t.Nodes)
 }
 
-// hasMore reports whether a shard has more members than it is to have: as the settings say, and the directory one less than an even
-// number, which outlives no more failures.
-func (t *Table) hasMore(sh Shard) bool {
-	if sh.ID == shard.Directory {
-		return len(sh.Members)%2 == 0 && len(sh.Members) > 2
-	}
-	return len(sh.Members) > t.Settings.Replicas
+// groups returns all groups, the directory's own first.
+func (t *Table) groups() []Shard {
+	return slices.Concat([]Shard{{ID: shard.Directory, Members: t.Directory}}, t.Shards)
 }
 
-// hosts counts the replicas on each node, those of the directory too.
-func (t *Table) hosts() map[string]uint64 {
-	hosts := make(map[string]uint64, len(t.Nodes))
-	for id := range t.Nodes {
-		hosts[id] = uint64(len(t.hosted(id)))
-	}
-	return hosts
-}
-
-// target returns the node for a replica in place of from, one of members: in the zone that the other members use least, then the one that
-// hosts the least for its capacity. "" when no node takes one.
-func (t *Table) target(members []Member, from Member, sights map[string]sight, hosts map[string]uint64) string {
-	zones := map[string]int{}
-	for _, m := range members {
-		if m != from {
-			zones[t.Nodes[m.Node].Zone]++
-		}
-	}
+// target returns the node for a replica in place of from, one of members, or beside all of them: in the zone that the other members use least,
+// then the one with the most room for another. "" when no node takes one.
+func (t *Table) target(members []Member, from Member, sights map[string]sight, l loads) string {
+	zones := t.zones(members, from)
 	best := ""
 	for _, id := range t.NodeIDs() {
-		if !sights[id].up || t.drained(id) || slices.ContainsFunc(members, func(m Member) bool { return m.Node == id }) {
+		if !t.takes(members, id, sights) {
 			continue
 		}
 		if best == "" || cmp.Or(
 			cmp.Compare(zones[t.Nodes[id].Zone], zones[t.Nodes[best].Zone]),
-			compareLoad(hosts[id], t.Nodes[id].Capacity, hosts[best], t.Nodes[best].Capacity)) < 0 {
+			l.compare(id, 0, best, 0)) < 0 {
 			best = id
 		}
 	}
 	return best
 }
 
-// compareLoad compares a/ofA with b/ofB.
-func compareLoad(a, ofA, b, ofB uint64) int {
-	aHigh, aLow := bits.Mul64(a, ofB)
-	bHigh, bLow := bits.Mul64(b, ofA)
-	return cmp.Or(cmp.Compare(aHigh, bHigh), cmp.Compare(aLow, bLow))
+// takes reports whether a node may get a replica beside members.
+func (t *Table) takes(members []Member, node string, sights map[string]sight) bool {
+	return sights[node].up && !t.drained(node) && !slices.ContainsFunc(members, func(m Member) bool { return m.Node == node })
 }
 
-// place begins the relocations that may begin, and has drained nodes hand over what they lead. Only the directory's leader does.
-func (s *Service) place(t *Table) {
+// zones counts the members in each zone, without one of them.
+func (t *Table) zones(members []Member, without Member) map[string]int {
+	zones := map[string]int{}
+	for _, m := range members {
+		if m != without {
+			zones[t.Nodes[m.Node].Zone]++
+		}
+	}
+	return zones
+}
+
+// place begins the changes of members that may begin, and has drained nodes hand over what they lead. Only the directory's leader does.
+// calm: things have settled.
+func (s *Service) place(t *Table, v outlook, calm bool) {
 	if t.Level < placementLevel {
 		return
 	}
-	sights := s.sights(t)
+	sights := v.sights
 	_, tooMany := t.tooManyGone(sights)
 	running := 0
 	for _, o := range t.Operations {
@@ -192,15 +241,16 @@ func (s *Service) place(t *Table) {
 		}
 		running++
 		gone := sights[o.Node].gone > 0 && !tooMany
-		if o.Phase != PhaseBackingOut && (o.replaces() && (gone || t.drained(o.Node)) || o.rebuilds() && gone) {
+		comes := o.replaces() || o.Kind == AddMember && o.Reason != "" // as the directory wanted it
+		if o.Phase != PhaseBackingOut && (comes && (gone || t.drained(o.Node)) || o.rebuilds() && gone) {
 			s.duties.try(fmt.Sprintf("take back operation %d", o.ID), func(ctx context.Context) error {
 				s.log.Info("an operation is taken back, as its node takes no replica", "operation", o.ID, "shard", o.Shard, "node", o.Node)
 				return s.takeBack(ctx, CancelOperation{ID: o.ID, R: o.R})
 			})
 		}
 	}
-	for _, r := range t.relocations(sights) {
-		if r.waits == "" && running < maxRelocations {
+	for _, r := range t.wanted(v) {
+		if r.waits == "" && running < maxRelocations && (calm || !r.calm) {
 			running++
 			s.duties.try(fmt.Sprintf("relocate a replica of shard %d", r.shard), func(ctx context.Context) error { return s.relocate(ctx, r) })
 		}
@@ -208,23 +258,42 @@ func (s *Service) place(t *Table) {
 	s.handOver(t)
 }
 
-// relocate records the operation by which a replica leaves its node, unless that would cost its shard the quorum now.
+// relocate records the operation by which a replica leaves its node, or comes to one, unless that would cost its shard the quorum now.
 func (s *Service) relocate(ctx context.Context, r relocation) error {
 	conf, leader, err := s.configuration(ctx, r.shard)
 	if err != nil {
 		return fmt.Errorf("asking the leader of shard %d: %w", r.shard, err)
 	}
 	c := StartOperation{Kind: ReplaceMember, Shard: r.shard, Node: r.to, From: r.from.Node, R: r.from.R, Conf: conf.Index, Reason: r.reason}
-	if r.to == "" {
+	why := ""
+	switch {
+	case r.to == "":
 		c.Kind, c.Node, c.From = RemoveMember, r.from.Node, ""
-		if why := costsQuorum(conf, leader, r.from.id(r.shard)); why != "" {
-			return fmt.Errorf("replica %s is to leave, as %s: %s", r.from.id(r.shard), r.reason, why)
-		}
-	} else if why := oneMore(conf, leader); why != "" {
-		return fmt.Errorf("replica %s is to leave, as %s: %s", r.from.id(r.shard), r.reason, why)
+		why = costsQuorum(conf, leader, r.from.id(r.shard))
+	case r.from == Member{}:
+		c.Kind = AddMember
+		why = oneMore(conf, leader)
+	default:
+		why = oneMore(conf, leader)
 	}
-	s.log.Info("a replica leaves its node", "shard", r.shard, "replica", r.from.id(r.shard).String(), "why", r.reason, "to", r.to)
+	if why != "" {
+		return fmt.Errorf("%s, as %s: %s", r.describe(), r.reason, why)
+	}
+	s.log.Info("replicas are placed", "what", r.describe(), "why", r.reason)
 	return s.proposeDuty(ctx, Command{Start: &c})
+}
+
+// describe says what is to be done, for a person.
+func (r relocation) describe() string {
+	switch {
+	case r.from == Member{} && r.to == "":
+		return fmt.Sprintf("shard %d: one more is to come", r.shard)
+	case r.from == Member{}:
+		return fmt.Sprintf("shard %d: one more is to come to %s", r.shard, r.to)
+	case r.to == "":
+		return fmt.Sprintf("shard %d: the one on %s is to go", r.shard, r.from.Node)
+	}
+	return fmt.Sprintf("shard %d: the one on %s is to go to %s", r.shard, r.from.Node, r.to)
 }
 
 // handOver has another node lead what a drained one does.
@@ -287,7 +356,7 @@ func (s *Service) forbidsDrain(t *Table, id string) string {
 	for _, sh := range t.hosted(id) {
 		members, _ := t.Members(sh)
 		m, _ := t.member(sh, id)
-		if !t.hasMore(Shard{ID: sh, Members: members}) && !t.drained(id) && t.target(members, m, sights, nil) == "" {
+		if len(members) <= t.wants(sh) && !t.drained(id) && t.target(members, m, sights, loads{}) == "" {
 			return fmt.Sprintf("no other node takes its replica of shard %d: each is down, is drained, or has one; add a node first", sh)
 		}
 	}

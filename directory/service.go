@@ -98,7 +98,7 @@ func (c Config) validate(node string) error {
 // keeps a copy of it current, opens the replicas that the table puts on this node, and grants the
 // shards that this node leads what the table gives them.
 //
-// One goroutine, the loop, owns looked, leads, book, peersSet, touchSet, told and behind, and looks at the world each tick, when the
+// One goroutine, the loop, owns looked, rest, book, peersSet, touchSet, told and behind, and looks at the world each tick, when the
 // table changes, and when a replica here begins or ceases to lead; what may take time it leaves to duties. Close stops both and waits. All
 // exported methods are safe for concurrent use.
 type Service struct {
@@ -112,6 +112,7 @@ type Service struct {
 	metrics *metrics
 
 	began atomic.Pointer[time.Time] // since when this node has looked without a break
+	sizes sizes
 
 	balanceAfter time.Duration
 
@@ -131,7 +132,7 @@ type Service struct {
 	opened  map[shard.ReplicaID]error // outcome of opening each replica; absent: not tried yet
 
 	looked   time.Time // when step did last
-	leads    leads
+	rest     rest
 	book     addressBook
 	peersSet map[string]shard.Peer
 	touchSet time.Duration // as the host was told last; below 0: never
@@ -391,8 +392,10 @@ func (s *Service) lead(t *Table) {
 		s.duties.try("raise the feature levels", func(ctx context.Context) error { return s.raise(ctx, t) })
 	}
 	s.rebuild(t)
-	s.place(t)
-	s.balance(t)
+	v := s.outlook(t)
+	calm := s.calm(v)
+	s.place(t, v, calm)
+	s.balance(t, v, calm)
 	changes, err := limitChanges(t)
 	if err != nil || len(changes) > 0 {
 		s.duties.try("set limits", func(ctx context.Context) error {

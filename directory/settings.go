@@ -33,8 +33,8 @@ type Settings struct {
 	// RepairAfter is how long a node must be unseen until its replicas are replaced by new ones on other nodes, as
 	// a duration: "0s" is never, "" is DefaultRepairAfter. Needs level 3.
 	RepairAfter string `json:"repair-after,omitempty"`
-	// Balance is "off" where leaders stay wherever elections and operators put them; "" moves them until nodes lead
-	// equally many shards. Needs level 3.
+	// Balance is "off" where leaders and replicas stay wherever elections, operators and repairs put them; "" moves leaders until nodes lead
+	// equally many shards, and replicas until nodes hold alike, and keeps the numbers of members. Needs level 3.
 	Balance string `json:"balance,omitempty"`
 	// MemoryOnly keeps the replicas of data shards in memory alone; the directory is on disk all the same. Only the first
 	// start can choose it. Needs level 4.
@@ -170,7 +170,7 @@ func (s Settings) Bandwidth() uint64 {
 	return bytes
 }
 
-// Balanced reports whether leaders are spread over the nodes.
+// Balanced reports whether leaders and replicas are spread over the nodes.
 func (s Settings) Balanced() bool { return s.Balance != off }
 
 // The values of Balance and MemoryOnly that users see.

@@ -79,6 +79,15 @@ type NodeView struct {
 	Waits []string `json:"waits,omitempty"`
 }
 
+// PlannedView is a change of a shard's members that the directory wants and has not begun.
+type PlannedView struct {
+	Shard  shard.ID `json:"shard"`
+	From   string   `json:"from,omitempty"` // node whose replica leaves; "": none does
+	To     string   `json:"to,omitempty"`   // node that gets one; "": none does, or none that could is known
+	Reason string   `json:"reason"`
+	Waits  string   `json:"waits,omitempty"` // what keeps it from beginning; "" where it is about to
+}
+
 // Table returns the newest table that this node knows, empty before the cluster is founded. The
 // caller must not change it.
 func (s *Service) Table() *Table { return s.latest.Table() }
@@ -138,7 +147,7 @@ func (s *Service) Shards() []ShardDetail {
 // Nodes returns all nodes, in the order of their ids.
 func (s *Service) Nodes() []NodeView {
 	t := s.Table()
-	relocations := t.relocations(s.sights(t))
+	relocations := t.relocations(s.outlook(t))
 	views := make([]NodeView, 0, len(t.Nodes))
 	for _, id := range t.NodeIDs() {
 		n := t.Nodes[id]
@@ -162,6 +171,16 @@ func (s *Service) Nodes() []NodeView {
 		views = append(views, v)
 	}
 	return views
+}
+
+// Planned returns what the directory is to change next of the members of shards, as this node sees it.
+func (s *Service) Planned() []PlannedView {
+	t := s.Table()
+	planned := []PlannedView{}
+	for _, r := range t.wanted(s.outlook(t)) {
+		planned = append(planned, PlannedView{Shard: r.shard, From: r.from.Node, To: r.to, Reason: r.reason, Waits: r.waits})
+	}
+	return planned
 }
 
 // Node returns one node; false: there is no such node.

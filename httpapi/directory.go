@@ -32,6 +32,8 @@ type Directory interface {
 	ShardView(id shard.ID) (directory.ShardDetail, bool)
 	// Nodes describes all nodes.
 	Nodes() []directory.NodeView
+	// Planned tells what the directory is to change next of the members of shards.
+	Planned() []directory.PlannedView
 	// Node describes one of them; false for an id that there is not.
 	Node(id string) (directory.NodeView, bool)
 	// Settings are the cluster-wide ones.
@@ -42,13 +44,14 @@ type Directory interface {
 	Ready() []directory.Check
 }
 
-// Lists are objects with one member, so that others can join it.
+// Lists are objects, so that other members can join.
 type (
 	shardList struct {
 		Shards []directory.ShardDetail `json:"shards"`
 	}
 	nodeList struct {
-		Nodes []directory.NodeView `json:"nodes"`
+		Nodes   []directory.NodeView    `json:"nodes"`
+		Planned []directory.PlannedView `json:"planned"`
 	}
 )
 
@@ -136,21 +139,21 @@ func (s *server) showNodes(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Directory.Known(); err != nil {
 		return err
 	}
-	nodes := s.cfg.Directory.Nodes()
-	etag, err := nodesTag(nodes)
+	list := nodeList{s.cfg.Directory.Nodes(), s.cfg.Directory.Planned()}
+	etag, err := nodesTag(list)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, r, nodeList{nodes}, etag)
+	return writeJSON(w, r, list, etag)
 }
 
 // nodesTag is an ETag of nodes that stays when a node is merely seen once more.
-func nodesTag(nodes []directory.NodeView) (string, error) {
-	nodes = slices.Clone(nodes)
-	for i := range nodes {
-		nodes[i].LastSeen = time.Time{}
+func nodesTag(list nodeList) (string, error) {
+	list.Nodes = slices.Clone(list.Nodes)
+	for i := range list.Nodes {
+		list.Nodes[i].LastSeen = time.Time{}
 	}
-	body, err := json.Marshal(nodes)
+	body, err := json.Marshal(list)
 	if err != nil {
 		return "", fmt.Errorf("encoding the nodes: %w", err)
 	}
@@ -164,7 +167,7 @@ func (s *server) showNode(w http.ResponseWriter, r *http.Request) error {
 	id, err := url.PathUnescape(mux.Vars(r)["id"])
 	if err == nil {
 		if node, ok := s.cfg.Directory.Node(id); ok {
-			etag, err := nodesTag([]directory.NodeView{node})
+			etag, err := nodesTag(nodeList{Nodes: []directory.NodeView{node}})
 			if err != nil {
 				return err
 			}

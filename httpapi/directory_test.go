@@ -52,6 +52,10 @@ func (d *fakeDirectory) Nodes() []directory.NodeView {
 	}
 }
 
+func (d *fakeDirectory) Planned() []directory.PlannedView {
+	return []directory.PlannedView{{Shard: 1, From: "a", To: "b", Reason: "node a is drained", Waits: "operation 7 runs on shard 1"}}
+}
+
 func (d *fakeDirectory) Node(id string) (directory.NodeView, bool) {
 	for _, node := range d.Nodes() {
 		if node.ID == id {
@@ -77,6 +81,10 @@ func TestShapes(t *testing.T) {
 		if got := strings.TrimSpace(f.request(t, "GET", path, "").Body.String()); got != want {
 			t.Errorf("%s: got\n%s, want\n%s", path, got, want)
 		}
+	}
+	if got, want := f.request(t, "GET", "/v1/nodes", "").Body.String(),
+		`"planned":[{"shard":1,"from":"a","to":"b","reason":"node a is drained","waits":"operation 7 runs on shard 1"}]}`; !strings.HasSuffix(strings.TrimSpace(got), want) {
+		t.Errorf("nodes: got %s, want it to end with %s", got, want)
 	}
 	for path, want := range map[string]string{"/v1/shards": `{"shards":[{"id":1,`, "/v1/nodes": `{"nodes":[{"id":"a",`} {
 		if got := f.request(t, "GET", path, "").Body.String(); !strings.HasPrefix(got, want) {

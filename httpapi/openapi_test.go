@@ -308,7 +308,7 @@ func TestCheckAnswers(t *testing.T) {
 		{"a body where there is none", "DELETE", "/v1/nodes/a", 204, nil, "x", false},
 		{"an undeclared method", "POST", "/v1/nodes/a", 200, nil, "", false},
 		{"an undeclared path", "GET", "/v1/nodes/a/b", 200, nil, "", false},
-		{"a list", "GET", "/v1/nodes", 200, jsonHeader, `{"nodes":[]}`, true},
+		{"a list", "GET", "/v1/nodes", 200, jsonHeader, `{"nodes":[],"planned":[]}`, true},
 		{"null for a list", "GET", "/v1/nodes", 200, jsonHeader, `{"nodes":null}`, false},
 		{"an element of another shape", "GET", "/v1/nodes", 200, jsonHeader, `{"nodes":[{}]}`, false},
 		{"a header that is no number", "GET", "/v1/kv/a/b", 200, http.Header{"Age": {"old"}}, "v", false},

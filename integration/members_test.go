@@ -15,11 +15,15 @@ import (
 // smallLogs makes members that were away, and new ones, meet a snapshot in some rounds, the log in others.
 var smallLogs = []string{"--snapshot-threshold", "300", "--trailing-logs", "100"}
 
+// byHand leaves members where an operator puts them: the directory would add those that he removed, remove those that he added, and move
+// replicas to nodes that joined.
+var byHand = []string{"--balance", "off"}
+
 // startFour starts three nodes that form a cluster and d, which joins it.
 func startFour(t *testing.T, shards int) *cluster.Cluster {
 	t.Helper()
 	c := cluster.Start(t, cluster.Config{
-		Binary: builder.Binary(t), Shards: shards, Delay: 2 * time.Millisecond, Limit: 30 * time.Minute, Args: smallLogs,
+		Binary: builder.Binary(t), Shards: shards, Delay: 2 * time.Millisecond, Limit: 30 * time.Minute, Args: slices.Concat(smallLogs, byHand),
 	})
 	c.Join(t, c.Nodes[0])
 	c.WaitReady(t, 60*time.Second)

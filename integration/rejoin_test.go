@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 func TestRejoin(t *testing.T) {
 	processes(t)
 	c := cluster.Start(t, cluster.Config{
-		Binary: builder.Binary(t), Shards: 3, Delay: 2 * time.Millisecond, Limit: 10 * time.Minute, Args: smallLogs,
+		Binary: builder.Binary(t), Shards: 3, Delay: 2 * time.Millisecond, Limit: 10 * time.Minute, Args: slices.Concat(smallLogs, byHand),
 	})
 	r := startRun(t, c)
 	stop := r.writeOnce(2)

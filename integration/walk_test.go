@@ -34,7 +34,7 @@ const (
 // are removed, leaders among them, under a steady load; no answer is wrong and no request fails for long.
 func TestUserWalk(t *testing.T) {
 	processes(t)
-	c := cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Shards: 4, Delay: time.Millisecond})
+	c := cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Shards: 4, Delay: time.Millisecond, Args: byHand})
 	w := startWalk(t, c)
 	all := append(shards(t, c), 0)
 

@@ -61,7 +61,9 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		for _, n := range []string{"a", "b", "c"} {
 			nodes = append(nodes, directory.NodeView{ID: n, State: state(n), HTTP: "127.0.0.1:7070", Replicas: 2})
 		}
-		send(200, map[string]any{"nodes": nodes})
+		send(200, map[string]any{"nodes": nodes, "planned": []directory.PlannedView{
+			{Shard: 3, From: "a", To: "d", Reason: "node a holds more"},
+			{Shard: 2, Reason: "it has 2 of 3 members", Waits: "no\x1b node"}}})
 	case "POST /v1/nodes/a/drain", "POST /v1/nodes/d/drain":
 		id := strings.Split(r.URL.Path, "/")[3]
 		send(202, directory.NodeView{ID: id, State: state(id), Draining: true, Replicas: 2, Directory: true, Waits: []string{"shard 3: no\x1b room"}})
@@ -156,6 +158,7 @@ func TestAdminExitCodes(t *testing.T) {
 		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(504, "outcome-unknown", "unknown"), 6, "larder member list 3"},
 		{[]string{"node", "list"}, "", nil, 0, "LAST-SEEN"},
 		{[]string{"node", "show", "a"}, "", nil, 0, "up"},
+		{[]string{"node", "list"}, "", nil, 0, "shard 3: the replica on a is to go to d: node a holds more\nshard 2: a replica is to come: it has 2 of 3 members; it waits: no  node\n"},
 		{[]string{"node", "show", "x"}, "GET /v1/nodes/x", problem(404, "unknown-node", "no"), 3, "larder node list"},
 		{[]string{"node", "remove", "d"}, "", nil, 0, ""},
 		{[]string{"node", "remove", "d"}, "DELETE /v1/nodes/d", problem(409, "conflict", "no"), 1, "A detail"},

@@ -80,7 +80,10 @@ func newMemberChangeCmd(name, method, short string) *cobra.Command {
 It is done for the members that the shard has now, or for those of --if-match, and refused if they
 have changed meanwhile. It waits until the change is done, however long that takes, and tells of the
 progress on standard error; ^C ends the waiting, not the change. The exit code is 1 when the change
-failed or was cancelled, and 6 when its end is not known.`,
+failed or was cancelled, and 6 when its end is not known.
+
+While the setting balance is on, the number of members is the setting replicas': one more goes again some seconds later, one less
+comes again. "larder settings balance=off" leaves members to you.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := parseShard(args[0])

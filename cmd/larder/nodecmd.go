@@ -24,9 +24,14 @@ func newNodeListCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the nodes",
-		Args:  cobra.NoArgs,
+		Long: `List the nodes, and what the directory is to change next of the members of shards, with why, and with what that waits for. What it
+has begun is in "larder operation list".`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var list struct{ Nodes []directory.NodeView }
+			var list struct {
+				Nodes   []directory.NodeView
+				Planned []directory.PlannedView
+			}
 			a, err := c.fetch(cmd.Context(), "/v1/nodes", "", &list)
 			if err != nil {
 				return err
@@ -34,7 +39,7 @@ func newNodeListCmd() *cobra.Command {
 			if c.output == "json" {
 				return printJSON(cmd.OutOrStdout(), a.body)
 			}
-			return printNodes(cmd.OutOrStdout(), list.Nodes)
+			return printNodes(cmd.OutOrStdout(), list.Nodes, list.Planned)
 		},
 	}
 	c.adminFlags(cmd.Flags())
@@ -227,10 +232,18 @@ func (c *client) printNode(w io.Writer, a answer, n directory.NodeView) error {
 	if c.output == "json" {
 		return printJSON(w, a.body)
 	}
-	return printNodes(w, []directory.NodeView{n})
+	if err := printNodes(w, []directory.NodeView{n}, nil); err != nil {
+		return err
+	}
+	for _, why := range n.Waits {
+		if _, err := fmt.Fprintf(w, "%s: a replica that is to leave waits, %s\n", oneLine(n.ID), oneLine(why)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func printNodes(w io.Writer, nodes []directory.NodeView) error {
+func printNodes(w io.Writer, nodes []directory.NodeView, planned []directory.PlannedView) error {
 	t := newTable(w, "NODE", "STATE", "LAST-SEEN", "HTTP", "RAFT", "ZONE", "CAPACITY", "REPLICAS", "LEADS")
 	for _, n := range nodes {
 		state := n.State
@@ -242,11 +255,20 @@ func printNodes(w io.Writer, nodes []directory.NodeView) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	for _, n := range nodes {
-		for _, why := range n.Waits {
-			if _, err := fmt.Fprintf(w, "%s: a replica that is to leave waits, %s\n", oneLine(n.ID), oneLine(why)); err != nil {
-				return err
-			}
+	for _, p := range planned {
+		what := "a replica is to come"
+		if p.From != "" {
+			what = "the replica on " + p.From + " is to go"
+		}
+		if p.To != "" {
+			what += " to " + p.To
+		}
+		what += ": " + p.Reason
+		if p.Waits != "" {
+			what += "; it waits: " + p.Waits
+		}
+		if _, err := fmt.Fprintf(w, "shard %d: %s\n", p.Shard, oneLine(what)); err != nil {
+			return err
 		}
 	}
 	return nil

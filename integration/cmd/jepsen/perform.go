@@ -129,6 +129,9 @@ func (r *runner) open(ctx context.Context) error {
 	if o.roomMode() == history.Tight {
 		args = append(args, "--shard-bytes", strconv.Itoa(tightBytes))
 	}
+	if movesMembers(r.plan.Enabled) { // the directory would give each shard its number of members back
+		args = append(args, "--balance", "off")
+	}
 	var env []string
 	if o.bug != "" {
 		env = append(env, "LARDER_FAULTS="+o.bug)

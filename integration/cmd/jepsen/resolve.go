@@ -48,6 +48,12 @@ func (o options) takesBuild() bool {
 	return o.bug != "" || len(o.nemesis) == 0 && o.seed%swarmFaultsBuild == 0 || wantsBuild(o.nemesis)
 }
 
+// movesMembers reports whether faults change members by hand.
+func movesMembers(names []string) bool {
+	named, err := nemesis.Find(names)
+	return err == nil && slices.ContainsFunc(named, func(f nemesis.Fault) bool { return f.Class == nemesis.Members })
+}
+
 // wantsBuild reports whether faults need a build with the tag faults.
 func wantsBuild(names []string) bool {
 	named, err := nemesis.Find(names)
