@@ -40,7 +40,9 @@ func TestLevel1Snapshot(t *testing.T) {
 		return Command{SetLevel: &SetLevel{Level: level, ShardLevel: shards, Expect: expect}}
 	}
 	elsewhere := next
-	elsewhere.Replicas = 1
+	elsewhere.InitialShards = 1
+	fewer := next
+	fewer.Replicas = 1
 	bad := next
 	bad.TouchInterval = "1h"
 	add := func(level, shards uint8) Command {
@@ -65,6 +67,7 @@ func TestLevel1Snapshot(t *testing.T) {
 		{"a node with old shards", add(2, 1), OutcomeRefused, "feature levels 2 and 1"},
 		{"settings of an older table", change(version + 1), OutcomeRefused, "not 4"},
 		{"settings of the first start", Command{SetSettings: &SetSettings{Expect: version + 2, Settings: elsewhere}}, OutcomeRefused, "first start"},
+		{"another number of replicas", Command{SetSettings: &SetSettings{Expect: version + 2, Settings: fewer}}, OutcomeRefused, "from 4 on"},
 		{"settings out of bounds", Command{SetSettings: &SetSettings{Expect: version + 2, Settings: bad}}, OutcomeRefused, "touch-interval"},
 		{"settings", change(version + 2), OutcomeApplied, ""},
 		{"settings as they are", change(version + 3), OutcomeUnchanged, ""},

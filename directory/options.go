@@ -117,6 +117,19 @@ var options = []Option{
 		},
 	},
 	{
+		Name: "replicas", Default: strconv.Itoa(DefaultReplicas),
+		Meaning: "members of each shard, 1 to 9; they come and go one at a time while balance is on",
+		text:    func(s Settings) string { return strconv.Itoa(s.Replicas) },
+		set: func(s *Settings, text string) error {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 || n > maxReplicas {
+				return errReplicas
+			}
+			s.Replicas = n
+			return nil
+		},
+	},
+	{
 		Name: "memory-only", Default: off, Fixed: true,
 		Meaning: "on: shards are kept in memory alone, and a node that starts again gets its replicas anew",
 		text:    memoryOnlyText,
@@ -134,15 +147,6 @@ var options = []Option{
 		text:    func(s Settings) string { return strconv.Itoa(s.InitialShards) },
 		set: func(s *Settings, text string) (err error) {
 			s.InitialShards, err = strconv.Atoi(text)
-			return err
-		},
-	},
-	{
-		Name: "replicas", Default: strconv.Itoa(DefaultReplicas), Fixed: true,
-		Meaning: "members that each shard began with",
-		text:    func(s Settings) string { return strconv.Itoa(s.Replicas) },
-		set: func(s *Settings, text string) (err error) {
-			s.Replicas, err = strconv.Atoi(text)
 			return err
 		},
 	},

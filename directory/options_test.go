@@ -61,7 +61,9 @@ func TestSettingsWith(t *testing.T) {
 		{"initial-shards", text("5"), ""},
 		{"initial-shards", nil, ""},
 		{"replicas", text("3"), "3"},
-		{"replicas", text("4"), ""},
+		{"replicas", text("4"), "4"},
+		{"replicas", text("10"), ""},
+		{"replicas", text("0"), ""},
 		{"colour", text("red"), ""},
 	} {
 		shown := "null"

@@ -106,14 +106,14 @@ func (t *Table) began(id shard.ID) uint64 {
 
 // newHosts chooses nodes for a new group of a shard, as many as the settings say where there are enough that are up and not drained: by zone and
 // load, as if the shard were nowhere yet.
-func (t *Table) newHosts(id shard.ID, sights map[string]sight) []string {
+func (t *Table) newHosts(id shard.ID, v outlook) []string {
 	rest := t.clone()
 	rest.setMembers(id, nil)
-	hosts := rest.hosts()
+	loads := rest.loads(v)
 	var chosen []Member
 	var nodes []string
 	for len(chosen) < t.Settings.Replicas {
-		node := t.target(chosen, Member{}, sights, hosts)
+		node := t.target(chosen, Member{}, v.sights, loads)
 		if node == "" {
 			break
 		}
@@ -304,7 +304,9 @@ func (s *Service) answering(ctx context.Context, t *Table) map[string]sight {
 
 // recoveryView says what a recovery of a shard would do now, on nodes that sights has up.
 func (s *Service) recoveryView(t *Table, sh Shard, sights map[string]sight) RecoveryView {
-	v := RecoveryView{Shard: sh.ID, Generation: sh.Generation, Former: []RecoveryMember{}, Nodes: t.newHosts(sh.ID, sights)}
+	look := s.outlook(t)
+	look.sights = sights
+	v := RecoveryView{Shard: sh.ID, Generation: sh.Generation, Former: []RecoveryMember{}, Nodes: t.newHosts(sh.ID, look)}
 	run := 0
 	for _, m := range sh.Members {
 		state, _ := s.soft.state(m.Node)

@@ -17,7 +17,7 @@ import (
 type Settings struct {
 	// InitialShards is the number of shards that the slots are first divided among.
 	InitialShards int `json:"initial-shards"`
-	// Replicas is the number of members of each shard.
+	// Replicas is the number of members of each shard. Another one than at the founding needs level 4.
 	Replicas int `json:"replicas"`
 	// CacheMemory is the part of a node's memory that is for entries: a percentage of its
 	// --max-memory ("60%") or a size ("512MiB"). See Memory.
@@ -181,6 +181,7 @@ var (
 	errTouchInterval = fmt.Errorf("want a duration such as 100ms from %s to %s in whole milliseconds, or 0", formatDuration(leastTouchInterval), formatDuration(maxTouchInterval))
 	errRepairAfter   = fmt.Errorf("want a duration such as 60s from %s to %s in whole milliseconds, or 0 for never", formatDuration(leastRepairAfter), formatDuration(maxRepairAfter))
 	errOnOff         = errors.New("want on or off")
+	errReplicas      = fmt.Errorf("want 1 to %d", maxReplicas)
 )
 
 // none stands for no time to live.

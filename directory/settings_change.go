@@ -131,7 +131,7 @@ func (s *Service) hears(ctx context.Context, version uint64) bool {
 // SettingError. The memory of nodes is asked of those that are up; the others count as they are.
 func (s *Service) judge(ctx context.Context, t *Table, next Settings) error {
 	before := t.Settings
-	if next.CacheMemory == before.CacheMemory && next.ShardBytes == before.ShardBytes {
+	if next.CacheMemory == before.CacheMemory && next.ShardBytes == before.ShardBytes && next.Replicas <= before.Replicas {
 		return nil
 	}
 	memory := map[string]uint64{s.self.ID: s.cfg.Memory}
@@ -155,6 +155,7 @@ func (t *Table) judge(next Settings, memory map[string]uint64) error {
 	if err != nil {
 		return &SettingError{Name: "cache-memory", Reason: err.Error()}
 	}
+	before := t.Settings
 	t = t.clone()
 	t.Settings = next
 	for _, id := range t.NodeIDs() {
@@ -168,6 +169,14 @@ func (t *Table) judge(next Settings, memory map[string]uint64) error {
 		n.Capacity = next.Capacity(memory[id])
 		t.Nodes[id] = n
 	}
+	if next.Replicas > before.Replicas {
+		if err := t.judgeReplicas(); err != nil {
+			return err
+		}
+	}
+	if next.CacheMemory == before.CacheMemory && next.ShardBytes == before.ShardBytes {
+		return nil
+	}
 	if next.ShardBytes != 0 {
 		return t.judgeShardBytes(next.ShardBytes)
 	}
@@ -178,6 +187,23 @@ func (t *Table) judge(next Settings, memory map[string]uint64) error {
 	for i, sh := range t.Shards {
 		if limits[i] < LeastShard {
 			return &SettingError{Name: "cache-memory", Reason: fmt.Sprintf("%s leaves shard %d %d bytes, %d are the least", next.CacheMemory, sh.ID, limits[i], LeastShard)}
+		}
+	}
+	return nil
+}
+
+// judgeReplicas returns why the nodes of t have no room for as many replicas as its settings want, spread evenly over all of them. Where there are fewer nodes than that,
+// each gets one of each shard, until others join.
+func (t *Table) judgeReplicas() error {
+	nodes := len(t.Nodes)
+	hosted := uint64((len(t.Shards)*min(t.Settings.Replicas, nodes) + nodes - 1) / nodes)
+	for _, id := range t.NodeIDs() {
+		capacity := t.Nodes[id].Capacity
+		switch room := share(capacity, hosted); {
+		case t.Settings.ShardBytes > 0 && t.Settings.ShardBytes > capacity/hosted:
+			return &SettingError{Name: "replicas", Reason: fmt.Sprintf("node %s has %d bytes for entries (cache-memory), not enough for %d replicas of shard-bytes each", id, capacity, hosted)}
+		case t.Settings.ShardBytes == 0 && room < LeastShard:
+			return &SettingError{Name: "replicas", Reason: fmt.Sprintf("node %s would have %d bytes for each of %d replicas, %d are the least", id, room, hosted, LeastShard)}
 		}
 	}
 	return nil

@@ -77,7 +77,9 @@ func TestChangeSettings(t *testing.T) {
 		}
 		for _, row := range []struct{ name, value, reason string }{
 			{"colour", "red", "no such setting"},
-			{"replicas", "1", "founded"},
+			{"initial-shards", "5", "founded"},
+			{"replicas", "0", "want 1 to 9"},
+			{"replicas", "many", "want 1 to 9"},
 			{"cache-memory", "none", "none"},
 			{"cache-memory", "2GiB", "more than the 1073741824 bytes of memory that node a has"},
 			{"cache-memory", "4KiB", "16384 are the least"},

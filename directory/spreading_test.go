@@ -2,9 +2,11 @@ package directory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,9 +76,8 @@ func (r *testRig) allLed() map[string]int {
 	return led
 }
 
-// watch checks at each call that no shard has fewer voters than it began with, or more members than one beyond what it is to have, and that no more
-// than some operations run.
-func (r *testRig) watch(at string, least, most int) {
+// watch checks at each call that no shard has fewer voters than least, or more members than that, and that no more than most operations run.
+func (r *testRig) watch(at string, least, members, most int) {
 	t := r.services[at].Table()
 	running := 0
 	for _, o := range t.Operations {
@@ -93,7 +94,7 @@ func (r *testRig) watch(at string, least, most int) {
 		if n := len(r.confs[sh.ID].Voters); n < least {
 			r.t.Errorf("shard %d has %d voters", sh.ID, n)
 		}
-		if len(sh.Members) > max(t.wants(sh.ID), len(sh.Bootstrap))+1 {
+		if len(sh.Members) > members {
 			r.t.Errorf("shard %d has the members %v", sh.ID, sh.Members)
 		}
 	}
@@ -140,7 +141,7 @@ func TestJoinedNodeTakesReplicas(t *testing.T) {
 					t.Errorf("a leader moves first: %+v", o)
 				}
 				r.until("the replicas are spread", func() bool {
-					r.watch("a", 3, 1)
+					r.watch("a", 3, 4, 1)
 					return r.spread("a")
 				})
 				r.quiet()
@@ -168,7 +169,7 @@ func TestZonesAreUsed(t *testing.T) {
 		r.quiet()
 		r.enter("d")
 		r.until("each zone has one of each", func() bool {
-			r.watch("a", 3, 1)
+			r.watch("a", 3, 4, 1)
 			for _, sh := range r.services["a"].Table().groups() {
 				if r.services["a"].Table().sharing(sh.ID) > 0 {
 					return false
@@ -333,6 +334,89 @@ func TestSpreadingMeetsDeath(t *testing.T) {
 		r.startAll("c")
 		r.until("the replicas are spread", func() bool { return r.spread("a") })
 	})
+}
+
+// TestReplicasChange ensures that members come and go when there are to be another number of them, one of a shard at a time and few in all, that no shard has
+// less voters meanwhile than before and after, and that the directory grows with them and stays; that it waits for nodes that there are not; and that
+// it goes on when the directory's leader dies.
+func TestReplicasChange(t *testing.T) {
+	joined(t, []string{"a", "b", "c"}, nil, func(r *testRig) {
+		set := func(at, value string) {
+			t.Helper()
+			if _, err := r.services[at].ChangeSettings(context.Background(), SettingsChange{Values: map[string]*string{"replicas": &value}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		have := func(at string, n int) func() bool {
+			return func() bool {
+				r.watch(at, 3, 5, maxRelocations)
+				return !slices.ContainsFunc(r.services[at].Table().Shards, func(sh Shard) bool { return voters(sh.Members) != n }) && r.spread(at)
+			}
+		}
+		r.lead(shard.Directory, "a")
+		r.enter("d")
+		r.until("the replicas are spread", have("a", 3))
+		set("b", "5")
+		r.until("it waits", func() bool { return len(r.services["a"].Planned()) == 4 })
+		for _, p := range r.services["a"].Planned() {
+			if p.Reason != "it has 3 of 5 members" || !strings.Contains(p.Waits, "an even number") {
+				t.Errorf("%+v", p)
+			}
+		}
+		r.quiet()
+		r.setLagging("e", true)
+		r.enter("e")
+		r.until("some grow", func() bool { return len(r.operations("a", AddMember)) >= maxRelocations })
+		led := maps.Clone(r.leaders)
+		r.stop("a")
+		r.setLagging("e", false)
+		for id, leader := range led {
+			if leader == "a" {
+				r.lead(id, "b")
+			}
+		}
+		r.startAll("a")
+		r.until("all have five", have("b", 5))
+		if got := r.membersOf("b", shard.Directory); got != "a:voter b:voter c:voter d:voter e:voter" {
+			t.Errorf("the directory: %s", got)
+		}
+		r.quiet()
+		set("c", "3")
+		r.until("all have three", have("b", 3))
+		if got := r.membersOf("b", shard.Directory); got != "a:voter b:voter c:voter d:voter e:voter" {
+			t.Errorf("the directory: %s", got)
+		}
+		r.quiet()
+	})
+}
+
+// TestReplicasNeedRoom ensures that more replicas are refused where the nodes have no room for them, by what they would have then.
+func TestReplicasNeedRoom(t *testing.T) {
+	table := testTable(t, 5, Settings{InitialShards: 10, Replicas: 3, CacheMemory: "60%"}).clone()
+	next := table.Settings
+	next.Replicas = 5 // ten on each node
+	memory := map[string]uint64{"e": 1 << 20}
+	for name, c := range map[string]struct {
+		memory, shardBytes uint64 // of node e
+		refused            bool
+	}{
+		"room":              {memory: 1 << 20},
+		"just enough":       {memory: LeastShard*115/6 + 10},
+		"too little":        {memory: LeastShard * 115 / 6, refused: true},
+		"shards that fit":   {memory: 1 << 20, shardBytes: 60 << 10},
+		"shards that don't": {memory: 1 << 20, shardBytes: 65 << 10, refused: true},
+	} {
+		memory["e"], table.Settings.ShardBytes, next.ShardBytes = c.memory, c.shardBytes, c.shardBytes
+		err := table.judge(next, memory)
+		var refused *SettingError
+		if errors.As(err, &refused) != c.refused || c.refused && refused.Name != "replicas" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	table.Settings.Replicas = 7
+	if err := table.judge(next, memory); err != nil {
+		t.Errorf("fewer: %v", err)
+	}
 }
 
 // TestNumberIsKept ensures that a member which an operator adds beyond the number that there is to be goes again, and one that is removed comes again, as

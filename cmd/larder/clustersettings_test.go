@@ -31,9 +31,9 @@ func TestSettingsShown(t *testing.T) {
 		"repair-after 1m 1m ",
 		"balance on on ",
 		"snapshot-bandwidth 64MiB 64MiB ",
+		"replicas 3 3 ",
 		"memory-only off off ",
 		"initial-shards 8 8 ",
-		"replicas 3 3 ",
 		"colour red - -",
 		"",
 		"Version 17.",
@@ -102,7 +102,7 @@ func TestSettingsUsage(t *testing.T) {
 // TestSettingsCompletion ensures that a shell is offered the settings that can change and are not given.
 func TestSettingsCompletion(t *testing.T) {
 	code, stdout, _ := larder(t, "", nil, "__complete", "settings", "default-ttl=1h", "")
-	if code != 0 || !strings.Contains(stdout, "cache-memory=\t") || !strings.Contains(stdout, "touch-interval=\t") || strings.Contains(stdout, "replicas=") || strings.Contains(stdout, "default-ttl") {
+	if code != 0 || !strings.Contains(stdout, "cache-memory=\t") || !strings.Contains(stdout, "replicas=\t") || strings.Contains(stdout, "initial-shards=") || strings.Contains(stdout, "default-ttl") {
 		t.Errorf("got exit code %d, %q", code, stdout)
 	}
 }

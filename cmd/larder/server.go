@@ -97,7 +97,7 @@ func clusterFlags(f *pflag.FlagSet, cfg *nodeConfig, maxMemory *string) {
 		switch {
 		case o.Name == "cache-memory":
 			f.Var(settingFlag{&cfg.settings, o}, o.Name, "first start: the part of --max-memory for entries, as a percentage or a size; each shard gets it\ndivided by the node's replicas + 1.5, which leaves room for a spare replica and half a staged shard")
-		case !o.Fixed:
+		case !o.Fixed && o.Name != "replicas":
 			f.Var(settingFlag{&cfg.settings, o}, o.Name, "first start: "+o.Meaning)
 		}
 	}
