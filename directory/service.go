@@ -392,6 +392,7 @@ func (s *Service) lead(t *Table) {
 		s.duties.try("raise the feature levels", func(ctx context.Context) error { return s.raise(ctx, t) })
 	}
 	s.rebuild(t)
+	s.reset(t)
 	v := s.outlook(t)
 	calm := s.calm(v)
 	s.place(t, v, calm)
