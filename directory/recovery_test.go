@@ -298,6 +298,15 @@ func TestRouterNamesReplica(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		for _, former := range []string{"z", "b"} { // one that the table does not list, and one that it does
+			rig.believed = former
+			if _, err := rig.Do(context.Background(), shard.Request{Op: shard.OpPut, Key: []byte("k")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if slices.Contains(rig.asked, "z") {
+			t.Error("a node without a replica of this generation was asked")
+		}
 		for _, req := range rig.requests {
 			if req.R != 9 {
 				t.Errorf("operation %d names replica %d, want 9", req.Op, req.R)

@@ -241,18 +241,25 @@ func (h *hunt) next(s Shard) string {
 	return node
 }
 
+// mayAsk reports whether a node that is said to lead may be asked though the table does not list it: it may have been added just now. Not where
+// the shard was recovered, as it may lead the former generation.
+func (h *hunt) mayAsk(s Shard, node string) bool {
+	_, member := s.Member(node)
+	return member || !h.listed && s.Generation == 1
+}
+
 func (h *hunt) choose(s Shard) string {
 	if own, member := s.Member(h.router.self); h.read && h.attempts == 0 && member && own.Role == RoleVoter {
 		return h.router.self
 	}
 	if node := h.hint; node != "" {
 		h.hint = ""
-		if _, member := s.Member(node); member || !h.listed { // the table may be another since it was named
+		if h.mayAsk(s, node) { // the table may be another since it was named
 			return node
 		}
 	}
 	if node, _ := h.router.leader(s.ID); node != "" && node != h.failed && h.router.up(node) {
-		if _, member := s.Member(node); member || !h.listed {
+		if h.mayAsk(s, node) {
 			return node
 		}
 	}

@@ -68,7 +68,7 @@ type Host struct {
 
 	touchInterval atomic.Int64 // nanoseconds; 0 = recency is not replicated
 
-	opening sync.Mutex // held while a replica is opened, disk writes included, and to close
+	opening gate // held while a replica is opened or destroyed, disk writes and the end of its instance included, and to close
 
 	mu       sync.RWMutex // guards following
 	peers    map[string]*peer
@@ -82,6 +82,12 @@ type Host struct {
 	receive  func(from string, payload []byte)
 	closed   bool
 }
+
+// gate is a lock that is held over waits: a channel of one, so that tests in virtual time go on while somebody waits for it.
+type gate chan struct{}
+
+func (g gate) Lock()   { g <- struct{}{} }
+func (g gate) Unlock() { <-g }
 
 // NewHost opens the data folder. Handlers and gossip are set before Start.
 func NewHost(cfg Config) (*Host, error) {
@@ -100,7 +106,7 @@ func NewHost(cfg Config) (*Host, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
-		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
+		began: time.Now(), ctx: ctx, cancel: cancel, opening: make(gate, 1), snapshotting: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge], h.handlers[methodSuccession] = h.handleSum, h.handleJudge, h.handleSuccession
