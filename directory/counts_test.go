@@ -35,6 +35,9 @@ func TestWantedEnds(t *testing.T) {
 					rt.Fatalf("two things begin on shard %d", r.shard)
 				}
 				began[r.shard] = true
+				if r.calm && r.to != "" && r.from != (Member{}) && (len(began) > 1 || len(table.relocations(v)) > 0) {
+					rt.Fatalf("%+v begins beside what is more needed", r)
+				}
 				members, _ := table.Members(r.shard)
 				adds, removes := r.to != "", r.from != Member{}
 				switch {
@@ -137,6 +140,34 @@ func TestMissingMeetsOperations(t *testing.T) {
 	table.Level = countLevel - 1
 	if next, why := add.apply(table); next == nil || next.Operations[0].Reason != "" {
 		t.Errorf("%s: %+v", why, next)
+	}
+}
+
+// TestMissingGoesToRoom ensures that a member which is missing comes to the node that holds least, and that a member beyond the number that there is to be leaves a
+// drained node though no other takes it.
+func TestMissingGoesToRoom(t *testing.T) {
+	table := testTable(t, 5, Settings{InitialShards: 2, Replicas: 1, CacheMemory: "60%"}).clone()
+	table.Settings.Replicas = 2
+	v := outlook{sights: map[string]sight{}}
+	for _, id := range table.NodeIDs() {
+		v.sights[id] = sight{up: true}
+	}
+	on := func(nodes ...string) (members []Member) {
+		for _, id := range nodes {
+			members = append(members, Member{Node: id, R: 1, Role: RoleVoter})
+		}
+		return members
+	}
+	table.setMembers(1, on("a"))
+	table.setMembers(2, on("b", "c"))
+	if all := table.missing(v, nil); len(all) != 1 || all[0].to != "d" {
+		t.Errorf("%+v", all)
+	}
+	table.Draining = []string{"e"}
+	for _, r := range table.wanted(v) {
+		if r.shard == shard.Directory && (r.from.Node != "e" || r.to != "" || r.waits != "") {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 

@@ -119,6 +119,7 @@ func TestJoinedNodeTakesReplicas(t *testing.T) {
 	for _, setting := range []string{"", off} {
 		t.Run("balance="+setting, func(t *testing.T) {
 			joined(t, []string{"a", "b", "c"}, func(c *Config) { c.Settings.Balance = setting }, func(r *testRig) {
+				<-time.After(2 * balanceAfter) // so that it is d that things have to settle after
 				r.enter("d")
 				r.ready()
 				if setting == off {
@@ -195,8 +196,7 @@ func TestBytesCount(t *testing.T) {
 			r.caches[id] = st
 		}
 		r.mu.Unlock()
-		// Four shards with one replica each: two are on one node.
-		r.enter("d")
+		// Four shards with one replica each: two are on one node, the heavy one among them, which is even by their number.
 		r.until("the heavy one is alone", func() bool {
 			table := r.services["a"].Table()
 			sh, _ := table.Shard(1)
