@@ -61,7 +61,12 @@ func (c *RemoveNode) apply(t *Table) (*Table, string) {
 	next := t.clone()
 	next.Version++
 	delete(next.Nodes, c.ID)
-	next.Draining = slices.DeleteFunc(next.Draining, func(id string) bool { return id == c.ID })
+	if at, draining := slices.BinarySearch(next.Draining, c.ID); draining {
+		next.Draining = slices.Delete(next.Draining, at, at+1)
+	}
+	if len(next.Draining) == 0 {
+		next.Draining = nil // as a snapshot restores it
+	}
 	return next, ""
 }
 
@@ -82,6 +87,9 @@ func (c *DrainNode) apply(t *Table) (*Table, string) {
 		next.Draining = slices.Insert(next.Draining, at, c.ID)
 	} else {
 		next.Draining = slices.Delete(next.Draining, at, at+1)
+	}
+	if len(next.Draining) == 0 {
+		next.Draining = nil // as a snapshot restores it
 	}
 	return next, ""
 }

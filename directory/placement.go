@@ -330,12 +330,13 @@ func (s *Service) DrainNode(ctx context.Context, id string, drain bool) (NodeVie
 	}
 	// A node that joined just now was not heard here yet.
 	for began := time.Now(); drain; {
+		// Before it is judged: who is heard meanwhile may take a replica, and is to be looked at again.
+		unheard := slices.ContainsFunc(t.NodeIDs(), func(id string) bool { _, seen := s.soft.state(id); return seen.IsZero() })
 		why := s.forbidsDrain(t, id)
 		if why == "" {
 			break
 		}
-		unheard := func(id string) bool { _, seen := s.soft.state(id); return seen.IsZero() }
-		if !slices.ContainsFunc(t.NodeIDs(), unheard) || time.Since(began) > softLife || !s.pause(ctx) {
+		if !unheard || time.Since(began) > softLife || !s.pause(ctx) {
 			return NodeView{}, &ConflictError{Reason: why}
 		}
 	}
