@@ -137,6 +137,9 @@ func (i *instance) lookAfterLeader() time.Duration {
 		s.since, s.tries, s.deferred = heard, 0, 0
 	}
 	pause := min(askPause<<min(s.tries, 10), timeout/2)
+	if s.tries == 0 && !gone && heard != 0 && silent < timeout {
+		pause = min(timeout/8, timeout-silent) // it may be late, and so may the leaders of all other shards there
+	}
 	switch {
 	case s.asking:
 		return askPause
