@@ -483,6 +483,9 @@ func (h *fakeHost) Diverged(id shard.ID) (string, *shard.Verdict, error) {
 	return "", nil, shard.ErrUnknownShard
 }
 
+// Fate implements host: nothing is ever gone.
+func (h *fakeHost) Fate(shard.ReplicaID) (shard.Fate, error) { return shard.Fate{}, nil }
+
 // Step implements host, as the library does: a change of members upon the configuration prev alone. A
 // rig may hold a step back, and let it be made later.
 func (h *fakeHost) Step(_ context.Context, step memberStep) error {

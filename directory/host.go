@@ -40,6 +40,8 @@ type host interface {
 	Compare(ctx context.Context, id shard.ID) (shard.Comparison, error)
 	// Diverged returns this node's replica of a shard, and why it has stopped for good; nil: it has not.
 	Diverged(id shard.ID) (replica string, v *shard.Verdict, err error)
+	// Fate tells what became of a replica of this node.
+	Fate(id shard.ReplicaID) (shard.Fate, error)
 	Call(ctx context.Context, node, method string, payload []byte) ([]byte, error)
 	Handle(method string, f func(ctx context.Context, from string, payload []byte) ([]byte, error))
 	Gossip(report func() []byte, receive func(from string, payload []byte))

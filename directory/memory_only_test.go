@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -156,41 +156,80 @@ func TestNoReset(t *testing.T) {
 	})
 }
 
-// TestMayRecur ensures that a shard counts as gone only where no configuration that it may have has a quorum left.
-func TestMayRecur(t *testing.T) {
-	member := func(node string, role Role) Member { return Member{Node: node, R: 1, Role: role} }
-	three := []Member{member("a", RoleVoter), member("b", RoleVoter), member("c", RoleVoter)}
-	with := func(o Operation) []Operation {
-		o.ID, o.Shard, o.State = 1, 1, OperationRunning
-		return []Operation{o}
+// TestResetInRebuild ensures that a shard comes back, with what it had or empty, where another of its replicas is lost while one is being made
+// anew, whatever that is at.
+func TestResetInRebuild(t *testing.T) {
+	for _, phase := range []Phase{PhaseRemoving, PhaseAdding, PhaseCatchingUp, PhasePromoting} {
+		t.Run(string(phase), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, _ := memoryRig(t)
+				defer r.stopAll()
+				r.mustDo("a", shard.Request{Op: shard.OpPut, Key: []byte("k"), Value: []byte("v")})
+				r.stop("c")
+				r.start("c")
+				r.form("c")
+				for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+					at := slices.IndexFunc(r.services["a"].Table().Operations, func(o Operation) bool { return o.Phase == phase })
+					if at >= 0 {
+						break
+					}
+					if time.Now().After(end) {
+						t.Fatalf("no operation is %s", phase)
+					}
+				}
+				r.stop("b")
+				time.Sleep(time.Second)
+				r.start("b")
+				r.form("b")
+				r.ready()
+				if resp := r.mustDo("b", shard.Request{Op: shard.OpGet, Key: []byte("k")}); resp.Found && string(resp.Value) != "v" {
+					t.Errorf("%+v", resp)
+				}
+				for n := range 20 {
+					r.mustDo("c", shard.Request{Op: shard.OpPut, Key: fmt.Append(nil, "key", n), Value: []byte("new")})
+				}
+			})
+		})
+	}
+}
+
+// TestMayLead ensures that a shard counts as gone only where nobody leads it and none of the replicas that are left could win by the
+// configuration that it has.
+func TestMayLead(t *testing.T) {
+	voters := func(nodes string) (ids []shard.ReplicaID) {
+		for _, n := range nodes {
+			ids = append(ids, shard.ReplicaID{Shard: 1, Node: string(n), R: 1})
+		}
+		return ids
 	}
 	for _, tc := range []struct {
-		name    string
-		members []Member
-		runs    []Operation
-		gone    string
-		want    bool
+		name   string
+		gone   string
+		leads  string
+		others map[string]string // configurations of those that are left
+		want   bool
 	}{
-		{"all there", three, nil, "", true},
-		{"one of three gone", three, nil, "a", true},
-		{"two of three gone", three, nil, "ab", false},
-		{"two of three gone, one may be no voter any more", three, with(Operation{Kind: RemoveMember, Node: "b", R: 1}), "ab", false},
-		{"two of four gone", append([]Member{member("d", RoleVoter)}, three...), nil, "ab", false},
-		{"two of four gone, one of which may be no voter any more", append([]Member{member("d", RoleVoter)}, three...),
-			with(Operation{Kind: RemoveMember, Node: "b", R: 1}), "ab", true},
-		{"one of two gone", three[:2], nil, "a", false},
-		{"one of two gone, and it may be no voter any more", three[:2], with(Operation{Kind: RemoveMember, Node: "a", R: 1}), "a", true},
-		{"a learner is no voter", append([]Member{member("d", RoleLearner)}, three[:2]...), nil, "a", false},
-		{"a learner may be one", append([]Member{member("d", RoleLearner)}, three[:2]...), with(Operation{Kind: AddMember, Node: "d", R: 1}), "a", true},
-		{"two of three gone, the third is replaced", append([]Member{member("d", RoleLearner)}, three...),
-			with(Operation{Kind: ReplaceMember, Node: "d", R: 1, From: "c", FromR: 1}), "ab", false},
-		{"two of three gone, one is replaced", append([]Member{member("d", RoleLearner)}, three...),
-			with(Operation{Kind: ReplaceMember, Node: "d", R: 1, From: "a", FromR: 1}), "ab", true},
-		{"both of what is replaced", append([]Member{member("d", RoleLearner)}, three...),
-			with(Operation{Kind: ReplaceMember, Node: "d", R: 1, From: "c", FromR: 1}), "abd", false},
+		{"all there", "", "", map[string]string{"a": "abc", "b": "abc", "c": "abc"}, true},
+		{"one of three gone", "a", "", map[string]string{"b": "abc", "c": "abc"}, true},
+		{"two of three gone", "ab", "", map[string]string{"c": "abc"}, false},
+		{"two of three gone, and one leads still", "ab", "c", map[string]string{"c": "abc"}, true},
+		{"all gone", "abc", "", nil, false},
+		{"one of two gone", "b", "", map[string]string{"c": "bc"}, false},
+		{"one of two gone, the third is a learner", "b", "", map[string]string{"c": "bc", "a": "bc"}, false},
+		{"one of two gone, the third has come to vote", "b", "", map[string]string{"c": "bc", "a": "abc"}, true},
+		{"one of two gone, the third knows nothing yet", "b", "", map[string]string{"c": "bc", "a": ""}, false},
+		{"one of two gone, and it was removed", "b", "", map[string]string{"c": "c"}, true},
+		{"two of four gone", "ab", "", map[string]string{"c": "abcd", "d": "abcd"}, false},
+		{"two of four gone, of which one was removed", "ab", "", map[string]string{"c": "abcd", "d": "acd"}, true},
 	} {
-		table := &Table{Shards: []Shard{{ID: 1, Members: tc.members}}, Operations: tc.runs}
-		if got := table.mayRecur(1, func(id shard.ReplicaID) bool { return strings.Contains(tc.gone, id.Node) }); got != tc.want {
+		fates := map[shard.ReplicaID]shard.Fate{}
+		for _, id := range voters(tc.gone) {
+			fates[id] = shard.Fate{Gone: true}
+		}
+		for n, conf := range tc.others {
+			fates[voters(n)[0]] = shard.Fate{Leads: n == tc.leads, Voters: voters(conf)}
+		}
+		if got := mayLead(fates); got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}

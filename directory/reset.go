@@ -2,93 +2,138 @@ package directory
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/larder-cache/larder/shard"
 )
 
-// Where shards are in memory alone, one is reset once so many of its replicas are gone that it can never have a quorum again: a new generation of
-// it begins, empty, without anybody's word (R18). Only what is certain counts: a node that says, itself and now, that a replica
-// was in the memory of a process of its that has ended; it never speaks again. A node that is not heard may come back with all that it
-// had, so it is waited for, or an operator gives it up (RecoverShard).
+// Where shards are in memory alone, one is reset once so many of its replicas are gone that none of the others can ever lead it again: a new
+// generation of it begins, empty, without anybody's word (R18). Only what is certain counts: a node that says, itself and now,
+// that a replica was in the memory of a process of its that has ended; it never speaks again. A node that is not heard may come back with
+// all that it had, so it is waited for, or an operator gives it up (RecoverShard).
+//
+// Why none can lead: whoever stands needs a majority of the configuration that is the latest in his own log. All replicas that are not gone
+// were asked for theirs, and none of these has a majority that is not gone. Only a leader could give them others, and none leads. That was so when each answered,
+// and stays so: a leader that had sent one of them another configuration after its answer would have told of that one itself.
+//
+// What a death of the directory's leader leaves: before the command is in the log the shard as it was, which the next leader looks at; after that the next
+// generation, see RecoverShard.
+
+const methodFate = "shard.fate"
 
 // resetPatience is how long the directory's leader waits, from its own start on, for nodes that would take a replica of a shard that is reset: where all
 // start again, some are later than others.
 const resetPatience = 10 * time.Second
 
-// reset begins the next generation of shards that can't have a quorum again. Only the directory's leader does.
+// reset begins the next generation of shards that nobody can lead again. Only the directory's leader does.
 func (s *Service) reset(t *Table) {
 	if t.Level < recoveryLevel || !t.Settings.MemoryOnly {
 		return
 	}
 	for _, sh := range t.Shards {
-		if t.mayRecur(sh.ID, func(id shard.ReplicaID) bool {
-			r, ok := s.soft.replica(id.Node, id.Shard)
+		leader, _ := s.soft.leader(sh.ID)
+		lost := slices.ContainsFunc(sh.Members, func(m Member) bool {
+			r, ok := s.soft.replica(m.Node, sh.ID)
 			return ok && r.diverged
-		}) {
-			continue
+		})
+		if lost && leader == "" {
+			s.duties.try(fmt.Sprintf("reset shard %d", sh.ID), func(ctx context.Context) error { return s.resetShard(ctx, t, sh) })
 		}
-		s.duties.try(fmt.Sprintf("reset shard %d", sh.ID), func(ctx context.Context) error { return s.resetShard(ctx, t, sh) })
 	}
 }
 
-// resetShard asks the nodes themselves, and resets the shard where they confirm it.
+// resetShard asks the nodes of all its replicas, and resets the shard where no replica can lead it.
 func (s *Service) resetShard(ctx context.Context, t *Table, sh Shard) error {
-	gone := map[shard.ReplicaID]bool{}
+	ask := []shard.ReplicaID{}
 	for _, m := range sh.Members {
-		v, _ := s.diverged(ctx, m.id(sh.ID))
-		gone[m.id(sh.ID)] = v != nil && v.Outcome == shard.OutcomeLost
+		ask = append(ask, m.id(sh.ID))
 	}
-	if t.mayRecur(sh.ID, func(id shard.ReplicaID) bool { return gone[id] }) {
+	if o, runs := t.runningOn(sh.ID); runs {
+		ask = append(ask, o.replica(), o.leaving())
+	}
+	fates := map[shard.ReplicaID]shard.Fate{}
+	for len(ask) > 0 {
+		id := ask[0]
+		ask = ask[1:]
+		if _, asked := fates[id]; asked {
+			continue
+		}
+		fate, err := s.fate(ctx, id)
+		if err != nil {
+			return fmt.Errorf("shard %d may have to be reset: asking about replica %s: %w", sh.ID, id, err)
+		}
+		if first := sh.first(); !fate.Gone && len(fate.Voters) == 0 && slices.Contains(first, id) { // it was not opened yet, and begins so
+			fate.Voters = first
+		}
+		fates[id] = fate
+		ask = append(ask, fate.Voters...)
+	}
+	if mayLead(fates) {
 		return nil
 	}
 	nodes := t.newHosts(sh.ID, s.outlook(t))
 	if wanted := min(t.Settings.Replicas, len(t.Nodes)); len(nodes) == 0 || len(nodes) < wanted && time.Since(*s.began.Load()) < resetPatience {
 		return fmt.Errorf("shard %d is to be reset: %d nodes that are up take a replica, %d are wanted", sh.ID, len(nodes), wanted)
 	}
-	s.log.Error("a shard is reset and begins empty: a majority of its replicas was in the memory of processes that have ended", "shard", sh.ID,
+	s.log.Error("a shard is reset and begins empty: too many of its replicas were in the memory of processes that have ended", "shard", sh.ID,
 		"generation", sh.Generation+1, "nodes", nodes)
 	return s.proposeDuty(ctx, Command{Recover: &RecoverShard{Shard: sh.ID, Generation: sh.Generation, Nodes: nodes}})
 }
 
-// mayRecur reports whether a shard can have a quorum again, though some replicas are gone for good: by the table's voters, and by
-// what these may be while an operation goes on that the table has not seen the end of. It is pure.
-func (t *Table) mayRecur(id shard.ID, gone func(shard.ReplicaID) bool) bool {
-	members, _ := t.Members(id)
-	voters := map[shard.ReplicaID]bool{}
-	for _, m := range members {
-		voters[m.id(id)] = m.Role == RoleVoter
+// first returns the replicas that the shard's present generation begins with.
+func (s Shard) first() (ids []shard.ReplicaID) {
+	for _, m := range s.Bootstrap {
+		ids = append(ids, m.id(s.ID))
 	}
-	uncertain := []shard.ReplicaID{}
-	if o, runs := t.runningOn(id); runs {
-		uncertain = append(uncertain, o.replica(), o.leaving())
-	}
-	return recurs(voters, uncertain, gone)
+	return ids
 }
 
-// recurs tries all configurations in which the uncertain ones vote or do not.
-func recurs(voters map[shard.ReplicaID]bool, uncertain []shard.ReplicaID, gone func(shard.ReplicaID) bool) bool {
-	if len(uncertain) > 0 {
-		first, rest := uncertain[0], uncertain[1:]
-		was := voters[first]
-		defer func() { voters[first] = was }()
-		for _, votes := range []bool{true, false} {
-			voters[first] = votes
-			if recurs(voters, rest, gone) {
-				return true
-			}
-		}
-		return false
-	}
-	all, left := 0, 0
-	for id, votes := range voters {
-		if votes {
-			all++
-			if !gone(id) {
+// mayLead reports whether one of a shard's replicas leads it or can come to, by what their nodes say of all of them. It is pure.
+func mayLead(fates map[shard.ReplicaID]shard.Fate) bool {
+	for _, f := range fates {
+		left := 0
+		for _, v := range f.Voters {
+			if !fates[v].Gone {
 				left++
 			}
 		}
+		if f.Leads || left > len(f.Voters)/2 {
+			return true
+		}
 	}
-	return left > all/2
+	return false
+}
+
+// fate asks a replica's node what became of it.
+func (s *Service) fate(ctx context.Context, id shard.ReplicaID) (f shard.Fate, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readAttempt)
+	defer cancel()
+	request, err := json.Marshal(id)
+	if err != nil {
+		return f, err
+	}
+	answer, err := s.host.Call(ctx, id.Node, methodFate, request)
+	if err != nil {
+		return f, err
+	}
+	return f, json.Unmarshal(answer, &f)
+}
+
+// handleFate tells what became of a replica of this node.
+func (s *Service) handleFate(_ context.Context, _ string, payload []byte) ([]byte, error) {
+	var id shard.ReplicaID
+	if err := json.Unmarshal(payload, &id); err != nil {
+		return nil, fmt.Errorf("question about a replica: %w", err)
+	}
+	if id.Node != s.self.ID {
+		return nil, fmt.Errorf("replica %s is not on node %s", id, s.self.ID)
+	}
+	f, err := s.host.Fate(id)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(f)
 }

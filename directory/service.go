@@ -212,6 +212,7 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodStep, s.handleStep)
 	h.Handle(methodCompare, s.handleCompare)
 	h.Handle(methodDiverged, s.handleDiverged)
+	h.Handle(methodFate, s.handleFate)
 	h.Handle(methodRecover, s.handleRecover)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil

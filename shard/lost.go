@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"syscall"
+
+	"github.com/hashicorp/raft"
 )
 
 // A replica that lost what it acknowledged (ErrDataLost: its log, term, vote or snapshot is damaged or gone) never speaks:
@@ -35,7 +37,7 @@ func (h *Host) lose(id ReplicaID, err error) error {
 	h.suspects[id]++
 	believed := h.suspects[id] >= lossTries || errors.Is(err, errVolatile)
 	if believed {
-		h.losses[id.Shard] = loss{id, &Verdict{Outcome: OutcomeLost, Reason: err.Error()}}
+		h.losses[id.Shard] = loss{id, &Verdict{Outcome: OutcomeLost, Reason: err.Error()}, errors.Is(err, errVolatile)}
 		delete(h.suspects, id)
 	}
 	h.mu.Unlock()
@@ -56,6 +58,8 @@ func passing(err error) bool {
 type loss struct {
 	id ReplicaID
 	v  *Verdict
+	// certain: no later start finds the data after all.
+	certain bool
 }
 
 // status is what the node says of it.
@@ -71,6 +75,35 @@ func (h *Host) lost(id ReplicaID) *Verdict {
 		return l.v
 	}
 	return nil
+}
+
+// Fate is what a node knows of a replica of its own.
+type Fate struct {
+	// Gone: it never speaks again. Its data is lost for certain, as it was in the memory of a process that has ended, or it was destroyed.
+	Gone bool
+	// Leads: it leads its group, or takes itself for the leader.
+	Leads bool
+	// Voters are those of the latest configuration in its log; empty where it does not run or has none: it can't stand then.
+	Voters []ReplicaID
+}
+
+// Fate tells what became of a replica of this node. ErrStopped: it can't be told just now, as its Raft is being replaced.
+func (h *Host) Fate(id ReplicaID) (Fate, error) {
+	if g := h.Group(id.Shard); g != nil && g.id == id {
+		i := g.instance()
+		if i == nil {
+			return Fate{}, ErrStopped
+		}
+		voters, _ := i.voters()
+		return Fate{Leads: i.raft.State() == raft.Leader, Voters: voters}, nil
+	}
+	if h.storage.retired(id) {
+		return Fate{Gone: true}, nil
+	}
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	l := h.losses[id.Shard]
+	return Fate{Gone: l.id == id && l.certain}, nil
 }
 
 // found forgets the loss of a replica that opened, or is destroyed.

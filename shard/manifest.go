@@ -210,6 +210,16 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	return m.notes[i].State, m.intact(shard, r)
 }
 
+// retired reports whether a replica was destroyed here, or followed by a later one. It waits for no disk.
+func (m *manifest) retired(shard ID, r uint64) bool {
+	for _, n := range *m.shown.Load() {
+		if n.Shard == shard && (n.R > r || n.R == r && n.State == replicaDestroyed) {
+			return true
+		}
+	}
+	return false
+}
+
 // alive names the replicas on node that were begun and not destroyed. It waits for no disk.
 func (m *manifest) alive(node string) []ReplicaID {
 	var ids []ReplicaID

@@ -24,6 +24,8 @@ type storage interface {
 	open(id ReplicaID, volatile bool, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error)
 	// replicas names those that were created here, or begun, and not destroyed.
 	replicas() []ReplicaID
+	// retired reports whether a replica was here and was destroyed, or followed by another: it never speaks again.
+	retired(id ReplicaID) bool
 	// destroy notes durably that a replica never speaks again, and removes its data. Its stores are
 	// closed. It is idempotent, and allowed for a replica that was never here.
 	destroy(id ReplicaID) error
@@ -59,6 +61,8 @@ func openDisk(dir, node string, log *slog.Logger) (*disk, error) {
 }
 
 func (d *disk) replicas() []ReplicaID { return d.manifest.alive(d.Identity().Node) }
+
+func (d *disk) retired(id ReplicaID) bool { return d.manifest.retired(id.Shard, id.R) }
 
 func (d *disk) destroy(id ReplicaID) error { return d.manifest.destroyed(id.Shard, id.R) }
 
@@ -247,6 +251,17 @@ func (m *Memory) replicas() []ReplicaID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.SortedFunc(maps.Keys(m.stores), compareReplicas)
+}
+
+func (m *Memory) retired(id ReplicaID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for other := range m.stores {
+		if other.Shard == id.Shard && other.R > id.R {
+			return true
+		}
+	}
+	return m.gone[id]
 }
 
 func (m *Memory) destroy(id ReplicaID) error {
