@@ -62,6 +62,12 @@ func TestOptions(t *testing.T) {
 	if m := defaults(t, "--workload=evict", "--mode=strict").roomMode(); m != history.Strict {
 		t.Errorf("evict is %s though strict was asked for", m)
 	}
+	if m := defaults(t, "--memory-only").roomMode(); m != history.Tight {
+		t.Errorf("what is in memory alone is %s", m)
+	}
+	if err := defaults(t, "--memory-only", "--mode=strict").validate(); err == nil {
+		t.Error("what a majority forgets counts as lost")
+	}
 }
 
 // TestList ensures that jepsen list names every workload and a fault of each class.
@@ -83,10 +89,10 @@ func TestList(t *testing.T) {
 func TestGiven(t *testing.T) {
 	o := options{}
 	c := newRunCommand(&o)
-	if err := c.ParseFlags([]string{"--nemesis=pause,kill-one", "--seed=4", "--out=somewhere", "--nodes=5", "--delay=3ms"}); err != nil {
+	if err := c.ParseFlags([]string{"--nemesis=pause,kill-one", "--seed=4", "--out=somewhere", "--nodes=5", "--delay=3ms", "--memory-only"}); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := given(c), []string{"--nemesis=pause,kill-one", "--nodes=5", "--delay=3ms"}; !slices.Equal(got, want) {
+	if got, want := given(c), []string{"--nemesis=pause,kill-one", "--nodes=5", "--delay=3ms", "--memory-only=true"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := given(newRunCommand(&o)); got == nil || len(got) > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -34,6 +35,8 @@ type options struct {
 	bug      string
 	binary   string
 	keep     bool
+	// memoryOnly keeps shards in memory alone: whatever a majority of a shard's nodes forgets at once vanishes.
+	memoryOnly bool
 
 	given []string // history.Meta.Given
 
@@ -49,6 +52,9 @@ func (o options) validate() error {
 	}
 	if !slices.Contains([]string{"", string(history.Strict), string(history.Tight)}, o.mode) {
 		return fmt.Errorf("mode %q, want strict or tight", o.mode)
+	}
+	if o.memoryOnly && o.mode == string(history.Strict) {
+		return errors.New("with --memory-only what vanishes is not lost: it takes --mode tight")
 	}
 	if !slices.Contains([]string{"auto", string(cluster.Tap), string(cluster.Proxy)}, o.net) {
 		return fmt.Errorf("net %q, want auto, tap or proxy", o.net)
@@ -67,12 +73,12 @@ func (o options) validate() error {
 	return nil
 }
 
-// roomMode is strict unless asked otherwise; the workload evict is about a lack of room.
+// roomMode is strict unless asked otherwise; the workload evict is about a lack of room, and what is in memory alone vanishes as well.
 func (o options) roomMode() history.Mode {
 	switch {
 	case o.mode != "":
 		return history.Mode(o.mode)
-	case o.workload == "evict":
+	case o.workload == "evict", o.memoryOnly:
 		return history.Tight
 	default:
 		return history.Strict

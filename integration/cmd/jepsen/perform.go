@@ -129,6 +129,9 @@ func (r *runner) open(ctx context.Context) error {
 	if o.roomMode() == history.Tight {
 		args = append(args, "--shard-bytes", strconv.Itoa(tightBytes))
 	}
+	if o.memoryOnly {
+		args = append(args, "--memory-only")
+	}
 	if movesMembers(r.plan.Enabled) { // the directory would give each shard its number of members back
 		args = append(args, "--balance", "off")
 	}
@@ -350,6 +353,9 @@ func (r *runner) meta(binary string) history.Meta {
 	}
 	if o.roomMode() == history.Tight {
 		m.Flags["shard-bytes"] = strconv.Itoa(tightBytes)
+	}
+	if o.memoryOnly {
+		m.Flags["memory-only"] = "true"
 	}
 	for _, n := range r.cluster.Nodes {
 		m.Nodes = append(m.Nodes, n.ID)

@@ -48,6 +48,7 @@ func newRunCommand(o *options) *cobra.Command {
 	f.IntVar(&o.shards, "shards", 0, "shards (default drawn, 1 to 8)")
 	f.DurationVar(&o.delay, "delay", 0, "delay of each link, one way (default drawn, 1ms to 5ms)")
 	f.StringVar(&o.bug, "bug", "", "seeded bug that the nodes are to have, to see it found")
+	f.BoolVar(&o.memoryOnly, "memory-only", false, "nodes that keep shards in memory alone; implies --mode tight")
 	f.StringVar(&o.binary, "binary", "", "larder binary to run (default: built from this source)")
 	f.StringVar(&o.out, "out", "out", "folder in which the run's folder is made")
 	f.BoolVar(&o.keep, "keep", false, "keep the nodes' data; that of a run which is not valid is kept anyway")
@@ -55,7 +56,7 @@ func newRunCommand(o *options) *cobra.Command {
 }
 
 // planFlags decide what is done beyond what history.Meta tells of every run.
-var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay"}
+var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay", "memory-only"}
 
 // given returns those that were given, as history.Meta has them.
 func given(c *cobra.Command) []string {
