@@ -18,8 +18,9 @@
 //     leader. Each step is recorded before it is made, and is made by the shard's leader upon the
 //     configuration that it was planned from, or not at all (R18; Operation, and the table at next).
 //   - A request whose outcome is unknown is never repeated (Router.Do).
-//   - What a shard held is given up on an operator's word alone, and then nothing of the former generation can be taken for
-//     the present one (RecoverShard, with what a death leaves and what can be seen).
+//   - What a shard held is given up on an operator's word, or, where shards are in memory alone, once it is certain that nobody can ever lead it
+//     again (mayLead, with the argument); then nothing of the former generation can be taken for the present one (RecoverShard, with what
+//     a death leaves and what can be seen).
 //
 // # Parts
 //
