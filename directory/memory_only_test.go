@@ -57,18 +57,8 @@ func TestMemoryOnly(t *testing.T) {
 			r.stop(name)
 			r.start(name)
 			r.form(name)
-			for again := true; again; { // of each shard there is another replica now, that votes
-				r.ready()
-				after := r.services[name].Table()
-				again = false
-				for _, sh := range before.Shards {
-					was, _ := before.member(sh.ID, name)
-					is, member := after.member(sh.ID, name)
-					again = again || !member || is.R == was.R || is.Role != RoleVoter
-				}
-				if r.services[name].pause(context.Background()); t.Failed() {
-					return
-				}
+			if r.renewed(name, before); t.Failed() {
+				return
 			}
 		}
 		for key, version := range written {
@@ -80,6 +70,21 @@ func TestMemoryOnly(t *testing.T) {
 			}
 		}
 	})
+}
+
+// renewed waits until a node has, of each shard, another replica than in a table, and it votes.
+func (r *realRig) renewed(name string, before *Table) {
+	r.t.Helper()
+	for again := true; again && !r.t.Failed(); r.services[name].pause(context.Background()) {
+		r.ready()
+		after := r.services[name].Table()
+		again = false
+		for _, sh := range before.Shards {
+			was, _ := before.member(sh.ID, name)
+			is, member := after.member(sh.ID, name)
+			again = again || !member || is.R == was.R || is.Role != RoleVoter
+		}
+	}
 }
 
 func (r *realRig) stopAll() {
@@ -129,6 +134,36 @@ func TestReset(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestResetByAnOldTable ensures that a shard is not reset on what became of the replicas of an old table, all of which were replaced meanwhile: a
+// leader of the directory may have stood still between its look and its proposal, which another leader takes.
+func TestResetByAnOldTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, names := memoryRig(t)
+		defer r.stopAll()
+		old := r.services["a"].Table()
+		version := r.mustDo("a", shard.Request{Op: shard.OpPut, Key: []byte("k"), Value: []byte("v")}).Version
+		for _, name := range names {
+			r.stop(name)
+			r.start(name)
+			r.form(name)
+			r.renewed(name, old)
+		}
+		for _, sh := range old.Shards {
+			if err := r.services["a"].resetShard(context.Background(), old, sh); err == nil {
+				t.Errorf("shard %d: a reset by an old table is not refused", sh.ID)
+			}
+		}
+		for _, sh := range r.services["a"].Table().Shards {
+			if sh.Generation != 1 {
+				t.Errorf("shard %d was reset", sh.ID)
+			}
+		}
+		if resp := r.mustDo("c", shard.Request{Op: shard.OpGet, Key: []byte("k")}); !resp.Found || resp.Version != version {
+			t.Errorf("%+v, want version %d", resp, version)
+		}
+	})
 }
 
 // TestNoReset ensures that a shard is not reset while a majority of its replicas may come back: one is lost, another is on a node that nobody

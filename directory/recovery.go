@@ -49,6 +49,8 @@ type RecoverShard struct {
 	Generation uint64 `json:"generation"`
 	// Nodes host the new replicas; the first is to lead first. Precondition: all are known and none is drained.
 	Nodes []string `json:"nodes"`
+	// Expect, where it is not 0, is the version that the table must have: what was found of its replicas says nothing of later ones.
+	Expect uint64 `json:"expect,omitempty"`
 }
 
 func (c *RecoverShard) apply(t *Table) (*Table, string) {
@@ -60,6 +62,8 @@ func (c *RecoverShard) apply(t *Table) (*Table, string) {
 		return nil, fmt.Sprintf("shard %d is unknown", c.Shard)
 	case t.Shards[i].Generation != c.Generation:
 		return nil, fmt.Sprintf("shard %d has generation %d, not %d", c.Shard, t.Shards[i].Generation, c.Generation)
+	case c.Expect != 0 && t.Version != c.Expect:
+		return nil, fmt.Sprintf("the table has version %d, not %d", t.Version, c.Expect)
 	case t.VersionGrant >= maxVersionBits:
 		return nil, "all version bits are granted"
 	case len(c.Nodes) == 0 || len(c.Nodes) > maxReplicas:

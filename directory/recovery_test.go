@@ -240,22 +240,23 @@ func TestRecoverCommand(t *testing.T) {
 		table *Table
 		c     RecoverShard
 	}{
-		"an early level":              {&young, RecoverShard{first.ID, 1, []string{"a"}}},
-		"an unknown shard":            {table, RecoverShard{77, 1, []string{"a"}}},
-		"the directory":               {table, RecoverShard{shard.Directory, 1, []string{"a"}}},
-		"another generation":          {table, RecoverShard{first.ID, 2, []string{"a"}}},
-		"no node":                     {table, RecoverShard{first.ID, 1, nil}},
-		"an unknown node":             {table, RecoverShard{first.ID, 1, []string{"a", "z"}}},
-		"a node twice":                {table, RecoverShard{first.ID, 1, []string{"a", "a"}}},
-		"a drained node":              {drained, RecoverShard{first.ID, 1, []string{"d"}}},
-		"no version bits":             {&spent, RecoverShard{first.ID, 1, []string{"a"}}},
-		"more nodes than are allowed": {table, RecoverShard{first.ID, 1, make([]string, maxReplicas+1)}},
+		"an early level":              {&young, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a"}}},
+		"an unknown shard":            {table, RecoverShard{Shard: 77, Generation: 1, Nodes: []string{"a"}}},
+		"the directory":               {table, RecoverShard{Shard: shard.Directory, Generation: 1, Nodes: []string{"a"}}},
+		"another generation":          {table, RecoverShard{Shard: first.ID, Generation: 2, Nodes: []string{"a"}}},
+		"another table":               {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a"}, Expect: table.Version - 1}},
+		"no node":                     {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: nil}},
+		"an unknown node":             {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a", "z"}}},
+		"a node twice":                {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a", "a"}}},
+		"a drained node":              {drained, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"d"}}},
+		"no version bits":             {&spent, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a"}}},
+		"more nodes than are allowed": {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: make([]string, maxReplicas+1)}},
 	} {
 		if next, result := apply(Command{Recover: &row.c}, row.table); next != nil || result.Outcome != OutcomeRefused || result.Reason == "" {
 			t.Errorf("%s: %+v", name, result)
 		}
 	}
-	c := Command{Recover: &RecoverShard{first.ID, 1, []string{"d", "b"}}}
+	c := Command{Recover: &RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"d", "b"}}}
 	next, result := apply(c, table)
 	if next == nil || next.Validate() != nil {
 		t.Fatalf("%+v, %v", result, next.Validate())

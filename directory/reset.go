@@ -19,6 +19,9 @@ import (
 // were asked for theirs, and none of these has a majority that is not gone. Only a leader could give them others, and none leads. That was so when each answered,
 // and stays so: a leader that had sent one of them another configuration after its answer would have told of that one itself.
 //
+// The table must still be the one that the replicas were looked up in when the command is applied (Expect): all of them may have been replaced
+// since, by a leader of the directory that went on while this one stood still.
+//
 // What a death of the directory's leader leaves: before the command is in the log the shard as it was, which the next leader looks at; after that the next
 // generation, see RecoverShard.
 
@@ -80,7 +83,7 @@ func (s *Service) resetShard(ctx context.Context, t *Table, sh Shard) error {
 	}
 	s.log.Error("a shard is reset and begins empty: too many of its replicas were in the memory of processes that have ended", "shard", sh.ID,
 		"generation", sh.Generation+1, "nodes", nodes)
-	return s.proposeDuty(ctx, Command{Recover: &RecoverShard{Shard: sh.ID, Generation: sh.Generation, Nodes: nodes}})
+	return s.proposeDuty(ctx, Command{Recover: &RecoverShard{Shard: sh.ID, Generation: sh.Generation, Nodes: nodes, Expect: t.Version}})
 }
 
 // first returns the replicas that the shard's present generation begins with.
