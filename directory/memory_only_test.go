@@ -228,6 +228,29 @@ func TestResetInRebuild(t *testing.T) {
 	}
 }
 
+// TestAllFates ensures that replicas are asked again where another is gone that was there when they were asked before: it led until then, and has
+// given them a configuration by which they can lead.
+func TestAllFates(t *testing.T) {
+	id := func(node string) shard.ReplicaID { return shard.ReplicaID{Shard: 1, Node: node, R: 1} }
+	var asked []string
+	fates, err := allFates([]shard.ReplicaID{id("a"), id("b"), id("c")}, func(of shard.ReplicaID) (shard.Fate, error) {
+		asked = append(asked, of.Node)
+		switch {
+		case of.Node == "b", of.Node == "c": // c has led until it was asked, and has put d in the place of b
+			return shard.Fate{Gone: true}, nil
+		case of.Node == "a" && !slices.Contains(asked, "c"):
+			return shard.Fate{Voters: []shard.ReplicaID{id("a"), id("b"), id("c")}}, nil
+		}
+		return shard.Fate{Voters: []shard.ReplicaID{id("a"), id("c"), id("d")}}, nil
+	})
+	if err != nil || !mayLead(fates) {
+		t.Errorf("asked %v: a and d can't lead by %v, %v", asked, fates, err)
+	}
+	if n := len(slices.DeleteFunc(asked, func(node string) bool { return node == "a" || node == "d" })); n != 2 {
+		t.Errorf("replicas that are gone were asked %d times, not each once", n)
+	}
+}
+
 // TestMayLead ensures that a shard counts as gone only where nobody leads it and none of the replicas that are left could win by the
 // configuration that it has.
 func TestMayLead(t *testing.T) {

@@ -17,7 +17,8 @@ import (
 //
 // Why none can lead: whoever stands needs a majority of the configuration that is the latest in his own log. All replicas that are not gone
 // were asked for theirs, and none of these has a majority that is not gone. Only a leader could give them others, and none leads. That was so when each answered,
-// and stays so: a leader that had sent one of them another configuration after its answer would have told of that one itself.
+// and stays so: a leader that had sent one of them another configuration after its answer would have told of that one itself, or was gone
+// before the first was asked (allFates).
 //
 // The table must still be the one that the replicas were looked up in when the command is applied (Expect): all of them may have been replaced
 // since, by a leader of the directory that went on while this one stood still.
@@ -57,22 +58,15 @@ func (s *Service) resetShard(ctx context.Context, t *Table, sh Shard) error {
 	if o, runs := t.runningOn(sh.ID); runs {
 		ask = append(ask, o.replica(), o.leaving())
 	}
-	fates := map[shard.ReplicaID]shard.Fate{}
-	for len(ask) > 0 {
-		id := ask[0]
-		ask = ask[1:]
-		if _, asked := fates[id]; asked {
-			continue
-		}
+	fates, err := allFates(ask, func(id shard.ReplicaID) (shard.Fate, error) {
 		fate, err := s.fate(ctx, id)
-		if err != nil {
-			return fmt.Errorf("shard %d may have to be reset: asking about replica %s: %w", sh.ID, id, err)
-		}
-		if first := sh.first(); !fate.Gone && len(fate.Voters) == 0 && slices.Contains(first, id) { // it was not opened yet, and begins so
+		if first := sh.first(); err == nil && !fate.Gone && len(fate.Voters) == 0 && slices.Contains(first, id) { // it was not opened yet, and begins so
 			fate.Voters = first
 		}
-		fates[id] = fate
-		ask = append(ask, fate.Voters...)
+		return fate, err
+	})
+	if err != nil {
+		return fmt.Errorf("shard %d may have to be reset: %w", sh.ID, err)
 	}
 	if mayLead(fates) {
 		return nil
@@ -84,6 +78,37 @@ func (s *Service) resetShard(ctx context.Context, t *Table, sh Shard) error {
 	s.log.Error("a shard is reset and begins empty: too many of its replicas were in the memory of processes that have ended", "shard", sh.ID,
 		"generation", sh.Generation+1, "nodes", nodes)
 	return s.proposeDuty(ctx, Command{Recover: &RecoverShard{Shard: sh.ID, Generation: sh.Generation, Nodes: nodes, Expect: t.Version}})
+}
+
+// allFates asks for what became of replicas, and of all whom their configurations name, until none that was there turns out to be gone: whoever
+// is gone by the last round was so before it began, and has told nobody anything after that one's answer.
+func allFates(ids []shard.ReplicaID, ask func(shard.ReplicaID) (shard.Fate, error)) (map[shard.ReplicaID]shard.Fate, error) {
+	gone := map[shard.ReplicaID]bool{}
+	for {
+		fates, found := map[shard.ReplicaID]shard.Fate{}, false
+		for rest := slices.Clone(ids); len(rest) > 0; rest = rest[1:] {
+			id := rest[0]
+			if _, asked := fates[id]; asked {
+				continue
+			}
+			if gone[id] {
+				fates[id] = shard.Fate{Gone: true}
+				continue
+			}
+			fate, err := ask(id)
+			if err != nil {
+				return nil, fmt.Errorf("asking about replica %s: %w", id, err)
+			}
+			if fate.Gone {
+				gone[id], found = true, true
+			}
+			fates[id] = fate
+			rest = append(rest, fate.Voters...)
+		}
+		if !found {
+			return fates, nil
+		}
+	}
 }
 
 // first returns the replicas that the shard's present generation begins with.
