@@ -197,17 +197,22 @@ func TestResetInRebuild(t *testing.T) {
 	for _, phase := range []Phase{PhaseRemoving, PhaseAdding, PhaseCatchingUp, PhasePromoting} {
 		t.Run(string(phase), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r, _ := memoryRig(t)
+				r, names := memoryRig(t)
 				defer r.stopAll()
 				r.mustDo("a", shard.Request{Op: shard.OpPut, Key: []byte("k"), Value: []byte("v")})
+				for _, from := range names { // a phase lasts as long as its commit takes at least
+					for _, to := range names {
+						r.net.SetFaults(from, to, shard.LinkFaults{Delay: 2 * time.Millisecond})
+					}
+				}
 				r.stop("c")
 				r.start("c")
-				r.form("c")
-				for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-					at := slices.IndexFunc(r.services["a"].Table().Operations, func(o Operation) bool { return o.Phase == phase })
-					if at >= 0 {
-						break
-					}
+				formed := make(chan error, 1)
+				go func(c *Service) { formed <- c.Start(context.Background()) }(r.services["c"])
+				at := func(name string) bool {
+					return slices.ContainsFunc(r.services[name].Table().Operations, func(o Operation) bool { return o.Phase == phase })
+				}
+				for end := time.Now().Add(time.Minute); !at("a") && !at("b"); time.Sleep(time.Millisecond) {
 					if time.Now().After(end) {
 						t.Fatalf("no operation is %s", phase)
 					}
@@ -216,6 +221,9 @@ func TestResetInRebuild(t *testing.T) {
 				time.Sleep(time.Second)
 				r.start("b")
 				r.form("b")
+				if err := <-formed; err != nil {
+					t.Error(err)
+				}
 				r.ready()
 				if resp := r.mustDo("b", shard.Request{Op: shard.OpGet, Key: []byte("k")}); resp.Found && string(resp.Value) != "v" {
 					t.Errorf("%+v", resp)
