@@ -54,7 +54,7 @@ func TestSettingsWith(t *testing.T) {
 		{"touch-interval", text("10.5ms"), ""},
 		{"snapshot-bandwidth", text("16MiB"), "16MiB"},
 		{"snapshot-bandwidth", text("0"), "0"},
-		{"snapshot-bandwidth", nil, "64MiB"},
+		{"snapshot-bandwidth", nil, "32MiB"},
 		{"snapshot-bandwidth", text("65535"), ""},
 		{"snapshot-bandwidth", text("fast"), ""},
 		{"initial-shards", text("4"), "4"},

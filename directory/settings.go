@@ -52,7 +52,7 @@ const (
 	DefaultTouchInterval = 100 * time.Millisecond
 	DefaultRepairAfter   = time.Minute
 	// DefaultSnapshotBandwidth is half of what a link of 1 Gbit/s carries: a shard of 1 GiB takes 16 s.
-	DefaultSnapshotBandwidth = "64MiB"
+	DefaultSnapshotBandwidth = "32MiB"
 )
 
 const (

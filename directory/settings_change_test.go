@@ -35,7 +35,7 @@ func TestChangeSettings(t *testing.T) {
 		r.configure = func(cfg *Config) { cfg.Memory = 1 << 30 }
 		r.startAll("a", "b", "c")
 		r.ready()
-		first := SettingsView{Version: 1, CacheMemory: "60%", DefaultTTL: "none", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", SnapshotBandwidth: "64MiB", MemoryOnly: "off", InitialShards: 4, Replicas: 3}
+		first := SettingsView{Version: 1, CacheMemory: "60%", DefaultTTL: "none", TouchInterval: "100ms", RepairAfter: "1m", Balance: "on", SnapshotBandwidth: "32MiB", MemoryOnly: "off", InitialShards: 4, Replicas: 3}
 		if got := r.services["b"].Settings(); got != first || r.services["b"].DefaultTTL() != 0 {
 			t.Errorf("at first %+v", got)
 		}

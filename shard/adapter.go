@@ -21,6 +21,7 @@ type adapter struct {
 
 	conf       atomic.Pointer[configuration] // the committed one; nil: none yet
 	restored   atomic.Uint64                 // index of the last snapshot restored
+	holds      string                        // the snapshot whose state the machine has, "" once anything was applied to it
 	persisting atomic.Int32                  // snapshots being written now
 	failed     atomic.Pointer[error]         // of a Restore
 	renewals   atomic.Int32                  // snapshots to be taken soon, as one there can't be read
@@ -38,6 +39,7 @@ type adapter struct {
 var _ raft.BatchingFSM = (*adapter)(nil)
 
 func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
+	a.holds = ""
 	results := make([]any, len(logs))
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
@@ -77,6 +79,13 @@ func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
 	return &adapterSnapshot{adapter: a, state: a.machine.Snapshot(), written: a.written.Swap(0), entries: a.entries.Swap(0)}, nil
 }
 
+// inherit takes over the machine of an instance that has ended, with the state of a snapshot: the library restores that when it starts.
+func (a *adapter) inherit(before *adapter) {
+	if !a.sealed && !before.sealed && before.holds != "" {
+		a.machine, a.holds = before.machine, before.holds
+	}
+}
+
 // Restore replaces the state by a snapshot. One from the leader that reaches no further than the
 // state does is refused: the library itself would take the state back, below what was acknowledged.
 func (a *adapter) Restore(r io.ReadCloser) error {
@@ -96,6 +105,10 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 			return err
 		}
 	}
+	if meta.ID == a.holds { // by the instance before this one
+		restore = func(io.Reader) error { return nil }
+	}
+	a.holds = ""
 	if err := restore(r); err != nil {
 		err = fmt.Errorf("shard %d: snapshot at index %d: %w", a.shard, index, err)
 		a.failed.Store(&err)
@@ -104,6 +117,7 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 		}
 		return err
 	}
+	a.holds = meta.ID
 	a.applied.reach(index)
 	a.restored.Store(index)
 	a.conf.Store(newConfiguration(meta.ConfigurationIndex, meta.Configuration))

@@ -93,7 +93,7 @@ func TestTrimTakesNoEntryOnTrust(t *testing.T) {
 		g.cancel()
 		<-g.done
 		start := func() *instance {
-			i, err := g.startInstance()
+			i, err := g.startInstance(nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -49,7 +49,7 @@ func newGroup(h *Host, spec Spec, store replicaStore, snaps snapshotStore, spool
 // start starts the first instance and the goroutine that watches over it.
 func (g *Group) start() error {
 	g.spools.adopt()
-	inst, err := g.startInstance()
+	inst, err := g.startInstance(nil)
 	if err != nil {
 		return err
 	}
@@ -89,9 +89,9 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	}
 }
 
-// startInstance starts a Raft instance on the stores. A crash at any point of it leaves the stores
+// startInstance starts a Raft instance on the stores, after another (nil: it is the first). A crash at any point of it leaves the stores
 // as they were, or repaired, which can be repeated.
-func (g *Group) startInstance() (*instance, error) {
+func (g *Group) startInstance(before *instance) (*instance, error) {
 	i := &instance{group: g, trans: newTransport(g), notify: make(chan bool, 64), installed: make(chan struct{}, 1),
 		quit: make(chan struct{}), over: make(chan struct{}), transferFailed: map[string]uint64{}}
 	i.reads.inst, i.follows.inst = i, i
@@ -100,6 +100,9 @@ func (g *Group) startInstance() (*instance, error) {
 			i.renewed.Store(true)
 			notify(i.installed)
 		}}
+	if before != nil {
+		i.fsm.inherit(before.fsm)
+	}
 	index, term, err := recoveryPoint(g.store, g.snaps)
 	if err != nil {
 		return nil, err
@@ -162,7 +165,7 @@ func (g *Group) run(i *instance) {
 			return
 		}
 		g.host.log.Info("raft instance replaced", "shard", g.id.Shard, "why", why)
-		next, err := g.startInstance()
+		next, err := g.startInstance(i)
 		close(i.over)
 		if err != nil {
 			g.host.fatal(err)

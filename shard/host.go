@@ -293,7 +293,7 @@ func (h *Host) OpenCache(spec Spec) error {
 }
 
 // OpenGroup is OpenCache for any other state machine (the directory's). newMachine is called for
-// each life of the Raft instance: a recycled instance gets a new machine.
+// each life of the Raft instance: a recycled instance gets a new machine, but for one that begins with the snapshot that the one before it restored.
 func (h *Host) OpenGroup(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	h.opening.Lock()
 	defer h.opening.Unlock()

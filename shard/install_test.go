@@ -301,6 +301,34 @@ func TestSnapshotEndMeetsReplacement(t *testing.T) {
 	})
 }
 
+// TestSnapshotRestoredOnce ensures that the instance that is started after the installation of a snapshot goes on with the state that was restored:
+// of a large one the second time would take as long as the first.
+func TestSnapshotRestoredOnce(t *testing.T) {
+	inBubble(t, 3, compacting, func(c *cluster) {
+		l := c.lead("a")
+		c.net.Isolate("c", "a", "b")
+		c.fill(l, 40, "v")
+		g := c.hosts["c"].Group(testShard)
+		before := g.instance()
+		c.net.Heal()
+		c.wantSameState()
+		c.until("another instance", func() bool { return g.instance() != nil && g.instance() != before })
+		if g.instance().fsm.machine != before.fsm.machine {
+			t.Error("the snapshot was restored again")
+		}
+		c.mustPut(l, "k", "v")
+		c.wantSameState()
+		before = g.instance()
+		notify(before.installed)
+		c.until("another instance", func() bool { return g.instance() != nil && g.instance() != before })
+		c.mustPut(l, "k", "w")
+		c.wantSameState()
+		c.crash("c")
+		c.start("c")
+		c.wantSameState()
+	})
+}
+
 // TestCrashDuringInstall ensures that a follower which crashes at any moment of an installation comes
 // back, with a state that its log continues.
 func TestCrashDuringInstall(t *testing.T) {

@@ -269,7 +269,7 @@ func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
 		return "", err
 	}
 	folder = m.folder(shard, r)
-	if err := os.RemoveAll(folder); err != nil {
+	if err := removeAll(folder); err != nil {
 		return "", fmt.Errorf("starting shard %d, replica %d over: %w", shard, r, err)
 	}
 	if err := makeDir(filepath.Join(folder, snapshotFolder)); err != nil {
@@ -375,7 +375,7 @@ func removeDir(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeAll(dir); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(dir))

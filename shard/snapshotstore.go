@@ -28,8 +28,8 @@ const (
 	// descriptionFile and stateFile are what raft.FileSnapshotStore makes a snapshot of.
 	descriptionFile = "meta.json"
 	stateFile       = "state.bin"
-	// snapshotSync is how much of a snapshot is written until it is synced, bytes.
-	snapshotSync = 16 << 20
+	// snapshotSync is how much of a snapshot is written until it is synced, bytes: a log on the same disk waits for that much.
+	snapshotSync = 128 << 10
 	// descriptionSum is a file beside them with the checksum of the description. Snapshots of earlier versions have none.
 	descriptionSum = "description.sum"
 )
@@ -85,7 +85,7 @@ func openSnapshots(dir string, logger hclog.Logger) (snapshotStore, error) {
 		if !e.IsDir() || !strings.HasSuffix(e.Name(), unfinished) {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(folder, e.Name())); err != nil {
+		if err := removeAll(filepath.Join(folder, e.Name())); err != nil {
 			return nil, fmt.Errorf("removing an unfinished snapshot: %w", err)
 		}
 	}
@@ -347,5 +347,5 @@ func (d *diskSnapshots) removeLocked(id string) error {
 	if err := syncDir(d.folder); err != nil {
 		return err
 	}
-	return os.RemoveAll(path + unfinished)
+	return removeAll(path + unfinished)
 }

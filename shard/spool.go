@@ -87,8 +87,9 @@ func (s *spool) discard() {
 	s.mem = nil
 	if s.file != nil {
 		os.Remove(s.file.Name() + spoolBegin)
-		s.file.Close()
 		os.Remove(s.file.Name())
+		shrink(s.file)
+		s.file.Close()
 		s.file = nil
 	}
 }
@@ -199,7 +200,7 @@ func (s *spools) adopt() {
 	}
 	for _, name := range left {
 		if s.cur == nil || strings.TrimSuffix(name, spoolBegin) != s.cur.file.Name() {
-			os.Remove(name)
+			_ = removeAll(name)
 		}
 	}
 	if s.cur != nil {

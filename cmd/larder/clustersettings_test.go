@@ -30,7 +30,7 @@ func TestSettingsShown(t *testing.T) {
 		"touch-interval 100ms 100ms ",
 		"repair-after 1m 1m ",
 		"balance on on ",
-		"snapshot-bandwidth 64MiB 64MiB ",
+		"snapshot-bandwidth 64MiB 32MiB ",
 		"replicas 3 3 ",
 		"memory-only off off ",
 		"initial-shards 8 8 ",
