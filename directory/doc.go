@@ -27,7 +27,7 @@
 // Table, Node, Shard and Settings are the state; Command and Machine change it; PlanInitial decides
 // it the first time. Operation is a change in several steps, Operation.next decides the next one; Table.wanted decides
 // which replicas come, move and go: off nodes that are drained or gone (relocations), for the sake of their number (missing), and for that of
-// zones and loads (improvement); Table.nextLeader decides which leadership moves. former
+// zones and loads (improvement); Table.nextLeaders decides which leaderships move. former
 // is the core of founding a cluster; join is how a later node enters. Latest holds the newest table on a
 // node; soft the beliefs. Service ties them to a shard.Host, Router performs requests.
 //
@@ -53,7 +53,7 @@
 //   - Nothing moves for the sake of zones or loads while a node that has replicas is down, or any operation runs.
 //   - A feature level is raised only while all nodes of the table are up (levels): one that is gone for
 //     good must be removed first.
-//   - Leaders are spread by number, not by load; replicas by the bytes that they hold, and by number.
+//   - Leaders are spread by number, and among equals by what they serve (nextLeaders); replicas by the bytes that they hold, and by number.
 //   - Zones come before room: a small node that is alone in its zone gets a replica of each shard that would share a zone otherwise, and their limits
 //     shrink to what it can give.
 //

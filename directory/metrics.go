@@ -13,7 +13,7 @@ type metrics struct {
 	service *Service
 	retries *prometheus.CounterVec
 
-	version, nodes, shards, operations, relocations, isLeader, dropped, generation *prometheus.Desc
+	leaderMoves, rate, version, nodes, shards, operations, relocations, isLeader, dropped, generation *prometheus.Desc
 }
 
 func newMetrics(s *Service) *metrics {
@@ -34,8 +34,10 @@ func newMetrics(s *Service) *metrics {
 			"waits"),
 		generation: desc("shard_generation",
 			"Generation of a data shard by the table that this node knows; it grows when the shard is recovered, and what it held is lost.", "shard"),
-		isLeader: desc("is_leader", "Whether this node leads the directory."),
-		dropped:  desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
+		leaderMoves: desc("leader_moves", "Leaderships that the directory wants to move next, for nodes to lead and to serve about as much as others."),
+		rate:        desc("shard_rate", "Reads and log entries per second that the leader of a data shard served, over half a minute.", "shard"),
+		isLeader:    desc("is_leader", "Whether this node leads the directory."),
+		dropped:     desc("reports_dropped_total", "Reports of other nodes that could not be read or kept."),
 	}
 	for _, reason := range retryReasons {
 		m.retries.WithLabelValues(reason)
@@ -54,7 +56,7 @@ func (m *metrics) retried(reason string) { m.retries.WithLabelValues(reason).Inc
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.relocations, m.isLeader, m.dropped, m.generation} {
+	for _, d := range []*prometheus.Desc{m.version, m.nodes, m.shards, m.operations, m.relocations, m.leaderMoves, m.rate, m.isLeader, m.dropped, m.generation} {
 		ch <- d
 	}
 }
@@ -90,8 +92,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, state := range []OperationState{OperationRunning, OperationDone, OperationFailed, OperationCancelled} {
 		gauge(m.operations, states[state], string(state))
 	}
-	waits := map[bool]int{}
-	for _, r := range t.wanted(m.service.outlook(t)) {
+	waits, look := map[bool]int{}, m.service.outlook(t)
+	gauge(m.leaderMoves, len(m.service.leaderMoves(t, look)))
+	for _, sh := range t.Shards {
+		if rate, known := look.rates[sh.ID]; known {
+			gauge(m.rate, int(rate), strconv.FormatUint(uint64(sh.ID), 10))
+		}
+	}
+	for _, r := range t.wanted(look) {
 		waits[r.waits != ""]++
 	}
 	for _, w := range []bool{false, true} {

@@ -59,14 +59,19 @@ type outlook struct {
 	sights map[string]sight
 	bytes  map[shard.ID]uint64 // that a replica of each data shard holds; absent: not known
 	by     map[shard.ID]string // who leads; absent or "": not known
+	rates  map[shard.ID]uint64 // requests per second that the leader of each data shard serves; absent: not known
 }
 
 // outlook looks at all nodes and shards of t.
 func (s *Service) outlook(t *Table) outlook {
-	v := outlook{sights: s.sights(t), bytes: make(map[shard.ID]uint64, len(t.Shards)), by: make(map[shard.ID]string, len(t.Shards)+1)}
+	v := outlook{sights: s.sights(t), bytes: make(map[shard.ID]uint64, len(t.Shards)), by: make(map[shard.ID]string, len(t.Shards)+1),
+		rates: make(map[shard.ID]uint64, len(t.Shards))}
 	v.by[shard.Directory], _ = s.soft.leader(shard.Directory)
 	for _, sh := range t.Shards {
 		v.by[sh.ID], _ = s.soft.leader(sh.ID)
+		if rate, known := s.rates.rate(sh.ID); known {
+			v.rates[sh.ID] = rate
+		}
 		var most uint64 // one that is still catching up has less
 		known := false
 		for _, m := range sh.Members {

@@ -113,6 +113,7 @@ type Service struct {
 
 	began atomic.Pointer[time.Time] // since when this node has looked without a break
 	sizes sizes
+	rates rates
 
 	balanceAfter time.Duration
 
@@ -343,6 +344,7 @@ func (s *Service) step(t *Table) {
 	s.look(time.Now())
 	statuses := s.host.Status()
 	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
+	s.countRates(t, time.Now())
 	s.setPeers(t)
 	s.setTouchInterval(t)
 	s.setSnapshotBandwidth(t)

@@ -73,17 +73,19 @@ type NodeView struct {
 	LastSeen    time.Time `json:"last_seen,omitzero"`
 	Replicas    int       `json:"replicas"`  // of data shards, by the table
 	Leads       int       `json:"leads"`     // data shards that it is believed to lead
+	Rate        uint64    `json:"rate"`      // reads and log entries per second of those that it leads, as far as they are known
 	Directory   bool      `json:"directory"` // it has a replica of the directory
 	Draining    bool      `json:"draining"`  // replicas move off it, and none onto it
 	// Waits is what keeps replicas on it that are to leave; empty where none are, or where they are on their way.
 	Waits []string `json:"waits,omitempty"`
 }
 
-// PlannedView is a change of a shard's members that the directory wants and has not begun.
+// PlannedView is a change of a shard's members, or of who leads it, that the directory wants and has not begun.
 type PlannedView struct {
 	Shard  shard.ID `json:"shard"`
-	From   string   `json:"from,omitempty"` // node whose replica leaves; "": none does
-	To     string   `json:"to,omitempty"`   // node that gets one; "": none does, or none that could is known
+	Leader bool     `json:"leader,omitempty"` // the leadership moves, not a replica
+	From   string   `json:"from,omitempty"`   // node whose replica leaves, or that leads; "": none does
+	To     string   `json:"to,omitempty"`     // node that gets one, or that is to lead; "": none does, or none that could is known
 	Reason string   `json:"reason"`
 	Waits  string   `json:"waits,omitempty"` // what keeps it from beginning; "" where it is about to
 }
@@ -147,7 +149,8 @@ func (s *Service) Shards() []ShardDetail {
 // Nodes returns all nodes, in the order of their ids.
 func (s *Service) Nodes() []NodeView {
 	t := s.Table()
-	relocations := t.relocations(s.outlook(t))
+	look := s.outlook(t)
+	relocations := t.relocations(look)
 	views := make([]NodeView, 0, len(t.Nodes))
 	for _, id := range t.NodeIDs() {
 		n := t.Nodes[id]
@@ -164,8 +167,9 @@ func (s *Service) Nodes() []NodeView {
 			if _, member := sh.Member(id); member {
 				v.Replicas++
 			}
-			if leader, _ := s.soft.leader(sh.ID); leader == id {
+			if look.by[sh.ID] == id {
 				v.Leads++
+				v.Rate += look.rates[sh.ID]
 			}
 		}
 		views = append(views, v)
@@ -173,12 +177,16 @@ func (s *Service) Nodes() []NodeView {
 	return views
 }
 
-// Planned returns what the directory is to change next of the members of shards, as this node sees it.
+// Planned returns what the directory is to change next of the members of shards, and then of their leaders, as this node sees it.
 func (s *Service) Planned() []PlannedView {
 	t := s.Table()
+	look := s.outlook(t)
 	planned := []PlannedView{}
-	for _, r := range t.wanted(s.outlook(t)) {
+	for _, r := range t.wanted(look) {
 		planned = append(planned, PlannedView{Shard: r.shard, From: r.from.Node, To: r.to, Reason: r.reason, Waits: r.waits})
+	}
+	for _, m := range s.leaderMoves(t, look) {
+		planned = append(planned, PlannedView{Shard: m.shard, Leader: true, From: m.from, To: m.to, Reason: m.reason})
 	}
 	return planned
 }

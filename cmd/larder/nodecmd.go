@@ -244,20 +244,22 @@ func (c *client) printNode(w io.Writer, a answer, n directory.NodeView) error {
 }
 
 func printNodes(w io.Writer, nodes []directory.NodeView, planned []directory.PlannedView) error {
-	t := newTable(w, "NODE", "STATE", "LAST-SEEN", "HTTP", "RAFT", "ZONE", "CAPACITY", "REPLICAS", "LEADS")
+	t := newTable(w, "NODE", "STATE", "LAST-SEEN", "HTTP", "RAFT", "ZONE", "CAPACITY", "REPLICAS", "LEADS", "RATE")
 	for _, n := range nodes {
 		state := n.State
 		if n.Draining {
 			state += ", drained"
 		}
-		t.row(n.ID, state, lastSeen(n), n.HTTP, n.Raft, n.Zone, size(n.Capacity), n.Replicas, n.Leads)
+		t.row(n.ID, state, lastSeen(n), n.HTTP, n.Raft, n.Zone, size(n.Capacity), n.Replicas, n.Leads, fmt.Sprintf("%d/s", n.Rate))
 	}
 	if err := t.flush(); err != nil {
 		return err
 	}
 	for _, p := range planned {
 		what := "a replica is to come"
-		if p.From != "" {
+		if p.Leader {
+			what = "the leadership of " + p.From + " is to go"
+		} else if p.From != "" {
 			what = "the replica on " + p.From + " is to go"
 		}
 		if p.To != "" {
