@@ -399,9 +399,9 @@ type Lookup struct {
 
 // Lookup looks key up without touching its recency. Found is judged by the log clock alone; whether
 // the entry is due by a later stamp is the caller's question, to be asked of Entry.ExpireAt.
-func (m *Machine) Lookup(key []byte) Lookup {
+func (m *Machine) Lookup(key []byte) (l Lookup) {
 	slot, hash := Slot(key), m.store.hash(key)
-	l := Lookup{Owned: m.owned.Contains(slot), Clock: m.clock, Epoch: m.epoch, Version: m.version, Touch: touchOf(slot, hash)}
+	l.Owned, l.Clock, l.Epoch, l.Version, l.Touch = m.owned.Contains(slot), m.clock, m.epoch, m.version, touchOf(slot, hash)
 	if !l.Owned {
 		return l
 	}
@@ -409,15 +409,21 @@ func (m *Machine) Lookup(key []byte) Lookup {
 	if r == 0 {
 		return l
 	}
-	e := m.store.at(r)
-	if deadAt(e.expireAt, m.clock) {
+	rec := m.store.records.read(r)
+	if deadAt(rec.expireAt, m.clock) {
 		l.Expired = true
 		return l
 	}
+	block := blockAt(m.store.arena.segments, rec.block)
+	keyLen, typeLen, _ := blockLens(block)
+	value := blockHeader + keyLen + typeLen
 	l.Found = true
-	l.Entry = Entry{Value: e.value, ContentType: string(e.contentType), Version: e.version, ExpireAt: e.expireAt}
-	l.Cost = uint64(len(e.key)+len(e.value)+len(e.contentType)) + m.overhead()
-	l.Recent = m.recent.holds(e.stamp, m.store.len())
+	l.Entry.Value, l.Entry.Version, l.Entry.ExpireAt = block[value:], rec.version, rec.expireAt
+	if typeLen > 0 {
+		l.Entry.ContentType = string(block[blockHeader+keyLen : value])
+	}
+	l.Cost = uint64(len(block)-blockHeader) + m.overhead()
+	l.Recent = m.recent.holds(rec.stamp, m.store.len())
 	return l
 }
 
