@@ -10,7 +10,7 @@ import (
 
 var directoryFaults = []Fault{
 	{
-		Name: "directory-loss", Class: Crash, Weight: 1, Needs: Spare, Alone: []Class{Members, Disk}, Hold: noTime,
+		Name: "directory-loss", Class: Crash, Weight: 1, Needs: Spare | Settings, Alone: []Class{Members, Disk}, Hold: noTime,
 		About: "two of the directory's three members are killed or stand still: nothing changes any more, and shards go on as far as they have a majority",
 		Do:    loseDirectory, Undo: undoDirectory, Effect: ended,
 	},

@@ -47,7 +47,7 @@ var diskFaults = []Fault{
 	damage("damage-snapshot", DamageSnapshot, 1, "a snapshot of a stopped node is damaged"),
 	damage("truncate-log", TruncateLog, 1, "the end of a stopped node's log is missing"),
 	{
-		Name: "wipe-and-replace", Class: Disk, Weight: 1, Needs: Guest, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
+		Name: "wipe-and-replace", Class: Disk, Weight: 1, Needs: Guest | Settings, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
 		About: "a node loses its disk, comes back without and is refused, is removed by an operator, and joins anew; with and without a node to spare",
 		Do:    loseDisk, Undo: undoLostDisk, Effect: ended,
 	},

@@ -39,16 +39,17 @@ type Need uint
 
 // The needs, which are bits.
 const (
-	Packets Need = 1 << iota // links that lose, repeat and reorder packets: a switch of our own
-	Clients                  // ways of clients that can be cut
-	Loop                     // disks that can lose power, run full and be slow: loop devices
-	Build                    // a binary built with the tag faults
-	Spare                    // more nodes than a shard has members
-	Five                     // five nodes
-	Guest                    // one node more, which joins and leaves
+	Packets  Need = 1 << iota // links that lose, repeat and reorder packets: a switch of our own
+	Clients                   // ways of clients that can be cut
+	Loop                      // disks that can lose power, run full and be slow: loop devices
+	Build                     // a binary built with the tag faults
+	Spare                     // more nodes than a shard has members
+	Five                      // five nodes
+	Guest                     // one node more, which joins and leaves
+	Settings                  // settings that no client changes: all of them have one version
 )
 
-var needNames = []string{"packets", "clients", "loop", "build", "spare", "five", "guest"}
+var needNames = []string{"packets", "clients", "loop", "build", "spare", "five", "guest", "settings"}
 
 func (n Need) String() string {
 	var names []string

@@ -16,7 +16,7 @@ import (
 
 var operatorFaults = []Fault{
 	{
-		Name: "two-operators", Class: Members, Weight: 1, Needs: Guest, Hold: seconds(4, 10),
+		Name: "two-operators", Class: Members, Weight: 1, Needs: Guest | Settings, Hold: seconds(4, 10),
 		About: "two operators add, remove, drain, hand over and cancel at once, on the same shards and nodes, and first on the same condition",
 		Do:    twoOperators, Undo: undoOperators, Effect: ended,
 	},

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-const everything = Packets | Clients | Loop | Build
+const everything = Packets | Clients | Loop | Build | Settings
 
 // TestPlanIsPure ensures that a plan follows from its seed and options alone, that it survives being written,
 // and that other seeds give other plans.

@@ -10,12 +10,12 @@ import (
 // replaceFaults are those in which the directory moves replicas from node to node by itself.
 var replaceFaults = []Fault{
 	{
-		Name: "replace", Class: Members, Weight: 1, Needs: Guest, Alone: []Class{Disk}, Hold: noTime,
+		Name: "replace", Class: Members, Weight: 1, Needs: Guest | Settings, Alone: []Class{Disk}, Hold: noTime,
 		About: "a node ends for good, what it hosts is made anew on others, one of which joined; later it is removed, and joins as a new one",
 		Do:    loseNode, Undo: undoReplace, Effect: replaced,
 	},
 	{
-		Name: "drain", Class: Members, Weight: 1, Needs: Guest, Alone: []Class{Disk}, Hold: noTime,
+		Name: "drain", Class: Members, Weight: 1, Needs: Guest | Settings, Alone: []Class{Disk}, Hold: noTime,
 		About: "a node, more often a leader, gives up all that it hosts; it gets some back, or is stopped, removed, and joins as a new one",
 		Do:    drainNode, Undo: undoDrain, Effect: ended,
 	},

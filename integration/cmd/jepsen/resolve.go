@@ -40,6 +40,9 @@ func resolve(o *options) nemesis.Need {
 	if o.takesBuild() {
 		have |= nemesis.Build
 	}
+	if o.workload != "directory" {
+		have |= nemesis.Settings
+	}
 	return have
 }
 
