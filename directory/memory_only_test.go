@@ -191,6 +191,93 @@ func TestNoReset(t *testing.T) {
 	})
 }
 
+// TestResetThoughOneIsAway ensures that a shard is reset where a majority of its replicas is gone, though another is on a node that nobody hears and
+// may have all that it had; and that nothing of that comes back when the node does.
+func TestResetThoughOneIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := memoryRig(t)
+		defer r.stopAll()
+		version := r.mustDo("a", shard.Request{Op: shard.OpPut, Key: []byte("k"), Value: []byte("v")}).Version
+		r.net.Isolate("a", "b", "c")
+		r.stop("b")
+		r.stop("c")
+		r.start("b")
+		r.start("c")
+		r.form("b", "c")
+		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			table := r.services["b"].Table()
+			if len(table.Shards) > 0 && !slices.ContainsFunc(table.Shards, func(sh Shard) bool { return sh.Generation != 2 }) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("not reset: %+v", table.Shards)
+			}
+		}
+		for _, key := range []string{"k", "other"} {
+			if resp := r.mustDo("c", shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte("new")}); resp.Version <= version {
+				t.Errorf("version %d of %s after %d", resp.Version, key, version)
+			}
+		}
+		r.net.Heal()
+		r.ready()
+		for _, name := range []string{"a", "b", "c"} {
+			if resp := r.mustDo(name, shard.Request{Op: shard.OpGet, Key: []byte("k")}); string(resp.Value) != "new" {
+				t.Errorf("through %s: %+v", name, resp)
+			}
+		}
+	})
+}
+
+// TestOutlived ensures that a shard counts as gone by the table only where a majority is of each configuration that its group can have.
+func TestOutlived(t *testing.T) {
+	id := func(node string, r uint64) shard.ReplicaID { return shard.ReplicaID{Shard: 1, Node: node, R: r} }
+	for _, tc := range []struct {
+		name    string
+		members string // voters, and behind a comma learners
+		o       *Operation
+		gone    []shard.ReplicaID
+		want    bool
+	}{
+		{"none of three", "abc", nil, nil, false},
+		{"one of three", "abc", nil, []shard.ReplicaID{id("a", 1)}, false},
+		{"two of three", "abc", nil, []shard.ReplicaID{id("a", 1), id("b", 1)}, true},
+		{"two former ones of three", "abc", nil, []shard.ReplicaID{id("a", 0), id("b", 0)}, false},
+		{"one of two", "ab", nil, []shard.ReplicaID{id("a", 1)}, true},
+		{"two of four", "abcd", nil, []shard.ReplicaID{id("a", 1), id("b", 1)}, true},
+		{"two of five", "abcde", nil, []shard.ReplicaID{id("a", 1), id("b", 1)}, false},
+		{"two of three and a learner that nobody makes a voter", "abc,d", nil, []shard.ReplicaID{id("a", 1), id("b", 1)}, true},
+		{"the only one, beside learners that nobody makes voters", "a,bc", nil, []shard.ReplicaID{id("a", 1)}, true},
+		{"two of three, and a fourth that may vote", "abc,d", &Operation{Kind: AddMember, Shard: 1, Node: "d", R: 1}, []shard.ReplicaID{id("a", 1), id("b", 1)}, true},
+		{"one of two, and a third that may vote", "ab,c", &Operation{Kind: AddMember, Shard: 1, Node: "c", R: 1}, []shard.ReplicaID{id("a", 1)}, false},
+		{"one of three, which leaves", "abc", &Operation{Kind: RebuildMember, Shard: 1, Node: "a", R: 1}, []shard.ReplicaID{id("a", 1)}, false},
+		{"two of three, one of which leaves", "abc", &Operation{Kind: RebuildMember, Shard: 1, Node: "a", R: 1}, []shard.ReplicaID{id("a", 1), id("b", 1)}, true},
+		{"two of three, and the third leaves", "abc", &Operation{Kind: RemoveMember, Shard: 1, Node: "c", R: 1}, []shard.ReplicaID{id("a", 1), id("b", 1)}, true},
+		{"one of three, and another leaves", "abc", &Operation{Kind: RemoveMember, Shard: 1, Node: "c", R: 1}, []shard.ReplicaID{id("a", 1)}, false},
+		{"one of two, and the other leaves", "ab", &Operation{Kind: RemoveMember, Shard: 1, Node: "b", R: 1}, []shard.ReplicaID{id("b", 1)}, false},
+	} {
+		sh, role := Shard{ID: 1}, RoleVoter
+		for _, node := range tc.members {
+			if node == ',' {
+				role = RoleLearner
+				continue
+			}
+			sh.Members = append(sh.Members, Member{Node: string(node), R: 1, Role: role})
+		}
+		table := &Table{Shards: []Shard{sh}}
+		if tc.o != nil {
+			tc.o.State = OperationRunning
+			table.Operations = []Operation{*tc.o}
+		}
+		gone := map[shard.ReplicaID]bool{}
+		for _, g := range tc.gone {
+			gone[g] = true
+		}
+		if got := table.outlived(sh, gone); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+}
+
 // TestResetInRebuild ensures that a shard comes back, with what it had or empty, where another of its replicas is lost while one is being made
 // anew, whatever that is at.
 func TestResetInRebuild(t *testing.T) {

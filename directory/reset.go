@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/larder-cache/larder/shard"
@@ -19,6 +21,10 @@ import (
 // were asked for theirs, and none of these has a majority that is not gone. Only a leader could give them others, and none leads. That was so when each answered,
 // and stays so: a leader that had sent one of them another configuration after its answer would have told of that one itself, or was gone
 // before the first was asked (allFates).
+//
+// Where some can't be asked, the table may tell enough: whoever leads has the newest configuration that was committed, or the one after it, and
+// these are the table's members, with or without what the operation that runs on the shard changes. Where a majority of each such
+// configuration is gone (outlived), nobody can be elected, whatever those are that were not asked.
 //
 // The table must still be the one that the replicas were looked up in when the command is applied (Expect): all of them may have been replaced
 // since, by a leader of the directory that went on while this one stood still.
@@ -65,10 +71,10 @@ func (s *Service) resetShard(ctx context.Context, t *Table, sh Shard) error {
 		}
 		return fate, err
 	})
-	if err != nil {
-		return fmt.Errorf("shard %d may have to be reset: %w", sh.ID, err)
-	}
-	if mayLead(fates) {
+	if (err != nil || mayLead(fates)) && !t.outlived(sh, s.gone(ctx, ask)) {
+		if err != nil {
+			return fmt.Errorf("shard %d may have to be reset: %w", sh.ID, err)
+		}
 		return nil
 	}
 	nodes := t.newHosts(sh.ID, s.outlook(t))
@@ -133,6 +139,56 @@ func mayLead(fates map[shard.ReplicaID]shard.Fate) bool {
 		}
 	}
 	return false
+}
+
+// gone returns those of some replicas whose nodes say that they never speak again.
+func (s *Service) gone(ctx context.Context, ids []shard.ReplicaID) map[shard.ReplicaID]bool {
+	gone := map[shard.ReplicaID]bool{}
+	var mu sync.Mutex // guards gone
+	var asked sync.WaitGroup
+	for _, id := range ids {
+		asked.Go(func() {
+			if f, err := s.fate(ctx, id); err == nil && f.Gone {
+				mu.Lock()
+				defer mu.Unlock()
+				gone[id] = true
+			}
+		})
+	}
+	asked.Wait()
+	return gone
+}
+
+// outlived reports whether of each configuration that a shard's group can have, by the table, a majority is gone. It is pure.
+func (t *Table) outlived(sh Shard, gone map[shard.ReplicaID]bool) bool {
+	voters := map[shard.ReplicaID]bool{}
+	for _, m := range sh.Members {
+		if m.Role == RoleVoter {
+			voters[m.id(sh.ID)] = true
+		}
+	}
+	var changing []shard.ReplicaID // may vote or not
+	if o, runs := t.runningOn(sh.ID); runs {
+		changing = append(changing, o.replica(), o.leaving())
+	}
+	for vote := range 1 << len(changing) {
+		conf := maps.Clone(voters)
+		for i, id := range changing {
+			if delete(conf, id); vote>>i&1 == 1 {
+				conf[id] = true
+			}
+		}
+		left := 0
+		for id := range conf {
+			if !gone[id] {
+				left++
+			}
+		}
+		if left > len(conf)/2 {
+			return false
+		}
+	}
+	return true
 }
 
 // fate asks a replica's node what became of it.
