@@ -14,6 +14,8 @@ type Options struct {
 	Faults []string
 	// Have is what there is. Spare and Five follow from the nodes, a guest there is always.
 	Have Need
+	// MemoryOnly: a node that ends loses its replicas. So none ends while another is gone for good: what is left would wait for an operator.
+	MemoryOnly bool
 	// Rounds is how many to plan; a run does as many of them as its time allows.
 	Rounds                  int
 	Nodes, Replicas, Shards int
@@ -111,6 +113,9 @@ func NewPlan(seed uint64, o Options) (Plan, error) {
 	}
 	var enabled []Fault
 	for _, f := range possible {
+		if o.MemoryOnly && f.Needs&Guest != 0 {
+			f.Alone = append(slices.Clone(f.Alone), Crash)
+		}
 		switch lacks := f.Needs &^ have; {
 		case lacks == 0:
 			enabled = append(enabled, f)

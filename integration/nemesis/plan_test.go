@@ -9,6 +9,33 @@ import (
 	"time"
 )
 
+// TestPlanInMemory ensures that where shards are in memory alone no node ends while another is gone for good.
+func TestPlanInMemory(t *testing.T) {
+	crossed := false
+	for _, memoryOnly := range []bool{false, true} {
+		for seed := range uint64(200) {
+			p, err := NewPlan(seed, Options{Have: everything, Rounds: 20, MemoryOnly: memoryOnly, Faults: []string{"kill-one", "rolling-restart", "replace", "drain"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range p.Rounds {
+				guest, crash := false, false
+				for _, s := range r.Steps {
+					guest = guest || faultNamed(s.Fault).Needs&Guest != 0
+					crash = crash || s.Class == Crash
+				}
+				crossed = crossed || guest && crash
+				if memoryOnly && guest && crash {
+					t.Fatalf("seed %d: %+v", seed, r)
+				}
+			}
+		}
+	}
+	if !crossed {
+		t.Error("no plan has both, with a disk: this proves nothing")
+	}
+}
+
 const everything = Packets | Clients | Loop | Build | Settings
 
 // TestPlanIsPure ensures that a plan follows from its seed and options alone, that it survives being written,

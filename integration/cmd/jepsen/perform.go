@@ -82,7 +82,7 @@ func (r *runner) prepare() error {
 	var err error
 	planned := nemesis.Options{
 		Have: have, Nodes: o.nodes, Replicas: o.replicas, Shards: o.shards, Delay: o.delay,
-		Faults: o.nemesis, Rounds: o.rounds,
+		Faults: o.nemesis, Rounds: o.rounds, MemoryOnly: o.memoryOnly,
 	}
 	if o.workload == "admin" {
 		// Where no node is free operators can only take members away, and who is cut off then may be one too many.
