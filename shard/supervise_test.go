@@ -138,7 +138,7 @@ func TestLeaderThatKnowsNoTimeHandsOver(t *testing.T) {
 			}
 		})
 		wg.Go(func() { _ = b.Group(testShard).TransferLeadership(ctx, "a") })
-		c.until("a leads", func() bool { return raftOf(a).State() == raft.Leader })
+		c.until("a leads alone", func() bool { return raftOf(a).State() == raft.Leader && raftOf(b).State() == raft.Follower })
 		began := time.Now()
 		c.mustPut(c.leader("b", "c"), "k", "w")
 		if took := time.Since(began); took < 5*time.Second || took > 30*time.Second {
