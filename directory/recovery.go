@@ -23,6 +23,9 @@ const methodRecover = "shard.recover"
 // names a replica of the former generation means one of the new (R14), and it starts with nothing that it could answer with. Its
 // version bits are above all that were ever granted, so nothing that it stores has a version that the former generation gave out (R3).
 //
+// With Keep the new group has one member, on the node of a former one, and begins with all that that one has; the new grant is in that state before anybody
+// sees it (shard.Keep). Others join as they do where members are missing.
+//
 // All that follows is done from the table, by each node for itself: it destroys the replica that is not listed any more (retire), opens the
 // one that is (unopened), and the leader that the new group elects takes the grant (grant). So the command is the only step of the protocol:
 //
@@ -37,6 +40,7 @@ const methodRecover = "shard.recover"
 //	                                     table: before it opens any replica, where a node       TestFormerMajorityReturns
 //	                                     that knows it answers (catchUp)
 //	destroyed, the new one not open      nothing; it opens the new one                         TestRecoverAcrossCrashes
+//	while it keeps the old one's state   the old one until the new one is whole                TestKeepAcrossCrashes, shard.Keep
 //
 // What can be seen of the former generation: nothing, once the last of its members has heard of the table. Until then a majority of them
 // that was alive all the time, and cut off from every node that has heard, goes on serving those who ask it; what it acknowledges meanwhile
@@ -49,6 +53,9 @@ type RecoverShard struct {
 	Generation uint64 `json:"generation"`
 	// Nodes host the new replicas; the first is to lead first. Precondition: all are known and none is drained.
 	Nodes []string `json:"nodes"`
+	// Keep is the r of the shard's member on Nodes[0], whose state the next generation begins with; 0: it begins empty. Precondition: there is that
+	// member, and Nodes has no other; it may be drained, since the replica can leave it again.
+	Keep uint64 `json:"keep,omitempty"`
 	// Expect, where it is not 0, is the version that the table must have: what was found of its replicas says nothing of later ones.
 	Expect uint64 `json:"expect,omitempty"`
 }
@@ -68,6 +75,11 @@ func (c *RecoverShard) apply(t *Table) (*Table, string) {
 		return nil, "all version bits are granted"
 	case len(c.Nodes) == 0 || len(c.Nodes) > maxReplicas:
 		return nil, fmt.Sprintf("%d nodes for a shard", len(c.Nodes))
+	case c.Keep != 0 && len(c.Nodes) != 1:
+		return nil, fmt.Sprintf("%d nodes for what one has", len(c.Nodes))
+	}
+	if m, member := t.Shards[i].Member(c.Nodes[0]); c.Keep != 0 && (!member || m.R != c.Keep) {
+		return nil, fmt.Sprintf("node %s has no replica %d of shard %d", c.Nodes[0], c.Keep, c.Shard)
 	}
 	next := t.clone()
 	next.Version++
@@ -77,12 +89,12 @@ func (c *RecoverShard) apply(t *Table) (*Table, string) {
 	sh.Epoch, sh.VersionBits = next.Version, next.VersionGrant
 	sh.Members = nil
 	for _, node := range c.Nodes {
-		if t.drained(node) {
+		if t.drained(node) && c.Keep == 0 {
 			return nil, fmt.Sprintf("node %s is drained", node)
 		}
 		sh.Members = append(sh.Members, Member{Node: node, R: next.Version, Role: RoleVoter})
 	}
-	sh.Bootstrap = slices.Clone(sh.Members)
+	sh.Bootstrap, sh.Kept = slices.Clone(sh.Members), c.Keep
 	if err := next.validateShard(*sh); err != nil {
 		return nil, err.Error()
 	}
@@ -93,8 +105,12 @@ func (c *RecoverShard) apply(t *Table) (*Table, string) {
 		}
 	}
 	next.NextOperation++
+	detail := fmt.Sprintf("generation %d began; what generation %d held is given up", sh.Generation, c.Generation)
+	if c.Keep != 0 {
+		detail = fmt.Sprintf("generation %d began with what replica %d/%s/%d of generation %d had", sh.Generation, sh.ID, c.Nodes[0], c.Keep, c.Generation)
+	}
 	next.keepOperation(Operation{ID: next.NextOperation, Kind: RecoverGeneration, Shard: sh.ID, Node: c.Nodes[0], R: next.Version, State: OperationDone,
-		Detail: fmt.Sprintf("generation %d began; what generation %d held is given up", sh.Generation, c.Generation)})
+		Detail: detail})
 	return next, ""
 }
 
@@ -131,6 +147,8 @@ type Recovery struct {
 	Shard shard.ID `json:"shard"`
 	// Unsafe is the operator's word that what the shard held may be lost. Without it nothing is done.
 	Unsafe bool `json:"unsafe"`
+	// KeepData begins the next generation with what one replica of the former one has, instead of empty. Without Unsafe: the plan of that.
+	KeepData bool `json:"keep_data"`
 	// Generation is the one that is to end, as the plan shows it.
 	Generation uint64 `json:"generation"`
 	// Force recovers a shard whose majority is heard of.
@@ -143,6 +161,8 @@ type RecoveryView struct {
 	Generation uint64           `json:"generation"` // the one that ends
 	Former     []RecoveryMember `json:"former"`     // its members
 	Nodes      []string         `json:"nodes"`      // hosts of the new replicas
+	// Kept is the former replica whose state is kept; "" for none.
+	Kept string `json:"kept,omitempty"`
 	// Against is why it is refused without force; "" for nothing.
 	Against string `json:"against"`
 	// Done: it was recorded, and the shard begins its next generation.
@@ -157,7 +177,9 @@ type RecoveryMember struct {
 	Replica string `json:"replica"` // server id
 	State   string `json:"state"`   // NodeUp or NodeDown
 	// Runs: its node reports that it takes part in its group with its state.
-	Runs bool   `json:"runs"`
+	Runs bool `json:"runs"`
+	// Term is that of the last entry of its log, where what is to be kept was looked for.
+	Term uint64 `json:"term,omitempty"`
 	Last uint64 `json:"last"` // the last index of its log, where it runs
 }
 
@@ -256,6 +278,13 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 		return recoveryAnswer{Unknown: true}, nil
 	}
 	answer.View = s.recoveryView(t, sh, s.answering(ctx, t))
+	var keep Member
+	if r.KeepData {
+		if keep, err = s.newest(ctx, sh, &answer.View); err != nil {
+			answer.Conflict = err.Error()
+			return answer, nil
+		}
+	}
 	switch v := answer.View; {
 	case !r.Unsafe:
 		return answer, nil
@@ -269,7 +298,7 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 	if answer.Conflict != "" {
 		return answer, nil
 	}
-	result, err := s.Propose(ctx, Command{Recover: &RecoverShard{Shard: sh.ID, Generation: r.Generation, Nodes: answer.View.Nodes}})
+	result, err := s.Propose(ctx, Command{Recover: &RecoverShard{Shard: sh.ID, Generation: r.Generation, Nodes: answer.View.Nodes, Keep: keep.R}})
 	if err != nil {
 		return answer, err
 	}
@@ -278,9 +307,33 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 		return answer, nil
 	}
 	answer.View.Done, answer.View.Operation = true, result.Operation
-	s.log.Error("a shard is recovered, what it held is given up", "shard", sh.ID, "generation", sh.Generation+1, "epoch", result.Version,
+	s.log.Error("a shard is recovered, what it held is given up", "kept", answer.View.Kept, "shard", sh.ID, "generation", sh.Generation+1, "epoch", result.Version,
 		"nodes", answer.View.Nodes, "forced", r.Force && answer.View.Against != "")
 	return answer, nil
+}
+
+// newest finds the replica of a shard that has the most of its log, by the rule of elections (Raft, 5.4.1), among those that run, and makes the view
+// one of a recovery that keeps what that one has.
+func (s *Service) newest(ctx context.Context, sh Shard, v *RecoveryView) (best Member, err error) {
+	var last shard.Fate
+	for i, m := range sh.Members {
+		if !v.Former[i].Runs {
+			continue
+		}
+		fate, err := s.fate(ctx, m.id(sh.ID))
+		if err != nil || fate.Gone {
+			continue // it does not run, or not any more
+		}
+		v.Former[i].Term, v.Former[i].Last = fate.LastTerm, fate.Last
+		if best.Node == "" || cmp.Or(cmp.Compare(fate.LastTerm, last.LastTerm), cmp.Compare(fate.Last, last.Last)) > 0 {
+			best, last = m, fate
+		}
+	}
+	if best.Node == "" {
+		return best, fmt.Errorf("no replica of shard %d runs, so there is nothing to keep", sh.ID)
+	}
+	v.Nodes, v.Kept = []string{best.Node}, best.id(sh.ID).String()
+	return best, nil
 }
 
 // answering asks all nodes of t and counts as up those that answer: one that died a moment ago must not host a replica of a group that is to

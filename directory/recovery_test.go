@@ -26,7 +26,7 @@ type recoveryRig struct {
 }
 
 // newRecoveryRig returns a rig that is ready, with keys in the shard that is to lose its quorum.
-func newRecoveryRig(t *testing.T) *recoveryRig {
+func newRecoveryRig(t *testing.T, change ...func(*recoveryRig, *Settings)) *recoveryRig {
 	names := []string{"a", "b", "c", "d", "e"}
 	r := &recoveryRig{realRig: newRealRig(t, names...), versions: map[string]uint64{}}
 	dir := t.TempDir()
@@ -37,6 +37,9 @@ func newRecoveryRig(t *testing.T) *recoveryRig {
 			c.Initial[name] = name + ":1"
 		}
 		c.Settings = Settings{InitialShards: 5, Replicas: 3}
+		for _, f := range change {
+			f(r, &c.Settings)
+		}
 	}
 	for _, name := range names {
 		r.start(name)
@@ -250,6 +253,8 @@ func TestRecoverCommand(t *testing.T) {
 		"a node twice":                {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a", "a"}}},
 		"a drained node":              {drained, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"d"}}},
 		"no version bits":             {&spent, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a"}}},
+		"data of no member":           {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{first.Members[1].Node}, Keep: first.Members[1].R + 1}},
+		"data for two nodes":          {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{"a", "b"}, Keep: first.Members[1].R}},
 		"more nodes than are allowed": {table, RecoverShard{Shard: first.ID, Generation: 1, Nodes: make([]string, maxReplicas+1)}},
 	} {
 		if next, result := apply(Command{Recover: &row.c}, row.table); next != nil || result.Outcome != OutcomeRefused || result.Reason == "" {
@@ -513,4 +518,124 @@ func (r *recoveryRig) other(than string) string {
 		}
 	}
 	return ""
+}
+
+// checkKept ensures that a node answers with all that was written before, with the versions that it had then, and that what is written now has
+// higher versions.
+func (r *recoveryRig) checkKept(at string) {
+	r.t.Helper()
+	var highest uint64
+	for _, v := range r.versions {
+		highest = max(highest, v)
+	}
+	for key, version := range r.versions {
+		resp, err := r.do(at, shard.Request{Op: shard.OpGet, Key: []byte(key)})
+		if err != nil || !resp.Found || resp.Version != version || string(resp.Value) != "before" {
+			r.t.Errorf("%s at %s: %+v, %v, want version %d", key, at, resp, err, version)
+		}
+	}
+	resp, err := r.do(at, shard.Request{Op: shard.OpPut, Key: []byte("{" + r.key(0) + "}new"), Value: []byte("x")})
+	if err != nil || resp.Version <= highest {
+		r.t.Errorf("a put at %s: %+v, %v, want a version above %d", at, resp, err, highest)
+	}
+}
+
+// TestRecoverKeepsData ensures that a shard that is recovered with the data of the replica that is left has all of it, with the versions that it had,
+// serves from that one alone, gets its other replicas again, and that former ones are destroyed when they return. Where shards are in memory alone too.
+func TestRecoverKeepsData(t *testing.T) {
+	for _, memoryOnly := range []bool{false, true} {
+		t.Run(fmt.Sprint("memory-only=", memoryOnly), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRecoveryRig(t, func(r *recoveryRig, s *Settings) { r.balanced, s.MemoryOnly = true, memoryOnly })
+				defer r.close()
+				ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+				defer cancel()
+				for _, name := range r.gone {
+					r.crash(name)
+				}
+				<-time.After(2 * softLife)
+				keep := Recovery{Shard: r.lost.ID, KeepData: true}
+				plan, err := r.services[r.left].RecoverShard(ctx, keep)
+				if err != nil || plan.Done || !slices.Equal(plan.Nodes, []string{r.left}) || plan.Kept != r.lost.Members[0].id(r.lost.ID).String() {
+					t.Fatalf("%+v, %v, want a plan that keeps what %s has", plan, err, r.left)
+				}
+				keep.Unsafe, keep.Generation = true, 1
+				r.recover(func() string { return r.left }, keep)
+				r.served(r.left, 2)
+				for name := range r.services {
+					r.checkKept(name)
+				}
+				r.until("there are three replicas again", func() bool {
+					sh, _ := r.services[r.left].Table().Shard(r.lost.ID)
+					return voters(sh.Members) == 3
+				})
+				if replicas := r.hosts[r.left].Replicas(); slices.Contains(replicas, r.lost.Members[0].id(r.lost.ID)) {
+					t.Errorf("%v: the former one is there still", replicas)
+				}
+				for _, name := range r.gone {
+					r.restart(name)
+				}
+				r.until("the former replicas are destroyed", func() bool {
+					for _, m := range r.lost.Members {
+						if slices.Contains(r.hosts[m.Node].Replicas(), m.id(r.lost.ID)) {
+							return false
+						}
+					}
+					return true
+				})
+				r.ready()
+				r.crash(r.left) // the others have it too
+				r.until("the shard has another leader", func() bool {
+					leader, _ := r.services[r.other(r.left)].Leader(r.lost.ID)
+					return leader != "" && leader != r.left
+				})
+				r.checkKept(r.other(r.left))
+			})
+		})
+	}
+}
+
+// TestKeepAcrossCrashes ensures that the node whose replica is kept may die at any moment of it: its shard has all that it had afterwards. Where it is in
+// memory alone it is lost then, and begins empty.
+func TestKeepAcrossCrashes(t *testing.T) {
+	for _, memoryOnly := range []bool{false, true} {
+		for step := range 8 {
+			t.Run(fmt.Sprint("memory-only=", memoryOnly, " ", step), func(t *testing.T) {
+				if testing.Short() && step%3 != 0 {
+					t.Skip("short")
+				}
+				synctest.Test(t, func(t *testing.T) {
+					r := newRecoveryRig(t, func(_ *recoveryRig, s *Settings) { s.MemoryOnly = memoryOnly })
+					defer r.close()
+					for _, name := range r.gone {
+						r.crash(name)
+					}
+					<-time.After(2 * softLife)
+					at := r.other(r.left)
+					keep := Recovery{Shard: r.lost.ID, KeepData: true, Unsafe: true, Generation: 1}
+					r.recover(func() string { return at }, keep)
+					<-time.After(time.Duration(step*step) * 500 * time.Microsecond)
+					r.crash(r.left)
+					r.restart(r.left)
+					if !memoryOnly {
+						r.served(at, 2)
+						r.checkKept(at)
+						r.until("the former one is destroyed", func() bool {
+							return !slices.Contains(r.hosts[r.left].Replicas(), r.lost.Members[0].id(r.lost.ID))
+						})
+						return
+					}
+					r.until("the shard serves", func() bool {
+						_, err := r.do(at, shard.Request{Op: shard.OpPut, Key: []byte("{" + r.key(0) + "}probe"), Value: []byte("x")})
+						return err == nil
+					})
+					if sh, _ := r.services[at].Table().Shard(r.lost.ID); sh.Generation == 2 {
+						r.checkKept(at) // it had gone to others
+					} else {
+						r.checkAfter(at)
+					}
+				})
+			})
+		}
+	}
 }

@@ -470,7 +470,7 @@ func (s *Service) retire(t *Table) {
 		return
 	}
 	for _, id := range s.host.Replicas() {
-		if m, member := t.member(id.Shard, s.self.ID); id.R > t.Version || member && m.R == id.R {
+		if m, member := t.member(id.Shard, s.self.ID); id.R > t.Version || member && m.R == id.R || s.keeps(t, id) {
 			continue
 		}
 		s.duties.try(fmt.Sprintf("destroy replica %s", id), func(context.Context) error {
@@ -486,6 +486,18 @@ func (s *Service) retire(t *Table) {
 			return err
 		})
 	}
+}
+
+// keeps reports whether the state of a replica of this node is to become that of its successor, which is not open yet. Opening that destroys it.
+func (s *Service) keeps(t *Table, id shard.ReplicaID) bool {
+	sh, ok := t.Shard(id.Shard)
+	if !ok || sh.Kept != id.R || sh.Bootstrap[0].Node != s.self.ID || !slices.Contains(sh.Members, sh.Bootstrap[0]) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err, tried := s.opened[sh.Bootstrap[0].id(sh.ID)]
+	return !tried || err != nil
 }
 
 // knows reports whether a table knows this node by this data folder.
@@ -517,6 +529,9 @@ func (s *Service) unopened(t *Table) []shard.Spec {
 			spec.Campaign = sh.Bootstrap[0].Node == s.self.ID
 			for _, m := range sh.Bootstrap {
 				spec.Members = append(spec.Members, shard.Member{Node: m.Node, R: m.R})
+			}
+			if sh.Kept > 0 {
+				spec.Keep = shard.Keep{R: sh.Kept, Grant: sh.Grant()}
 			}
 		}
 		specs = append(specs, spec)

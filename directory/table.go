@@ -72,6 +72,8 @@ type Shard struct {
 	// Bootstrap are the members that the group began with: each of them begins with exactly these,
 	// also one that is opened late. All others join.
 	Bootstrap []Member `json:"bootstrap"`
+	// Kept is the r of the former generation's replica whose state this one began with, on the node of its only founding member; 0: it began empty.
+	Kept uint64 `json:"kept,omitempty"`
 }
 
 // Member is one replica of a shard.
@@ -310,6 +312,9 @@ func (t *Table) validateShard(s Shard) error {
 			return fmt.Errorf("it began with the member %+v", m)
 		}
 		begin[m.Node] = true
+	}
+	if s.Kept > 0 && (len(s.Bootstrap) != 1 || s.Kept >= s.Bootstrap[0].R) {
+		return fmt.Errorf("it began with the state of replica %d and the members %+v", s.Kept, s.Bootstrap)
 	}
 	return t.validateMembers(s.Members, 1)
 }

@@ -218,9 +218,11 @@ func TestNoBody(t *testing.T) {
 // A recovery is made on the word unsafe, for a named generation, and is a plan without; its body is taken in one form only.
 func TestRecoverShard(t *testing.T) {
 	for body, want := range map[string]string{
-		`{}`:               "recover {Shard:3 Unsafe:false Generation:0 Force:false}",
-		`{"unsafe":false}`: "recover {Shard:3 Unsafe:false Generation:0 Force:false}",
-		` {"generation":7,"force":true,"unsafe":true}`: "recover {Shard:3 Unsafe:true Generation:7 Force:true}",
+		`{}`:                 "recover {Shard:3 Unsafe:false KeepData:false Generation:0 Force:false}",
+		`{"unsafe":false}`:   "recover {Shard:3 Unsafe:false KeepData:false Generation:0 Force:false}",
+		`{"keep_data":true}`: "recover {Shard:3 Unsafe:false KeepData:true Generation:0 Force:false}",
+		` {"generation":7,"force":true,"unsafe":true}`:    "recover {Shard:3 Unsafe:true KeepData:false Generation:7 Force:true}",
+		`{"generation":7,"unsafe":true,"keep_data":true}`: "recover {Shard:3 Unsafe:true KeepData:true Generation:7 Force:false}",
 	} {
 		f := newFixture(t)
 		w := f.request(t, "POST", "/v1/shards/3/recover", body, "Content-Type", "application/json")
@@ -235,7 +237,7 @@ func TestRecoverShard(t *testing.T) {
 			t.Errorf("%s: got %d, %q, want %d, %q", body, w.Code, calls, status, want)
 		}
 	}
-	for _, body := range []string{``, `[]`, `true`, `{"unsafe":"true"}`, `{"unsafe":1}`, `{"generation":true}`, `{"generation":1.0}`, `{"generation":-1}`,
+	for _, body := range []string{``, `[]`, `true`, `{"unsafe":"true"}`, `{"unsafe":1}`, `{"keep_data":1}`, `{"generation":true}`, `{"generation":1.0}`, `{"generation":-1}`,
 		`{"generation":01}`, `{"unsafe":true,"unsafe":true}`, `{"Unsafe":true}`, `{"unsafe":true,"generation":1,"soon":true}`, `{"unsafe":{}}`, `{}{}`} {
 		f := newFixture(t)
 		w := f.request(t, "POST", "/v1/shards/3/recover", body, "Content-Type", "application/json")

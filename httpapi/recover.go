@@ -50,9 +50,9 @@ func (s *server) recoverShard(w http.ResponseWriter, r *http.Request) error {
 	return goesOn(w, "/v1/shards/"+strconv.FormatUint(uint64(id), 10), view)
 }
 
-// parseRecovery reads {"unsafe":true,"generation":1,"force":false}. encoding/json by itself would take other spellings, and the last of several.
+// parseRecovery reads {"unsafe":true,"generation":1,"force":false,"keep_data":false}. encoding/json by itself would take other spellings, and the last of several.
 func parseRecovery(body []byte) (request directory.Recovery, err error) {
-	bad := kindBadBody.problem(`The body is a JSON object with any of the members unsafe, generation and force, each once: {"unsafe":true,"generation":1}.`)
+	bad := kindBadBody.problem(`The body is a JSON object with any of the members unsafe, keep_data, generation and force, each once: {"unsafe":true,"generation":1}.`)
 	if !utf8.Valid(body) || !json.Valid(body) {
 		return request, bad
 	}
@@ -61,7 +61,7 @@ func parseRecovery(body []byte) (request directory.Recovery, err error) {
 	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
 		return request, bad
 	}
-	flags := map[string]*bool{"unsafe": &request.Unsafe, "force": &request.Force}
+	flags := map[string]*bool{"unsafe": &request.Unsafe, "force": &request.Force, "keep_data": &request.KeepData}
 	seen := map[string]bool{}
 	for decoder.More() {
 		token, err := decoder.Token()

@@ -14,7 +14,8 @@ import (
 )
 
 // TestRecoverShards ensures that shards of which a majority of replicas is on nodes that are gone serve nobody until an operator recovers
-// them; that they then miss what they held and take writes with higher versions; that a repeat is refused; and that the nodes, when they are back after all, with
+// them; that they then miss what they held, or, where that was asked for, have all that the replica which was left had; that they take writes with
+// higher versions; that a repeat is refused; and that the nodes, when they are back after all, with
 // their data, serve nothing of what was given up.
 func TestRecoverShards(t *testing.T) {
 	processes(t)
@@ -61,7 +62,9 @@ func TestRecoverShards(t *testing.T) {
 		}
 		return answer
 	}
+	kept := map[uint64]bool{}
 	for shard, key := range keys {
+		kept[shard] = len(kept)%2 == 0
 		if answer := raw(t, a, "GET", "/v1/kv/"+key, []string{"Larder-Timeout: 1s"}, ""); answer.StatusCode != 503 {
 			t.Errorf("shard %d without a quorum answers %s %s", shard, answer.Status, answer.body)
 		}
@@ -76,7 +79,7 @@ func TestRecoverShards(t *testing.T) {
 		}) {
 			t.Fatalf("shard %d: %s", shard, plan.Against)
 		}
-		request := fmt.Sprintf(`{"unsafe":true,"generation":%d}`, plan.Generation)
+		request := fmt.Sprintf(`{"unsafe":true,"generation":%d,"keep_data":%t}`, plan.Generation, kept[shard])
 		if answer := ask(shard, request); answer.Status != 202 {
 			t.Fatalf("recovering shard %d: %s", shard, answer)
 		}
@@ -85,8 +88,12 @@ func TestRecoverShards(t *testing.T) {
 		}
 	}
 	for shard, key := range keys {
-		if answer := raw(t, a, "GET", "/v1/kv/"+key, nil, ""); answer.StatusCode != 404 {
+		answer := raw(t, a, "GET", "/v1/kv/"+key, nil, "")
+		switch tag := answer.Header.Get("ETag"); {
+		case !kept[shard] && answer.StatusCode != 404:
 			t.Errorf("shard %d, recovered, answers %s %s", shard, answer.Status, answer.body)
+		case kept[shard] && (answer.body != "before" || tag != fmt.Sprintf("%q", fmt.Sprint(versions[shard]))):
+			t.Errorf("shard %d, recovered with its data, answers %s %s, %s, want version %d", shard, answer.Status, answer.body, tag, versions[shard])
 		}
 		if version := put(t, a, key, "after"); version <= versions[shard] {
 			t.Errorf("shard %d: version %d after %d", shard, version, versions[shard])

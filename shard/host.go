@@ -30,6 +30,8 @@ type Spec struct {
 	Members []Member
 	// Volatile keeps the replica in memory alone: it is lost when this process ends, and never speaks again.
 	Volatile bool
+	// Keep is what the replica, the only member of a new generation, begins with; the zero one: nothing.
+	Keep Keep
 	// Campaign asks this replica to hurry the very first election instead of waiting for a timeout.
 	Campaign bool
 }
@@ -305,11 +307,12 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	if h.isClosed() {
 		return nil, ErrStopped
 	}
-	if g := h.Group(spec.Shard); g != nil {
-		if g.spec.R != spec.R {
-			return nil, fmt.Errorf("shard %d runs here as replica %d, not %d", spec.Shard, g.spec.R, spec.R)
-		}
+	switch g := h.Group(spec.Shard); {
+	case g == nil:
+	case g.spec.R == spec.R:
 		return g, nil
+	case spec.Keep.R == 0 || g.spec.R != spec.Keep.R:
+		return nil, fmt.Errorf("shard %d runs here as replica %d, not %d", spec.Shard, g.spec.R, spec.R)
 	}
 	if v := h.lost(ReplicaID{spec.Shard, h.cfg.Node, spec.R}); v != nil {
 		return nil, v.err() // what can't be read does not get better
@@ -323,10 +326,25 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		spoolDir = "" // it has no folder
 	}
 	g := newGroup(h, spec, nil, nil, spoolDir, newMachine)
-	store, snaps, err := h.storage.open(id, spec.Volatile, newRaftLogger(h.log, spec.Shard), h.fatal, g.bootstrap)
+	bootstrap := g.bootstrap
+	if spec.Keep.R != 0 {
+		m, err := h.kept(spec)
+		if err != nil {
+			g.cancel()
+			return nil, h.lose(id, fmt.Errorf("replica %s: %w", id, err))
+		}
+		bootstrap = func(store replicaStore, snaps raft.SnapshotStore) error { return g.seed(m, store, snaps) }
+	}
+	store, snaps, err := h.storage.open(id, spec.Volatile, spec.Keep.R, newRaftLogger(h.log, spec.Shard), h.fatal, bootstrap)
 	if err != nil {
 		g.cancel()
 		return nil, h.lose(id, fmt.Errorf("replica %s: %w", id, err))
+	}
+	if former := (ReplicaID{spec.Shard, h.cfg.Node, spec.Keep.R}); spec.Keep.R != 0 && slices.Contains(h.storage.replicas(), former) {
+		if err := h.destroy(spec.Shard, spec.Keep.R); err != nil {
+			g.cancel()
+			return nil, errors.Join(err, store.Close())
+		}
 	}
 	g.store, g.snaps = store, snaps
 	if v := h.storage.verdict(id); v != nil {

@@ -166,7 +166,7 @@ func TestIdentityDamage(t *testing.T) {
 			f := openIdentity(t, dir, "a")
 			m, err := openManifest(dir)
 			must(t, err)
-			_, err = m.begin(1, 1)
+			_, err = m.begin(1, 1, 0)
 			must(t, err)
 			must(t, f.Close())
 			damage(t, dir)

@@ -278,24 +278,8 @@ func (in *inspector) replay(snapshots raft.SnapshotStore, base raft.SnapshotMeta
 	if r.At > base.Index && (r.FirstIndex == 0 || r.FirstIndex > base.Index+1) {
 		return fmt.Errorf("%w: no entry %d follows the snapshot that ends at %d", ErrDataLost, base.Index+1, base.Index)
 	}
-	for index := base.Index + 1; index <= r.At; index++ {
-		var entry raft.Log
-		if err := in.log.GetLog(index, &entry); err != nil {
-			return fmt.Errorf("reading entry %d: %w", index, err)
-		}
-		if entry.Index != index {
-			return fmt.Errorf("entry %d says that it is entry %d", index, entry.Index)
-		}
-		if entry.Type != raft.LogCommand {
-			continue
-		}
-		batch, err := fsm.DecodeBatch(entry.Data)
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", index, err)
-		}
-		if _, err := machine.Apply(index, batch); err != nil {
-			return fmt.Errorf("applying entry %d: %w", index, err)
-		}
+	if err := replay(machine, in.log, base.Index+1, r.At); err != nil {
+		return err
 	}
 	stats := machine.Stats()
 	sum := machine.Checksum()

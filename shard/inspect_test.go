@@ -224,7 +224,7 @@ func TestInspectScope(t *testing.T) {
 	createReplica(t, m, Directory, 1)
 	createReplica(t, m, 4, 1)
 	must(t, m.destroyed(4, 1))
-	_, err := m.begin(6, 1)
+	_, err := m.begin(6, 1, 0)
 	must(t, err)
 	before := fileList(t, in.dir)
 	found, err := Inspect(in.dir, nil)

@@ -85,6 +85,8 @@ type Fate struct {
 	Leads bool
 	// Voters are those of the latest configuration in its log; empty where it does not run or has none: it can't stand then.
 	Voters []ReplicaID
+	// Last and LastTerm are of the last entry of its log, where it runs.
+	Last, LastTerm uint64
 }
 
 // Fate tells what became of a replica of this node. ErrStopped: it can't be told just now, as its Raft is being replaced.
@@ -95,7 +97,11 @@ func (h *Host) Fate(id ReplicaID) (Fate, error) {
 			return Fate{}, ErrStopped
 		}
 		voters, _ := i.voters()
-		return Fate{Leads: i.raft.State() == raft.Leader, Voters: voters}, nil
+		f := Fate{Leads: i.raft.State() == raft.Leader, Voters: voters}
+		var err error
+		f.Last = i.raft.LastIndex()
+		f.LastTerm, err = termAt(f.Last, g.store, g.snaps)
+		return f, err
 	}
 	if h.storage.retired(id) {
 		return Fate{Gone: true}, nil
@@ -104,6 +110,26 @@ func (h *Host) Fate(id ReplicaID) (Fate, error) {
 	defer h.mu.RUnlock()
 	l := h.losses[id.Shard]
 	return Fate{Gone: l.id == id && l.certain}, nil
+}
+
+// termAt returns the term of the last entry that a log has, or the snapshot where the log is empty.
+func termAt(index uint64, store replicaStore, snaps snapshotStore) (uint64, error) {
+	if index == 0 {
+		return 0, nil
+	}
+	var entry raft.Log
+	err := store.GetLog(index, &entry)
+	if !errors.Is(err, raft.ErrLogNotFound) {
+		return entry.Term, err
+	}
+	metas, err := snaps.List()
+	if err != nil {
+		return 0, err
+	}
+	if at := slices.IndexFunc(metas, func(m *raft.SnapshotMeta) bool { return m.Index == index }); at >= 0 {
+		return metas[at].Term, nil
+	}
+	return 0, fmt.Errorf("%w: the log moves on", ErrStopped)
 }
 
 // found forgets the loss of a replica that opened, or is destroyed.

@@ -55,6 +55,9 @@ type replicaNote struct {
 //	6 destroyed: remove the folder        destroyed, some folder     openManifest removes the rest
 //	  done                                destroyed, no folder       check and begin refuse
 //
+// A replica that keeps the state of a former one (Keep) goes through steps 1 to 4 beside it, and the former one through step 5 after that. Once the
+// later one is created the former one never opens again.
+//
 // A volatile replica has a note and nothing else: steps 1 and 4 are the same, what is between them is made in memory, and
 // from step 4 on a next start finds it lost (errVolatile), whatever else it finds.
 //
@@ -183,7 +186,7 @@ func (m *manifest) record(note replicaNote) error {
 //	"" or replicaCreating   nothing that ever spoke: begin
 //	replicaCreated          its folder and store are here: open them, then checkMarker
 //	replicaDiverged         likewise; it must not serve
-//	ErrRetired       it, or a later replica of the shard, was here: refuse
+//	ErrRetired              it was destroyed, or a later replica of the shard was here: refuse
 //	ErrDataLost             it has spoken and its folder or store is gone: refuse
 func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	m.mu.Lock()
@@ -194,6 +197,9 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, latest.R)
 		}
 		return "", nil
+	}
+	if latest, _ := m.latest(shard); latest.R > r && latest.State != replicaCreating {
+		return "", fmt.Errorf("shard %d, replica %d: %w: replica %d keeps what it had", shard, r, ErrRetired, latest.R)
 	}
 	switch m.notes[i].State {
 	case replicaDestroyed:
@@ -258,11 +264,11 @@ func (m *manifest) latest(shard ID) (replicaNote, bool) {
 
 // begin notes that a replica is being created, clears what an earlier attempt left, and makes its
 // folder, which it returns. It refuses a replica that may have spoken, one that a later one of the
-// shard has followed, and one whose predecessor on this node was not destroyed.
-func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
+// shard has followed, and one whose predecessor on this node was not destroyed; but keep may be there, 0 is none.
+func (m *manifest) begin(shard ID, r, keep uint64) (folder string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.mayBegin(shard, r); err != nil {
+	if err := m.mayBegin(shard, r, keep); err != nil {
 		return "", err
 	}
 	if err := m.record(replicaNote{Shard: shard, R: r, State: replicaCreating}); err != nil {
@@ -279,7 +285,7 @@ func (m *manifest) begin(shard ID, r uint64) (folder string, err error) {
 }
 
 // mayBegin refuses what begin refuses; with mu.
-func (m *manifest) mayBegin(shard ID, r uint64) error {
+func (m *manifest) mayBegin(shard ID, r, keep uint64) error {
 	if i, noted := m.find(shard, r); noted && m.notes[i].State != replicaCreating {
 		return fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
 	}
@@ -290,7 +296,7 @@ func (m *manifest) mayBegin(shard ID, r uint64) error {
 		if n.R > r {
 			return fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, n.R)
 		}
-		if n.State != replicaDestroyed {
+		if n.State != replicaDestroyed && n.R != keep {
 			return fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
 		}
 	}
@@ -298,10 +304,10 @@ func (m *manifest) mayBegin(shard ID, r uint64) error {
 }
 
 // beginVolatile is begin for a replica that has no folder.
-func (m *manifest) beginVolatile(shard ID, r uint64) error {
+func (m *manifest) beginVolatile(shard ID, r, keep uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.mayBegin(shard, r); err != nil {
+	if err := m.mayBegin(shard, r, keep); err != nil {
 		return err
 	}
 	return m.record(replicaNote{Shard: shard, R: r, State: replicaCreating, Volatile: true})

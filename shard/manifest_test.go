@@ -61,7 +61,7 @@ func TestManifestCrash(t *testing.T) {
 			must(t, m.note(3, 17, replicaCreating))
 		}, replicaCreating, nil, true, false},
 		{"begun", func(t *testing.T, dir string, m *manifest) {
-			_, err := m.begin(3, 17)
+			_, err := m.begin(3, 17, 0)
 			must(t, err)
 		}, replicaCreating, nil, true, true},
 		{"part of a store", func(t *testing.T, dir string, m *manifest) {
@@ -114,7 +114,7 @@ func TestManifestCrash(t *testing.T) {
 					t.Errorf("term %d, want the bootstrap's", s.Term())
 				}
 			}
-			folder, err := m.begin(3, 17)
+			folder, err := m.begin(3, 17, 0)
 			if !stop.restarted {
 				if !errors.Is(err, ErrRetired) {
 					t.Errorf("begin: got %v, want %v", err, ErrRetired)
@@ -149,7 +149,7 @@ func contains(err error, text string) bool {
 
 func createReplica(t *testing.T, m *manifest, shard ID, r uint64) string {
 	t.Helper()
-	folder, err := m.begin(shard, r)
+	folder, err := m.begin(shard, r, 0)
 	must(t, err)
 	fill(t, folder, ReplicaID{Shard: shard, Node: "a", R: r})
 	must(t, m.created(shard, r))
@@ -173,10 +173,10 @@ func TestManifestLoss(t *testing.T) {
 			if !errors.Is(err, ErrDataLost) || !contains(err, "shard 3, replica 17") {
 				t.Errorf("check: got %v, want ErrDataLost that names the replica", err)
 			}
-			if _, err := m.begin(3, 17); !errors.Is(err, ErrRetired) {
+			if _, err := m.begin(3, 17, 0); !errors.Is(err, ErrRetired) {
 				t.Errorf("begin: got %v, want %v", err, ErrRetired)
 			}
-			if _, err := m.begin(3, 18); err == nil {
+			if _, err := m.begin(3, 18, 0); err == nil {
 				t.Error("a successor was begun while its predecessor is a member")
 			}
 			must(t, m.destroyed(3, 17))
@@ -216,7 +216,7 @@ func TestManifestOrder(t *testing.T) {
 		if _, err := m.check(3, r); !errors.Is(err, ErrRetired) {
 			t.Errorf("check of replica %d: got %v, want %v", r, err, ErrRetired)
 		}
-		if _, err := m.begin(3, r); !errors.Is(err, ErrRetired) {
+		if _, err := m.begin(3, r, 0); !errors.Is(err, ErrRetired) {
 			t.Errorf("begin of replica %d: got %v, want %v", r, err, ErrRetired)
 		}
 	}
@@ -230,7 +230,7 @@ func TestManifestOrder(t *testing.T) {
 		t.Errorf("created after destroyed: got %v", err)
 	}
 	must(t, m.destroyed(8, 1)) // never here, and now never to come
-	if _, err := m.begin(8, 1); !errors.Is(err, ErrRetired) {
+	if _, err := m.begin(8, 1, 0); !errors.Is(err, ErrRetired) {
 		t.Errorf("begin after destroyed: got %v", err)
 	}
 	want := []replicaNote{{Shard: 2, R: 5, State: replicaCreated}, {Shard: 3, R: 17, State: replicaDestroyed}, {Shard: 3, R: 20, State: replicaCreated},
@@ -243,7 +243,7 @@ func TestManifestOrder(t *testing.T) {
 // Ensures that created does not note a replica whose store never came to be.
 func TestManifestCreatedNeedsStore(t *testing.T) {
 	m := restart(t, newFolder(t))
-	_, err := m.begin(3, 17)
+	_, err := m.begin(3, 17, 0)
 	must(t, err)
 	if err := m.created(3, 17); !errors.Is(err, ErrDataLost) {
 		t.Errorf("got %v, want %v", err, ErrDataLost)

@@ -301,6 +301,11 @@ func (h *Host) Destroy(shard ID, r uint64) error {
 	if h.isClosed() {
 		return ErrStopped
 	}
+	return h.destroy(shard, r)
+}
+
+// destroy is Destroy; with opening.
+func (h *Host) destroy(shard ID, r uint64) error {
 	if g := h.Group(shard); g != nil && g.id.R == r {
 		h.mu.Lock()
 		c := h.caches[shard]

@@ -19,9 +19,9 @@ type storage interface {
 	Identity() Identity
 	Form(cluster string, initial []Founder) error
 	// open opens a replica's stores. Those of a replica that never spoke are made first: bootstrap
-	// fills the log, and all of it is durable before open returns. A volatile one keeps its stores in memory: all that is durable is
+	// fills them, and all of it is durable before open returns; then keep, a former replica of the shard, may be there still, 0 is none. A volatile one keeps its stores in memory: all that is durable is
 	// that it was created, so it is lost (errVolatile) once the process has ended.
-	open(id ReplicaID, volatile bool, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error)
+	open(id ReplicaID, volatile bool, keep uint64, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error)
 	// replicas names those that were created here, or begun, and not destroyed.
 	replicas() []ReplicaID
 	// retired reports whether a replica was here and was destroyed, or followed by another: it never speaks again.
@@ -75,17 +75,17 @@ func (d *disk) verdict(id ReplicaID) *Verdict { return d.manifest.verdict(id.Sha
 func (d *disk) spoolDir(id ReplicaID) string { return d.manifest.folder(id.Shard, id.R) }
 
 // open follows the table of manifest: the replica speaks only after created returned.
-func (d *disk) open(id ReplicaID, volatile bool, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
+func (d *disk) open(id ReplicaID, volatile bool, keep uint64, log hclog.Logger, fatal func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
 	state, err := d.manifest.check(id.Shard, id.R)
 	if err != nil {
 		return nil, nil, err
 	}
 	if volatile {
-		return d.openVolatile(id, bootstrap)
+		return d.openVolatile(id, keep, bootstrap)
 	}
 	folder := d.manifest.folder(id.Shard, id.R)
 	if state != replicaCreated && state != replicaDiverged {
-		if folder, err = d.manifest.begin(id.Shard, id.R); err != nil {
+		if folder, err = d.manifest.begin(id.Shard, id.R, keep); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -114,8 +114,8 @@ func (d *disk) open(id ReplicaID, volatile bool, log hclog.Logger, fatal func(er
 }
 
 // openVolatile makes the stores of a replica that never spoke, in memory.
-func (d *disk) openVolatile(id ReplicaID, bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
-	if err := d.manifest.beginVolatile(id.Shard, id.R); err != nil {
+func (d *disk) openVolatile(id ReplicaID, keep uint64, bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
+	if err := d.manifest.beginVolatile(id.Shard, id.R, keep); err != nil {
 		return nil, nil, err
 	}
 	store, snaps := newMemoryStore(), newVolatileSnapshots()
@@ -214,7 +214,7 @@ func (m *Memory) Form(cluster string, initial []Founder) error {
 	return nil
 }
 
-func (m *Memory) open(id ReplicaID, volatile bool, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
+func (m *Memory) open(id ReplicaID, volatile bool, keep uint64, _ hclog.Logger, _ func(error), bootstrap func(replicaStore, raft.SnapshotStore) error) (replicaStore, snapshotStore, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.gone[id] {
@@ -224,7 +224,7 @@ func (m *Memory) open(id ReplicaID, volatile bool, _ hclog.Logger, _ func(error)
 		if other.Shard == id.Shard && other.R > id.R {
 			return nil, nil, fmt.Errorf("replica %s: %w: replica %d followed", id, ErrRetired, other.R)
 		}
-		if other.Shard == id.Shard && other.R < id.R {
+		if other.Shard == id.Shard && other.R < id.R && other.R != keep {
 			return nil, nil, fmt.Errorf("replica %s: replica %d must be destroyed first", id, other.R)
 		}
 	}

@@ -36,12 +36,12 @@ func TestVolatileOnDisk(t *testing.T) {
 
 	d := reopen()
 	failing := errors.New("killed")
-	if _, _, err := d.open(id, true, log, never, func(replicaStore, raft.SnapshotStore) error { return failing }); !errors.Is(err, failing) {
+	if _, _, err := d.open(id, true, 0, log, never, func(replicaStore, raft.SnapshotStore) error { return failing }); !errors.Is(err, failing) {
 		t.Fatalf("got %v", err)
 	}
 	d.Close()
 	d = reopen() // it never spoke: it may begin again
-	store, _, err := d.open(id, true, log, never, bootstrap)
+	store, _, err := d.open(id, true, 0, log, never, bootstrap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestVolatileOnDisk(t *testing.T) {
 	d.Close()
 
 	d = reopen()
-	if _, _, err := d.open(id, true, log, never, bootstrap); !errors.Is(err, errVolatile) || !errors.Is(err, ErrDataLost) {
+	if _, _, err := d.open(id, true, 0, log, never, bootstrap); !errors.Is(err, errVolatile) || !errors.Is(err, ErrDataLost) {
 		t.Errorf("opened after its process had ended: %v", err)
 	}
 	if got := d.replicas(); len(got) != 1 || got[0] != id {
@@ -66,7 +66,7 @@ func TestVolatileOnDisk(t *testing.T) {
 	if err := d.destroy(id); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := d.open(ReplicaID{2, "a", 9}, true, log, never, bootstrap); err != nil {
+	if _, _, err := d.open(ReplicaID{2, "a", 9}, true, 0, log, never, bootstrap); err != nil {
 		t.Errorf("its successor: %v", err)
 	}
 	d.Close()

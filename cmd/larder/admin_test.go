@@ -91,6 +91,9 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		plan := directory.RecoveryView{Shard: 3, Generation: 4, Nodes: []string{"a", "d\x1b"}, Against: "2 of 3 run", Done: request.Unsafe,
 			Former: []directory.RecoveryMember{{Node: "b", Replica: "3/b/1", State: "down"}}}
+		if request.KeepData {
+			plan.Kept = "3/c/7"
+		}
 		switch {
 		case !request.Unsafe:
 			send(200, plan)
@@ -146,6 +149,8 @@ func TestAdminExitCodes(t *testing.T) {
 		{[]string{"shard", "show", "9"}, "GET /v1/shards/9", problem(404, "unknown-shard", "no"), 3, "larder shard list"},
 		{[]string{"shard", "recover", "3"}, "", nil, 0, "refused without --force: 2 of 3 run"},
 		{[]string{"shard", "recover", "3", "-o", "json"}, "", nil, 0, `"done":false`},
+		{[]string{"shard", "recover", "3", "--keep-data"}, "", nil, 0, "what replica 3/c/7 has is kept"},
+		{[]string{"shard", "recover", "3", "--keep-data", "--unsafe", "--force"}, "", nil, 0, ""},
 		{[]string{"shard", "recover", "3", "--unsafe"}, "", nil, 1, "2 of 3 run"},
 		{[]string{"shard", "recover", "3", "--unsafe", "--force"}, "", nil, 0, ""},
 		{[]string{"shard", "recover", "3", "--unsafe", "--force", "-o", "json"}, "", nil, 0, `"done":true`},

@@ -14,7 +14,7 @@ import (
 
 func newRecoverCmd() *cobra.Command {
 	var c client
-	var unsafe, force bool
+	var unsafe, force, keep bool
 	cmd := &cobra.Command{
 		Use:   "recover ID",
 		Short: "Begin a new life of a shard that has lost its quorum; what it held is lost",
@@ -24,6 +24,10 @@ Without --unsafe nothing is done: it shows which replicas would be given up, and
 would be. With it the shard begins its next generation, and is empty: reads miss, writes go on, with
 versions above all before. All that it held is lost, also what was acknowledged. The former replicas
 are destroyed, those of nodes that are away as soon as these are back.
+
+With --keep-data it begins with what one replica has, of those that are up the one with the newest
+log, and gets others by and by. That may be stale: what was acknowledged and had not come to this
+replica is lost, old values may be back, and what nobody was told of may have happened.
 
 Nothing can tell replicas that are gone from those that are alive and out of reach. Where a majority
 of them is alive and cut off, it goes on serving those who reach it until it hears of the recovery.
@@ -38,7 +42,7 @@ refuses, unless --force is given too.`,
 			if err != nil {
 				return err
 			}
-			plan, a, err := c.recover(cmd, id, directory.Recovery{})
+			plan, a, err := c.recover(cmd, id, directory.Recovery{KeepData: keep})
 			if err != nil {
 				return err
 			}
@@ -51,30 +55,40 @@ refuses, unless --force is given too.`,
 			if err := printRecovery(cmd.ErrOrStderr(), plan); err != nil {
 				return err
 			}
-			done, a, err := c.recover(cmd, id, directory.Recovery{Unsafe: true, Force: force, Generation: plan.Generation})
+			done, a, err := c.recover(cmd, id, directory.Recovery{Unsafe: true, KeepData: keep, Force: force, Generation: plan.Generation})
 			if err != nil {
 				return err
 			}
 			if c.output == "json" {
 				return printJSON(cmd.OutOrStdout(), a.body)
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "shard %s was recovered: generation %d begins, empty, on %s\n", id, done.Generation+1, oneLine(strings.Join(done.Nodes, ", ")))
+			with := "empty"
+			if done.Kept != "" {
+				with = "with what replica " + oneLine(done.Kept) + " has"
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "shard %s was recovered: generation %d begins, %s, on %s\n", id, done.Generation+1, with, oneLine(strings.Join(done.Nodes, ", ")))
 			return nil
 		},
 	}
 	c.adminFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&unsafe, "unsafe", false, "give up what the shard held; without it nothing is done but told")
+	cmd.Flags().BoolVar(&keep, "keep-data", false, "begin with what one replica has, which may be stale")
 	cmd.Flags().BoolVar(&force, "force", false, "also where the cluster hears a majority of its replicas")
 	return cmd
 }
 
 // recover sends one request of recovery: for a plan, or for what the plan says.
 func (c *client) recover(cmd *cobra.Command, id string, r directory.Recovery) (view directory.RecoveryView, a answer, err error) {
-	body := []byte("{}")
+	wish := map[string]any{}
+	if r.KeepData {
+		wish["keep_data"] = true
+	}
 	if r.Unsafe {
-		if body, err = json.Marshal(map[string]any{"unsafe": true, "force": r.Force, "generation": r.Generation}); err != nil {
-			return view, a, err
-		}
+		wish["unsafe"], wish["force"], wish["generation"] = true, r.Force, r.Generation
+	}
+	body, err := json.Marshal(wish)
+	if err != nil {
+		return view, a, err
 	}
 	a, err = c.change(cmd.Context(), request{
 		method: http.MethodPost, path: "/v1/shards/" + id + "/recover", body: body,
@@ -93,7 +107,11 @@ func printRecovery(w io.Writer, v directory.RecoveryView) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "generation %d of shard %d ends, all that it holds is lost; the next one begins on %s\n", v.Generation, v.Shard, oneLine(strings.Join(v.Nodes, ", ")))
+	what := "all that it holds is lost; the next one begins"
+	if v.Kept != "" {
+		what = "what replica " + oneLine(v.Kept) + " has is kept, all else is lost; the next one begins"
+	}
+	fmt.Fprintf(w, "generation %d of shard %d ends, %s on %s\n", v.Generation, v.Shard, what, oneLine(strings.Join(v.Nodes, ", ")))
 	if v.Against != "" {
 		fmt.Fprintf(w, "refused without --force: %s\n", oneLine(v.Against))
 	}
