@@ -28,6 +28,9 @@ type Spec struct {
 	// the group is there already, and its leader adds this replica; until then it knows of no member
 	// and stands for no election.
 	Members []Member
+	// First is the first entry of a new group of one member, for its state machine; empty: there is none. It is durable as soon as the
+	// replica is, so that the group never had another state before it.
+	First []byte
 	// Volatile keeps the replica in memory alone: it is lost when this process ends, and never speaks again.
 	Volatile bool
 	// Keep is what the replica, the only member of a new generation, begins with; the zero one: nothing.
@@ -320,6 +323,9 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	if len(spec.Members) > 0 && !slices.Contains(spec.Members, Member{h.cfg.Node, spec.R}) {
 		return nil, fmt.Errorf("shard %d: replica %d of %s is not among its members", spec.Shard, spec.R, h.cfg.Node)
 	}
+	if len(spec.First) > 0 && len(spec.Members) != 1 { // others would begin without it
+		return nil, fmt.Errorf("shard %d: a group of %d members can't begin with an entry", spec.Shard, len(spec.Members))
+	}
 	id := ReplicaID{spec.Shard, h.cfg.Node, spec.R}
 	spoolDir := h.storage.spoolDir(id)
 	if spec.Volatile {
@@ -361,7 +367,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 	h.groups[spec.Shard] = g
 	h.mu.Unlock()
 	notify(h.missing)
-	if last, err := store.LastIndex(); spec.Campaign && err == nil && last <= 1 && store.Term() <= 1 {
+	if last, err := store.LastIndex(); spec.Campaign && err == nil && last <= spec.begins() && store.Term() <= 1 {
 		h.wg.Go(g.hurry)
 	}
 	return g, nil
@@ -380,7 +386,20 @@ func (g *Group) bootstrap(store replicaStore, snaps raft.SnapshotStore) error {
 		id := ReplicaID{g.spec.Shard, m.Node, m.R}.String()
 		servers = append(servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
 	}
-	return raft.BootstrapCluster(g.raftConfig(nil), store, store, snaps, newTransport(g), raft.Configuration{Servers: servers})
+	err := raft.BootstrapCluster(g.raftConfig(nil), store, store, snaps, newTransport(g), raft.Configuration{Servers: servers})
+	if err != nil || len(g.spec.First) == 0 {
+		return err
+	}
+	// Of the same term as the configuration, which is entry 1: the only member commits both when it first leads.
+	return store.StoreLog(&raft.Log{Index: g.spec.begins(), Term: 1, Type: raft.LogCommand, Data: g.spec.First})
+}
+
+// begins is the last index of the log that a new group's members begin with.
+func (s Spec) begins() uint64 {
+	if len(s.First) > 0 {
+		return 2
+	}
+	return 1
 }
 
 func (h *Host) isClosed() bool {

@@ -220,6 +220,11 @@ func (m *Memory) open(id ReplicaID, volatile bool, keep uint64, _ hclog.Logger, 
 	if m.gone[id] {
 		return nil, nil, fmt.Errorf("replica %s: %w", id, ErrRetired)
 	}
+	for other := range m.gone {
+		if other.Shard == id.Shard && other.R > id.R {
+			return nil, nil, fmt.Errorf("replica %s: %w: replica %d followed", id, ErrRetired, other.R)
+		}
+	}
 	for other := range m.stores {
 		if other.Shard == id.Shard && other.R > id.R {
 			return nil, nil, fmt.Errorf("replica %s: %w: replica %d followed", id, ErrRetired, other.R)
@@ -257,6 +262,11 @@ func (m *Memory) retired(id ReplicaID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for other := range m.stores {
+		if other.Shard == id.Shard && other.R > id.R {
+			return true
+		}
+	}
+	for other := range m.gone {
 		if other.Shard == id.Shard && other.R > id.R {
 			return true
 		}
