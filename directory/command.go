@@ -17,7 +17,8 @@ const commandVersion = 1
 // MaxLevel is the highest feature level of the directory's commands that this build knows. Level 2 has
 // settings that change, the level of the shards, and operations that rebuild a member; level 3 nodes that are drained,
 // operations that replace a member, and the settings repair-after and balance; level 4 members that come for the sake of
-// their number, another number of them, the settings memory-only and snapshot-bandwidth, and the recovery of shards.
+// their number, another number of them, the settings memory-only and snapshot-bandwidth, the recovery of shards, and the
+// directory's own rebuilding.
 const MaxLevel = 4
 
 const (
@@ -50,6 +51,9 @@ const (
 	KindDrainNode Kind = "drain-node"
 	// KindRecover needs level 4.
 	KindRecover Kind = "recover-shard"
+	// KindRebuildTable and KindSettle need level 4.
+	KindRebuildTable Kind = "rebuild-table"
+	KindSettle       Kind = "settle-members"
 )
 
 // Command is one change of the table. Each has a precondition (R17), decided in Apply and nowhere
@@ -71,6 +75,8 @@ type Command struct {
 	SetSettings  *SetSettings      `json:"set_settings,omitempty"`
 	DrainNode    *DrainNode        `json:"drain_node,omitempty"`
 	Recover      *RecoverShard     `json:"recover_shard,omitempty"`
+	RebuildTable *RebuildTable     `json:"rebuild_table,omitempty"`
+	Settle       *SettleMembers    `json:"settle_members,omitempty"`
 }
 
 // fields are the changes that a command can hold, by their kinds.
@@ -94,6 +100,8 @@ func (c Command) fields() map[Kind]change {
 	put(KindSetSettings, c.SetSettings != nil, c.SetSettings)
 	put(KindDrainNode, c.DrainNode != nil, c.DrainNode)
 	put(KindRecover, c.Recover != nil, c.Recover)
+	put(KindRebuildTable, c.RebuildTable != nil, c.RebuildTable)
+	put(KindSettle, c.Settle != nil, c.Settle)
 	return set
 }
 
@@ -219,6 +227,8 @@ func (c Command) level() uint8 {
 	switch {
 	case c.Recover != nil:
 		return recoveryLevel
+	case c.RebuildTable != nil, c.Settle != nil:
+		return lossLevel
 	case c.Start != nil && c.Start.Kind == AddMember && c.Start.Reason != "":
 		return countLevel
 	case c.DrainNode != nil, c.Cancel != nil && c.Cancel.R != 0,
@@ -246,6 +256,8 @@ func (c Command) check() error {
 		level, shards = c.Init.Level, c.Init.ShardLevel
 	case c.SetLevel != nil:
 		level, shards = c.SetLevel.Level, c.SetLevel.ShardLevel
+	case c.RebuildTable != nil && c.RebuildTable.Table != nil:
+		level, shards = c.RebuildTable.Table.Level, c.RebuildTable.Table.ShardLevel
 	}
 	if level > MaxLevel || shards > fsm.MaxLevel {
 		return fmt.Errorf("%w: feature levels %d and %d, this build knows %d and %d", errCommand, level, shards, MaxLevel, fsm.MaxLevel)

@@ -68,6 +68,8 @@ func (t *Table) missing(v outlook, leaving []relocation) []relocation {
 		switch {
 		case runs:
 			r.waits = fmt.Sprintf("operation %d runs on shard %d", o.ID, sh.ID)
+		case t.unsettled(sh.ID):
+			r.waits = unsettledWaits
 		case tooMany:
 			r.waits = "too many nodes look gone"
 		case more:

@@ -21,6 +21,8 @@
 //   - What a shard held is given up on an operator's word, or, where shards are in memory alone, once it is certain that nobody can ever lead it
 //     again (mayLead, with the argument); then nothing of the former generation can be taken for the present one (RecoverShard, with what
 //     a death leaves and what can be seen).
+//   - A directory that is lost begins anew on an operator's word, in a lineage of versions above all before; no shard loses anything by it, and no replica
+//     is destroyed for being unknown to it (RebuildDirectory, with what a death leaves and what a former directory that is alive can do).
 //
 // # Parts
 //
@@ -42,6 +44,7 @@
 //
 //   - A table may be read before later ones reach this node. Whoever acts on it is fenced: a shard
 //     checks ownership when it applies, and a grant or limit applies only if newer.
+//   - Of two directories that were rebuilt on nodes that did not hear each other the one with the lower versions is given up once they do, with what it changed.
 //   - The first table needs all initial nodes to be up at once; nothing after it does.
 //   - A node's address may change; its id and incarnation can't. Where neither the table (a copy of
 //     which each node keeps), nor the node's own pings, nor the flags it was started with lead to it,

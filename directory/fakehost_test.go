@@ -424,6 +424,9 @@ func (h *fakeHost) Replicas() []shard.ReplicaID {
 	return ids
 }
 
+// Holdings implements host: a fake has nothing that a directory could be rebuilt from.
+func (h *fakeHost) Holdings() []shard.Holding { return nil }
+
 // Destroy implements host.
 func (h *fakeHost) Destroy(id shard.ID, r uint64) error {
 	h.rig.mu.Lock()

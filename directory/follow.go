@@ -53,15 +53,7 @@ func (s *Service) follow(t *Table) {
 
 // source returns a node to ask for the table, "" when none is up.
 func (s *Service) source(t *Table) string {
-	known := make(map[string]bool)
-	for id := range s.cfg.Initial {
-		known[id] = true
-	}
-	for id := range t.Nodes {
-		known[id] = true
-	}
-	delete(known, s.self.ID)
-	return s.anyUp(slices.Collect(maps.Keys(known)))
+	return s.anyUp(s.known(t))
 }
 
 // anyUp returns one of nodes that is up, another one each second; "" when none is.
@@ -103,18 +95,23 @@ func (s *Service) fetch(ctx context.Context, node string, since uint64, wait tim
 // catchUpPatience is how long a node that starts waits for the others to tell it newer tables than its own.
 const catchUpPatience = time.Second
 
-// catchUp asks all other nodes of the table that this node starts with for a newer one, before any replica of a data shard is opened: a replica may be of a
-// generation that has ended meanwhile, and with others like it would serve what was given up. Who does not answer within a second is
-// not waited for: data flows without the directory (R19), and without nodes that are gone.
-func (s *Service) catchUp() {
+// catchUp asks all other nodes that are known for a table newer than the one that this node starts with, before any replica is opened: one of a data shard may
+// be of a generation that has ended meanwhile, one of the directory of a directory that was rebuilt, and with others like it would serve what was given up, or
+// change what is not its own any more. Who does not answer within a second is not waited for: data flows without the directory (R19), and without
+// nodes that are gone.
+func (s *Service) catchUp(ctx context.Context) {
 	if len(s.host.Replicas()) == 0 {
 		return
 	}
 	t := s.Table()
-	ctx, cancel := context.WithTimeout(s.ctx, catchUpPatience)
+	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
 	defer cancel()
 	var asked sync.WaitGroup
-	for _, id := range t.NodeIDs() {
+	ids := t.NodeIDs()
+	if !t.Founded() {
+		ids = s.known(t)
+	}
+	for _, id := range ids {
 		if id == s.self.ID {
 			continue
 		}
@@ -124,6 +121,23 @@ func (s *Service) catchUp() {
 		})
 	}
 	asked.Wait()
+}
+
+// known returns all other nodes that this one knows by a table, its flags or the founding.
+func (s *Service) known(t *Table) []string {
+	known := maps.Clone(t.Nodes)
+	if known == nil {
+		known = map[string]Node{}
+	}
+	for id := range s.cfg.Initial {
+		known[id] = Node{}
+	}
+	_, founders, _ := s.cfg.Identity.Formed()
+	for _, f := range founders {
+		known[f.Node] = Node{}
+	}
+	delete(known, s.self.ID)
+	return slices.Sorted(maps.Keys(known))
 }
 
 // handleTable answers with this node's table, or with nothing when it has none that is newer.

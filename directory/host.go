@@ -29,6 +29,8 @@ type host interface {
 	Do(ctx context.Context, node string, req shard.Request) (shard.Response, error)
 	// Replicas names the replicas that were created here, or begun, and not destroyed.
 	Replicas() []shard.ReplicaID
+	// Holdings tells what there is of them.
+	Holdings() []shard.Holding
 	// Destroy ends a replica of this node for good.
 	Destroy(id shard.ID, r uint64) error
 	// Configuration returns that of a shard which this node leads, confirmed by a quorum after the call

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // A node keeps a copy of the newest table on its disk, so that it finds the others again after a
@@ -42,19 +43,47 @@ func (s *Service) keep(t *Table) {
 	if s.cfg.TableFile == "" || t.Version <= s.kept.Load() {
 		return
 	}
-	s.duties.try("keep the table", func(context.Context) error {
-		var data bytes.Buffer
-		if _, err := (tableSnapshot{t}).WriteTo(&data); err != nil {
-			return err
-		}
-		temporary := s.cfg.TableFile + ".new"
-		if err := os.WriteFile(temporary, data.Bytes(), 0o600); err != nil {
-			return err
-		}
-		if err := os.Rename(temporary, s.cfg.TableFile); err != nil {
-			return err
-		}
-		s.kept.Store(t.Version)
+	s.duties.try("keep the table", func(context.Context) error { return s.keepNow(t, false) })
+}
+
+// keepNow writes the copy, unless a newer one is there. synced: it outlives a loss of power from then on.
+func (s *Service) keepNow(t *Table, synced bool) error {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	if s.cfg.TableFile == "" || t.Version < s.kept.Load() || t.Version == s.kept.Load() && !synced {
 		return nil
-	})
+	}
+	var data bytes.Buffer
+	if _, err := (tableSnapshot{t}).WriteTo(&data); err != nil {
+		return err
+	}
+	temporary := s.cfg.TableFile + ".new"
+	if err := os.WriteFile(temporary, data.Bytes(), 0o600); err != nil {
+		return err
+	}
+	if synced {
+		if err := syncPath(temporary); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(temporary, s.cfg.TableFile); err != nil {
+		return err
+	}
+	if synced {
+		if err := syncPath(filepath.Dir(s.cfg.TableFile)); err != nil {
+			return err
+		}
+	}
+	s.kept.Store(t.Version)
+	return nil
+}
+
+// syncPath syncs a file or a folder.
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }

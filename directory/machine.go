@@ -187,6 +187,8 @@ func (c Command) describe() string {
 		return fmt.Sprintf("%s %s %v", kind, c.DrainNode.ID, c.DrainNode.Drain)
 	case c.Recover != nil:
 		return fmt.Sprintf("%s %d: generation %d ends, nodes %s", kind, c.Recover.Shard, c.Recover.Generation, strings.Join(c.Recover.Nodes, ","))
+	case c.Settle != nil:
+		return fmt.Sprintf("%s %d", kind, c.Settle.Shard)
 	case c.Start != nil:
 		return fmt.Sprintf("%s %s: shard %d, node %s", kind, c.Start.Kind, c.Start.Shard, c.Start.Node)
 	case c.Advance != nil:

@@ -266,8 +266,12 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"init","init":{"cluster":"c","level":1,"settings":{"initial-shards":1,"replicas":1,"cache-memory":"60%"},"nodes":null,` +
 			`"shards":[{"id":1,"start":0,"end":2,"epoch":1,"generation":1,"version_bits":1,"limit":9,"limit_version":1,"members":[{"node":"a","r":1,"role":"voter"}],"bootstrap":[{"node":"b","r":1,"role":"voter"}]}],"directory":[{"node":"a","r":0,"role":"voter"}]}}`: {
 			Init: &Init{"c", 1, 0, Settings{InitialShards: 1, Replicas: 1, CacheMemory: "60%"}, nil,
-				[]Shard{{1, 0, 2, 1, 1, 1, 9, 1, []Member{{"a", 1, RoleVoter}}, []Member{{"b", 1, RoleVoter}}, 0}}, []Member{{"a", 0, RoleVoter}}}},
-		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5}}}`:                                               {AddNode: &AddNode{Node: Node{"a", "i", "r", "h", "", 5}}},
+				[]Shard{{1, 0, 2, 1, 1, 1, 9, 1, []Member{{"a", 1, RoleVoter}}, []Member{{"b", 1, RoleVoter}}, 0, false}}, []Member{{"a", 0, RoleVoter}}}},
+		`{"v":1,"kind":"add-node","add_node":{"node":{"id":"a","incarnation":"i","raft":"r","http":"h","capacity":5}}}`: {AddNode: &AddNode{Node: Node{"a", "i", "r", "h", "", 5}}},
+		`{"v":1,"kind":"settle-members","settle_members":{"shard":3,"generation":1,"voters":[{"node":"a","r":1,"role":"voter"}],"has":{"start":0,"end":9,"epoch":4,"generation":2,"version_bits":5},"leader":"a"}}`: {
+			Settle: &SettleMembers{3, 1, []Member{{"a", 1, RoleVoter}}, HeldGrant{0, 9, 4, 2, 5}, "a"}},
+		`{"v":1,"kind":"rebuild-table","rebuild_table":{"table":{"cluster":"","version":7,"rebuilt":7,"level":4,"settings":{"initial-shards":0,"replicas":0,"cache-memory":""},"nodes":null,"shards":null,"directory":null,"next_shard":0,"version_grant":0}}}`: {
+			RebuildTable: &RebuildTable{&Table{Version: 7, Rebuilt: 7, Level: 4}}},
 		`{"v":1,"kind":"remove-node","remove_node":{"id":"a"}}`:                                                                                                       {RemoveNode: &RemoveNode{"a"}},
 		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7}}`:                                                      {Start: &StartOperation{Kind: AddMember, Shard: 3, Node: "d", Conf: 7}},
 		`{"v":1,"kind":"advance-operation","advance_operation":{"id":2,"from":"adding","from_conf":7,"state":"running","phase":"catching-up","conf":8,"detail":"x"}}`: {Advance: &AdvanceOperation{2, PhaseAdding, 7, OperationRunning, PhaseCatchingUp, 8, "x", ""}},

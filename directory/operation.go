@@ -70,6 +70,8 @@ const (
 	ReplaceMember OperationKind = "replace-member"
 	// RecoverGeneration is what a RecoverShard leaves: it never runs. Needs feature level 4.
 	RecoverGeneration OperationKind = "recover-shard"
+	// RebuildDirectory is what a RebuildTable leaves: it never runs. Needs feature level 4.
+	RebuildDirectory OperationKind = "rebuild-directory"
 )
 
 // OperationState says how far an operation is.
@@ -254,6 +256,9 @@ func (c *StartOperation) apply(t *Table) (*Table, string) {
 	}
 	if o, runs := t.runningOn(c.Shard); runs && !bugTwoChanges.on() {
 		return nil, fmt.Sprintf("operation %d runs on shard %d: one at a time", o.ID, c.Shard)
+	}
+	if t.unsettled(c.Shard) {
+		return nil, fmt.Sprintf("shard %d is not settled since the directory was rebuilt: its leader has not told its members yet", c.Shard)
 	}
 	next := t.clone()
 	next.Version++

@@ -148,6 +148,8 @@ func (t *Table) relocations(v outlook) []relocation {
 					continue // it goes already
 				case runs:
 					r.waits = fmt.Sprintf("operation %d runs on shard %d", o.ID, sh.ID)
+				case t.unsettled(sh.ID):
+					r.waits = unsettledWaits
 				case moving[sh.ID]:
 					r.waits = fmt.Sprintf("another replica of shard %d moves first", sh.ID)
 				case t.hasMore(sh):

@@ -21,8 +21,9 @@ type realRig struct {
 	hosts    map[string]*shard.Host
 	services map[string]*Service
 
-	configure func(*Config) // changes the configuration of nodes that are started from now on
-	balanced  bool          // they balance leaders and numbers of members
+	configure func(*Config)   // changes the configuration of nodes that are started from now on
+	balanced  bool            // they balance leaders and numbers of members
+	wrap      func(host) host // likewise what their services see of their hosts
 }
 
 func newRealRig(t *testing.T, names ...string) *realRig {
@@ -52,7 +53,11 @@ func (r *realRig) startAs(name string, join bool) {
 	if r.configure != nil {
 		r.configure(&cfg)
 	}
-	s, err := New(cfg)
+	var seen host = realHost{h}
+	if r.wrap != nil {
+		seen = r.wrap(seen)
+	}
+	s, err := newService(cfg, seen)
 	if err != nil {
 		r.t.Fatal(err)
 	}

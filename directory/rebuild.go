@@ -28,6 +28,9 @@ func (s *Service) rebuild(t *Table) {
 		return
 	}
 	for _, sh := range slices.Concat([]Shard{{ID: shard.Directory, Members: t.Directory}}, t.Shards) {
+		if sh.Unsettled {
+			continue
+		}
 		for _, m := range sh.Members {
 			r, ok := s.soft.replica(m.Node, sh.ID)
 			if !ok {

@@ -139,5 +139,8 @@ func (s *Service) handleStep(ctx context.Context, _ string, payload []byte) ([]b
 	if err := json.Unmarshal(payload, &step); err != nil {
 		return nil, fmt.Errorf("step: %w", err)
 	}
+	if began := s.Table().Rebuilt; step.Table != 0 && step.Table < began {
+		return nil, fmt.Errorf("%w: it was planned by table version %d, before the directory was rebuilt at %d", shard.ErrConfChanged, step.Table, began)
+	}
 	return nil, s.host.Step(ctx, step)
 }

@@ -94,7 +94,7 @@ func (c *RecoverShard) apply(t *Table) (*Table, string) {
 		}
 		sh.Members = append(sh.Members, Member{Node: node, R: next.Version, Role: RoleVoter})
 	}
-	sh.Bootstrap, sh.Kept = slices.Clone(sh.Members), c.Keep
+	sh.Bootstrap, sh.Kept, sh.Unsettled = slices.Clone(sh.Members), c.Keep, false
 	if err := next.validateShard(*sh); err != nil {
 		return nil, err.Error()
 	}

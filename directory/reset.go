@@ -44,6 +44,9 @@ func (s *Service) reset(t *Table) {
 		return
 	}
 	for _, sh := range t.Shards {
+		if sh.Unsettled { // others than those that are listed may have it
+			continue
+		}
 		leader, _ := s.soft.leader(sh.ID)
 		lost := slices.ContainsFunc(sh.Members, func(m Member) bool {
 			r, ok := s.soft.replica(m.Node, sh.ID)

@@ -122,7 +122,10 @@ type Service struct {
 	duties *duties
 	loop   sync.WaitGroup
 
-	kept atomic.Uint64 // version of the copy of the table on disk
+	kept    atomic.Uint64 // version of the copy of the table on disk
+	keeping sync.Mutex    // held over the write of the copy
+
+	rebuilding sync.Mutex // held while the directory is rebuilt here
 
 	mu      sync.Mutex // guards former, missing, group, groupID, opened, closed
 	closed  bool
@@ -215,6 +218,7 @@ func newService(cfg Config, h host) (*Service, error) {
 	h.Handle(methodDiverged, s.handleDiverged)
 	h.Handle(methodFate, s.handleFate)
 	h.Handle(methodRecover, s.handleRecover)
+	h.Handle(methodSurvey, s.handleSurvey)
 	h.Gossip(s.soft.report, s.soft.receive)
 	return s, nil
 }
@@ -233,11 +237,12 @@ func (s *Service) Start(ctx context.Context) error {
 	}
 	s.recall()
 	s.setPeers(s.latest.Table())
+	s.catchUp(ctx)
 	spec, member, err := s.directorySpec()
 	if err != nil {
 		return err
 	}
-	if member {
+	if member && !s.left(spec.R) {
 		// One whose data is lost is left out, and made anew by those that have theirs.
 		if err := s.openDirectory(spec); err != nil && !errors.Is(err, shard.ErrDataLost) {
 			return err
@@ -292,6 +297,14 @@ func (s *Service) directorySpec() (spec shard.Spec, member bool, err error) {
 	return spec, member, nil
 }
 
+// left reports whether the table says that this node's replica r of the directory is no member any more: since it was removed, or the directory was
+// rebuilt without it. With others like it, it would go on as if it were one.
+func (s *Service) left(r uint64) bool {
+	t := s.Table()
+	own, member := t.member(shard.Directory, s.self.ID)
+	return t.Founded() && r <= t.Version && !(member && own.R == r)
+}
+
 // openDirectory opens a replica of the directory. One that was here and was destroyed is none.
 func (s *Service) openDirectory(spec shard.Spec) error {
 	g, err := s.host.OpenGroup(spec, func() shard.StateMachine { return NewMachine(s.latest.Publish) })
@@ -321,7 +334,6 @@ func (s *Service) leaveDirectory(id shard.ReplicaID) {
 
 // run is the loop.
 func (s *Service) run() {
-	s.catchUp()
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
@@ -396,6 +408,7 @@ func (s *Service) lead(t *Table) {
 	}
 	s.rebuild(t)
 	s.reset(t)
+	s.settle(t)
 	v := s.outlook(t)
 	calm := s.calm(v)
 	s.place(t, v, calm)
@@ -473,18 +486,11 @@ func (s *Service) retire(t *Table) {
 		if m, member := t.member(id.Shard, s.self.ID); id.R > t.Version || member && m.R == id.R || s.keeps(t, id) {
 			continue
 		}
-		s.duties.try(fmt.Sprintf("destroy replica %s", id), func(context.Context) error {
-			s.mu.Lock()
-			delete(s.opened, id)
-			s.mu.Unlock()
-			s.leaveDirectory(id)
-			err := s.host.Destroy(id.Shard, id.R)
-			s.leaveDirectory(id) // it may have been opened just before
-			if began := t.began(id.Shard); err == nil && id.R < began {
-				s.log.Warn("a replica of a former generation is destroyed, as its shard was recovered", "shard", id.Shard, "replica", id.String(), "epoch", began)
-			}
-			return err
-		})
+		if t.doubtful(id) {
+			s.duties.try(fmt.Sprintf("leave replica %s", id), func(ctx context.Context) error { return s.leave(ctx, id) })
+			continue
+		}
+		s.duties.try(fmt.Sprintf("destroy replica %s", id), func(context.Context) error { return s.destroy(t, id) })
 	}
 }
 
@@ -500,6 +506,23 @@ func (s *Service) keeps(t *Table, id shard.ReplicaID) bool {
 	return !tried || err != nil
 }
 
+// destroy destroys a replica of this node that a table does not list.
+func (s *Service) destroy(t *Table, id shard.ReplicaID) error {
+	s.mu.Lock()
+	delete(s.opened, id)
+	s.mu.Unlock()
+	s.leaveDirectory(id)
+	err := s.host.Destroy(id.Shard, id.R)
+	s.leaveDirectory(id) // it may have been opened just before
+	if began := t.began(id.Shard); err == nil && id.R < began {
+		s.log.Warn("a replica of a former generation is destroyed, as its shard was recovered", "shard", id.Shard, "replica", id.String(), "epoch", began)
+	}
+	if err == nil && id.Shard == shard.Directory && id.R < t.Rebuilt {
+		s.log.Warn("a replica of the directory that was lost is destroyed, as the directory was rebuilt", "replica", id.String(), "version", t.Rebuilt)
+	}
+	return err
+}
+
 // knows reports whether a table knows this node by this data folder.
 func (s *Service) knows(t *Table) bool {
 	n, ok := t.Nodes[s.self.ID]
@@ -513,9 +536,23 @@ func (s *Service) unopened(t *Table) []shard.Spec {
 	if !s.knows(t) {
 		return nil
 	}
+	doubtful := map[shard.ID]shard.ReplicaID{}
+	if t.Rebuilt > 0 {
+		for _, id := range s.host.Replicas() {
+			if m, member := t.member(id.Shard, s.self.ID); t.doubtful(id) && !(member && m.R == id.R) {
+				doubtful[id.Shard] = id
+			}
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var specs []shard.Spec
+	for _, sh := range t.Shards {
+		id, there := doubtful[sh.ID]
+		if err, tried := s.opened[id]; there && !(tried && err == nil) { // its shard may need it
+			specs = append(specs, shard.Spec{Shard: id.Shard, R: id.R, Volatile: t.Settings.MemoryOnly})
+		}
+	}
 	if own, member := t.member(shard.Directory, s.self.ID); member && s.group == nil {
 		specs = append(specs, shard.Spec{Shard: shard.Directory, R: own.R})
 	}

@@ -106,6 +106,9 @@ func (t *Table) unrest(v outlook) string {
 		}
 	}
 	for _, sh := range t.groups() {
+		if sh.Unsettled {
+			return unsettledWaits
+		}
 		if down := down(sh.Members, v); down != "" {
 			return fmt.Sprintf("node %s is down", down)
 		}

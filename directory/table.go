@@ -19,6 +19,9 @@ type Table struct {
 	Cluster string `json:"cluster"`
 	// Version grows by one with each change.
 	Version uint64 `json:"version"`
+	// Rebuilt is the version that this lineage of tables began with, where the directory was lost and rebuilt (RebuildDirectory); 0: with its founding.
+	// Needs level 4.
+	Rebuilt uint64 `json:"rebuilt,omitempty"`
 	// Level is the feature level of the directory's own commands (R1).
 	Level uint8 `json:"level"`
 	// ShardLevel is the feature level that the state machines of shards are raised to: all nodes know
@@ -74,6 +77,9 @@ type Shard struct {
 	Bootstrap []Member `json:"bootstrap"`
 	// Kept is the r of the former generation's replica whose state this one began with, on the node of its only founding member; 0: it began empty.
 	Kept uint64 `json:"kept,omitempty"`
+	// Unsettled: Members are a guess since the directory was rebuilt, until the shard's leader has told its own (SettleMembers). Until then nothing is
+	// changed or concluded by them.
+	Unsettled bool `json:"unsettled,omitempty"`
 }
 
 // Member is one replica of a shard.
@@ -181,12 +187,13 @@ func (t *Table) clone() *Table {
 //  9. A shard's bootstrap has voters only, on distinct nodes, which may be gone.
 //  10. The ids of operations rise and are at most NextOperation; at most one runs on a shard, and what
 //     it is about is there, both members of a replacement.
+//  11. Rebuilt is at most Version. Without it no shard is unsettled, and below level 4 there is none.
 //
 // The machine refuses an init whose table fails, so these checks are part of the meaning of logged
 // commands: another set of them needs a higher feature level (R1).
 func (t *Table) Validate() error {
 	if !t.Founded() {
-		if t.Cluster != "" || t.Level != 0 || t.ShardLevel != 0 || t.Settings != (Settings{}) || t.SettingsVersion != 0 || len(t.Nodes) != 0 ||
+		if t.Cluster != "" || t.Level != 0 || t.ShardLevel != 0 || t.Settings != (Settings{}) || t.SettingsVersion != 0 || t.Rebuilt != 0 || len(t.Nodes) != 0 ||
 			len(t.Draining) != 0 || len(t.Shards) != 0 || len(t.Directory) != 0 || len(t.Operations) != 0 || t.NextOperation != 0 || t.NextShard != 0 || t.VersionGrant != 0 {
 			return errors.New("a table of version 0 has content")
 		}
@@ -197,6 +204,9 @@ func (t *Table) Validate() error {
 	}
 	if err := t.validateLevels(); err != nil {
 		return err
+	}
+	if t.Rebuilt > t.Version || t.Rebuilt > 0 && t.Level < lossLevel {
+		return fmt.Errorf("rebuilt at version %d, at table version %d and feature level %d", t.Rebuilt, t.Version, t.Level)
 	}
 	if err := t.validateSettings(); err != nil {
 		return err
@@ -229,6 +239,9 @@ func (t *Table) Validate() error {
 			return fmt.Errorf("version bits %d of shard %d were never granted or are shard %d's", s.VersionBits, s.ID, other)
 		}
 		grants[s.VersionBits] = s.ID
+		if s.Unsettled && t.Rebuilt == 0 {
+			return fmt.Errorf("shard %d is unsettled in a table that was not rebuilt", s.ID)
+		}
 		if err := t.validateShard(s); err != nil {
 			return fmt.Errorf("shard %d: %w", s.ID, err)
 		}

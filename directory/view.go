@@ -31,6 +31,8 @@ type ShardView struct {
 	Conf    string       `json:"conf"`   // "<generation>-<index of the committed configuration>"
 	Leader  string       `json:"leader"` // "" when nobody is known to lead
 	Members []MemberView `json:"members"`
+	// Unsettled: the directory was rebuilt, and the shard's leader has not told its members yet; these are a guess.
+	Unsettled bool `json:"unsettled,omitempty"`
 }
 
 // MemberView is a member in a ShardView.
@@ -202,7 +204,7 @@ func (s *Service) Node(id string) (NodeView, bool) {
 }
 
 func (s *Service) shardView(sh Shard) ShardView {
-	v := ShardView{ID: sh.ID, Start: sh.Start, End: sh.End, Epoch: sh.Epoch, Members: make([]MemberView, len(sh.Members))}
+	v := ShardView{ID: sh.ID, Start: sh.Start, End: sh.End, Epoch: sh.Epoch, Members: make([]MemberView, len(sh.Members)), Unsettled: sh.Unsettled}
 	v.Leader, _ = s.soft.leader(sh.ID)
 	nodes := make([]string, len(sh.Members))
 	for i, m := range sh.Members {

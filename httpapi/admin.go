@@ -27,6 +27,8 @@ type Admin interface {
 	TransferLeader(ctx context.Context, id shard.ID, node string) error
 	// RecoverShard begins the next generation of a shard, or says what that would do.
 	RecoverShard(ctx context.Context, r directory.Recovery) (directory.RecoveryView, error)
+	// RebuildDirectory begins the directory anew on this node, or says what that would do.
+	RebuildDirectory(ctx context.Context, r directory.Rebuild) (directory.RebuildView, error)
 	// Operations returns those that the table keeps, newest first.
 	Operations() []directory.OperationView
 	// Operation returns one of them; false for a number that there is not.

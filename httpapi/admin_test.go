@@ -80,6 +80,12 @@ func (a *fakeAdmin) RecoverShard(ctx context.Context, r directory.Recovery) (dir
 	}}, a.note(ctx, "recover %+v", r)
 }
 
+func (a *fakeAdmin) RebuildDirectory(ctx context.Context, r directory.Rebuild) (directory.RebuildView, error) {
+	return directory.RebuildView{Node: "a", Version: 7, Done: r.Unsafe, Operations: []uint64{4},
+		Nodes:  []directory.RebuildNode{{Node: "b", Directory: "0/b/0"}},
+		Shards: []directory.RebuildShard{{ID: 3, Generation: 1, Leader: "a", Running: 2}}}, a.note(ctx, "rebuild %+v", r)
+}
+
 func (a *fakeAdmin) Operations() []directory.OperationView {
 	return []directory.OperationView{operation}
 }
@@ -128,6 +134,7 @@ var adminChanges = []string{
 	"PUT /v1/shards/3/members/b?force=true", "DELETE /v1/shards/3/members/b?force=true",
 	`PUT /v1/shards/3/leader {"node":"b"}`, `PATCH /v1/settings {"default-ttl":null}`, "DELETE /v1/operations/5", "DELETE /v1/nodes/b",
 	`POST /v1/shards/3/recover {"unsafe":true,"generation":1}`, "POST /v1/nodes/b/drain", "POST /v1/nodes/b/undrain",
+	`POST /v1/directory/rebuild {"unsafe":true,"version":7}`,
 }
 
 // cutRequest cuts "METHOD target body"; the body may be missing.
@@ -248,6 +255,38 @@ func TestRecoverShard(t *testing.T) {
 	f := newFixture(t)
 	if w := f.request(t, "POST", "/v1/shards/3/recover", `{"unsafe":true}`, "Content-Type", "application/json"); w.Code != 428 || len(f.admin.called()) > 0 {
 		t.Errorf("without a generation: got %d, %q", w.Code, f.admin.called())
+	}
+}
+
+// The directory is rebuilt on the word unsafe, from a named version, and the answer is a plan without; the body is taken in one form only.
+func TestRebuildDirectory(t *testing.T) {
+	for body, want := range map[string]string{
+		`{}`: "rebuild {Unsafe:false Version:0 Force:false}",
+		` {"version":7,"force":true,"unsafe":true}`: "rebuild {Unsafe:true Version:7 Force:true}",
+	} {
+		f := newFixture(t)
+		w := f.request(t, "POST", "/v1/directory/rebuild", body, "Content-Type", "application/json")
+		status := 200
+		if strings.Contains(want, "Unsafe:true") {
+			status = 202
+			if got := w.Header().Get("Location"); got != "/v1/shards/0" {
+				t.Errorf("%s: Location %q", body, got)
+			}
+		}
+		if calls := f.admin.called(); w.Code != status || len(calls) != 1 || calls[0] != want {
+			t.Errorf("%s: got %d, %q, want %d, %q", body, w.Code, calls, status, want)
+		}
+	}
+	for _, body := range []string{``, `[]`, `{"unsafe":"true"}`, `{"generation":1}`, `{"version":true}`, `{"version":1.0}`, `{"version":1,"version":1}`, `{"Unsafe":true}`, `{}{}`} {
+		f := newFixture(t)
+		w := f.request(t, "POST", "/v1/directory/rebuild", body, "Content-Type", "application/json")
+		if w.Code != 400 || len(f.admin.called()) > 0 {
+			t.Errorf("%s: got %d, %q", body, w.Code, f.admin.called())
+		}
+	}
+	f := newFixture(t)
+	if w := f.request(t, "POST", "/v1/directory/rebuild", `{"unsafe":true}`, "Content-Type", "application/json"); w.Code != 428 || len(f.admin.called()) > 0 {
+		t.Errorf("without a version: got %d, %q", w.Code, f.admin.called())
 	}
 }
 

@@ -34,6 +34,7 @@ func (s *server) routes() []route {
 
 		{path: locatePrefix, under: true, methods: get(s.locate)},
 		{path: "/v1/directory", methods: get(s.showTable)},
+		{path: "/v1/directory/rebuild", methods: map[string]handler{http.MethodPost: s.rebuildDirectory}},
 		{path: "/v1/shards", methods: get(s.showShards)},
 		{path: "/v1/shards/{id}", methods: get(s.showShard)},
 		{path: "/v1/shards/{id}/events", methods: get(unbuilt("A shard's feed of changes"))},

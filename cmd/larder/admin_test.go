@@ -104,6 +104,25 @@ func (f *fakeCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		default:
 			send(202, plan)
 		}
+	case "POST /v1/directory/rebuild":
+		var request directory.Rebuild
+		if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+			problem(400, "bad-body", err.Error())(w, r)
+			return
+		}
+		plan := directory.RebuildView{Node: "a\x1b", Version: 9, Against: "2 of 3 voters", Done: request.Unsafe, Operations: []uint64{4},
+			Nodes:  []directory.RebuildNode{{Node: "a", Answers: true, Version: 9}, {Node: "b", Directory: "0/b/0"}},
+			Shards: []directory.RebuildShard{{ID: 3, Generation: 1, Leader: "a", Running: 2}}}
+		switch {
+		case !request.Unsafe:
+			send(200, plan)
+		case request.Version != 9:
+			problem(409, "conflict", "another version")(w, r)
+		case !request.Force:
+			problem(409, "conflict", plan.Against)(w, r)
+		default:
+			send(202, plan)
+		}
 	case "PUT /v1/shards/3/leader", "DELETE /v1/nodes/d":
 		w.WriteHeader(204)
 	case "PUT /v1/shards/3/members/d", "DELETE /v1/shards/3/members/d", "DELETE /v1/operations/5":
@@ -157,6 +176,14 @@ func TestAdminExitCodes(t *testing.T) {
 		{[]string{"shard", "recover", "3", "--force"}, "", nil, 2, "--unsafe"},
 		{[]string{"shard", "recover", "9", "--unsafe"}, "POST /v1/shards/9/recover", problem(404, "unknown-shard", "no"), 3, "larder shard list"},
 		{[]string{"shard", "recover", "3", "--unsafe"}, "POST /v1/shards/3/recover", problem(504, "outcome-unknown", "unknown"), 6, "larder shard show 3"},
+		{[]string{"directory", "rebuild"}, "", nil, 0, "1 of 2 nodes answer"},
+		{[]string{"directory", "rebuild"}, "", nil, 0, "operation 4 fails\nrefused without --force: 2 of 3 voters"},
+		{[]string{"directory", "rebuild", "-o", "json"}, "", nil, 0, `"done":false`},
+		{[]string{"directory", "rebuild", "--unsafe"}, "", nil, 1, "2 of 3 voters"},
+		{[]string{"directory", "rebuild", "--unsafe", "--force"}, "", nil, 0, ""},
+		{[]string{"directory", "rebuild", "--unsafe", "--force", "-o", "json"}, "", nil, 0, `"done":true`},
+		{[]string{"directory", "rebuild", "--force"}, "", nil, 2, "--unsafe"},
+		{[]string{"directory", "rebuild", "--unsafe"}, "POST /v1/directory/rebuild", problem(504, "outcome-unknown", "unknown"), 6, "larder directory rebuild"},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "", nil, 0, ""},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(409, "conflict", "no"), 1, "larder status"},
 		{[]string{"shard", "transfer-leader", "3", "b"}, "PUT /v1/shards/3/leader", problem(503, "no-leader", "no"), 5, "try again"},
@@ -379,6 +406,11 @@ func TestStatusOfLeaderless(t *testing.T) {
 			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: start again a; where that is gone for good, \"larder shard recover 1\" says what would be given up"},
 		{"data lost", func(s *clusterStatus) { s.Shards[0].Members[0].Diverged, s.Shards[0].Members[1].Diverged = true, true },
 			"shard 1 has no leader: 1 of its 3 voters serve, 2 are needed: no election can help, and nothing that is left may be thrown away: /readyz and the log of a and b say what became of the data there; where that is gone for good, \"larder shard recover 1\" says what would be given up"},
+		{"the directory lost", func(s *clusterStatus) {
+			s.Nodes[0].State, s.Nodes[1].State, s.Shards[0].ID = directory.NodeDown, directory.NodeDown, 0
+		}, "shard 0 has no leader: 1 of its 3 voters serve, 2 are needed: start again a or b; where that is gone for good, \"larder directory rebuild\" says what would be given up"},
+		{"unsettled", func(s *clusterStatus) { s.Shards[0].Leader, s.Shards[0].Unsettled = "a", true },
+			"shard 1: its members are not known for certain since the directory was rebuilt: its leader tells them by itself, once it has one"},
 	} {
 		s := clusterStatus{troubled: map[string]bool{}, Shards: make([]directory.ShardDetail, 1)}
 		s.Shards[0].ID = 1

@@ -150,7 +150,9 @@ func (s *clusterStatus) judge() {
 				f.Next = "no election can help, and nothing that is left may be thrown away: /readyz and the log of " +
 					strings.Join(stopped, " and ") + " say what became of the data there"
 			}
-			if sh.ID != shard.Directory {
+			if sh.ID == shard.Directory {
+				f.Next += "; where that is gone for good, \"larder directory rebuild\" says what would be given up"
+			} else {
 				f.Next += fmt.Sprintf("; where that is gone for good, \"larder shard recover %d\" says what would be given up", sh.ID)
 			}
 			leaderless = append(leaderless, f)
@@ -158,6 +160,9 @@ func (s *clusterStatus) judge() {
 			leaderless = append(leaderless, finding{fmt.Sprintf("shard %d has no leader", sh.ID), "an election takes a second: look again, then at the logs of " + members(sh)})
 		case sh.Commit > sh.Applied && sh.Commit-sh.Applied > maxStatusLag:
 			other = append(other, finding{fmt.Sprintf("shard %d: the replica on %s is %d entries behind", sh.ID, sh.Source, sh.Commit-sh.Applied), "look again; if it grows, that node is too slow"})
+		}
+		if sh.Unsettled {
+			other = append(other, finding{fmt.Sprintf("shard %d: its members are not known for certain since the directory was rebuilt", sh.ID), "its leader tells them by itself, once it has one"})
 		}
 		if len(leaderless)+len(other) > before || len(silent) > 0 {
 			s.troubled[fmt.Sprint(sh.ID)] = true
