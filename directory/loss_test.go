@@ -246,6 +246,13 @@ func TestRebuildDirectory(t *testing.T) {
 					t.Errorf("%v, want a refusal of a step of the former directory", err)
 				}
 				table := r.services["b"].Table()
+				tag := fmt.Sprintf("%d-", done.Became)
+				if d, _ := r.services["b"].ShardView(shard.Directory); !strings.HasPrefix(d.Conf, tag) {
+					t.Errorf("the directory is shown with configuration %q, want one of a life of its own", d.Conf)
+				}
+				if m, err := r.services["b"].Members(ctx, shard.Directory); err != nil || !strings.HasPrefix(m.Conf, tag) {
+					t.Errorf("%+v, %v, want a configuration of a life of its own", m, err)
+				}
 				if o, ok := table.Operation(before.NextOperation + operationMargin); !ok || o.Kind != RebuildDirectory || o.Node != at {
 					t.Errorf("%+v, want what tells of it", o)
 				}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/larder-cache/larder/shard"
 )
@@ -12,8 +13,9 @@ import (
 // Machine is the state machine of the directory's group: it turns logged commands into tables, and
 // publishes each of them. Apply, Snapshot and Restore are called on one goroutine.
 type Machine struct {
-	table   *Table
-	publish func(*Table)
+	table      *Table
+	publish    func(*Table)
+	generation atomic.Uint64 // of the table, for those who ask beside Apply
 }
 
 var _ shard.StateMachine = (*Machine)(nil)
@@ -33,11 +35,20 @@ func (m *Machine) Apply(index uint64, data []byte) any {
 	}
 	next, result := c.apply(m.table)
 	if next != nil {
-		m.table = next
-		m.publish(next)
+		m.hold(next)
 	}
 	return result
 }
+
+// hold replaces the table.
+func (m *Machine) hold(t *Table) {
+	m.table = t
+	m.generation.Store(t.generation(shard.Directory))
+	m.publish(t)
+}
+
+// Generation returns the generation of the directory's own group; it may be called from anywhere.
+func (m *Machine) Generation() uint64 { return m.generation.Load() }
 
 // apply returns the table after c, nil when c does not change it, and what became of c. It reads
 // nothing but its arguments.

@@ -69,8 +69,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	m.table = t
-	m.publish(t)
+	m.hold(t)
 	return nil
 }
 

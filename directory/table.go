@@ -149,6 +149,16 @@ func (t *Table) Shard(id shard.ID) (Shard, bool) {
 	return Shard{}, false
 }
 
+// generation returns the generation of a group: each is a life of its own, whose configurations and terms say nothing of another's. That of the directory is the
+// version with which its lineage began.
+func (t *Table) generation(id shard.ID) uint64 {
+	if id == shard.Directory {
+		return max(t.Rebuilt, 1)
+	}
+	s, _ := t.Shard(id)
+	return s.Generation
+}
+
 // NodeIDs returns the ids of all nodes, in order.
 func (t *Table) NodeIDs() []string { return slices.Sorted(maps.Keys(t.Nodes)) }
 

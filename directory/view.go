@@ -129,7 +129,13 @@ func (s *Service) ShardView(id shard.ID) (ShardDetail, bool) {
 		if _, _, formed := s.cfg.Identity.Formed(); !formed {
 			return ShardDetail{}, false
 		}
-		return s.detail(s.directoryView(), 0, live), true
+		v := s.directoryView()
+		if t := s.Table(); t.Founded() {
+			if m, _ := t.member(shard.Directory, s.self.ID); live[id].Replica != m.id(id).String() {
+				delete(live, id) // it is of another life of the group, or on its way out
+			}
+		}
+		return s.detail(v, 0, live), true
 	}
 	sh, ok := s.Table().Shard(id)
 	if !ok {
@@ -228,7 +234,7 @@ func (s *Service) directoryView() ShardView {
 			v.Members = append(v.Members, MemberView{Node: m.Node, Role: m.Role, Diverged: ok && r.diverged})
 			nodes[i] = m.Node
 		}
-		v.Conf = s.conf(shard.Directory, 1, nodes)
+		v.Conf = s.conf(shard.Directory, t.generation(shard.Directory), nodes)
 		return v
 	}
 	_, founders, _ := s.cfg.Identity.Formed()

@@ -65,15 +65,15 @@ func convergence(r *history.Run) Result {
 	return result
 }
 
-// Leaders checks that a term of a shard has one leader.
+// Leaders checks that a term of a generation of a shard has one leader.
 func Leaders(r *history.Run) (violations []Violation) {
-	type term struct{ shard, term uint64 }
+	type term struct{ shard, generation, term uint64 }
 	leaders := map[term]string{}
 	for _, s := range r.Samples {
 		if s.Role != "leader" {
 			continue
 		}
-		k := term{s.Shard, s.Term}
+		k := term{s.Shard, s.Generation, s.Term}
 		if first, ok := leaders[k]; ok && first != s.Node {
 			violations = append(violations, Violation{Check: "leaders", What: fmt.Sprintf("%s and %s both lead shard %d in term %d", first, s.Node, s.Shard, s.Term)})
 		}

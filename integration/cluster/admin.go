@@ -241,6 +241,26 @@ func (n *Node) Cancel(ctx context.Context, operation uint64) (Answer, error) {
 	return n.Ask(ctx, http.MethodDelete, fmt.Sprintf("/v1/operations/%d", operation), "")
 }
 
+// Rebuild begins the directory anew on n, as its plan says. An answer 200 is the plan, where something stands against it.
+func (n *Node) Rebuild(ctx context.Context) (Answer, error) {
+	const path = "/v1/directory/rebuild"
+	a, err := n.Ask(ctx, http.MethodPost, path, "{}", "Content-Type", "application/json")
+	if err != nil || a.Status != http.StatusOK {
+		return a, err
+	}
+	var plan struct {
+		Version uint64
+		Against string
+	}
+	if err := json.Unmarshal(a.Body, &plan); err != nil || plan.Version == 0 {
+		return a, fmt.Errorf("%w: a plan to rebuild the directory: %v: %s", ErrInterface, err, a)
+	}
+	if plan.Against != "" {
+		return a, nil
+	}
+	return n.Ask(ctx, http.MethodPost, path, fmt.Sprintf(`{"unsafe":true,"version":%d}`, plan.Version), "Content-Type", "application/json")
+}
+
 // Set changes a setting of the cluster; "" is its default.
 func (n *Node) Set(ctx context.Context, name, value string) (Answer, error) {
 	body := fmt.Sprintf("{%q:%q}", name, value)

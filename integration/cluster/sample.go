@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/larder-cache/larder/integration/history"
 )
@@ -21,15 +23,20 @@ func (n *Node) Samples(ctx context.Context) ([]history.Sample, error) {
 	var samples []history.Sample
 	for _, r := range append([]Replica{directory}, data...) {
 		i := slices.IndexFunc(r.Members, func(m struct{ Node, Role string }) bool { return m.Node == n.ID })
-		if i < 0 || r.ID != 0 && r.Source != n.ID {
+		if i < 0 || r.Source != n.ID {
 			continue // it hosts none, and tells of another's
 		}
 		role := r.Members[i].Role
 		if r.Leader == n.ID {
 			role = "leader"
 		}
+		text, _, _ := strings.Cut(r.Conf, "-")
+		generation, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%w: shard %d of %s has the configuration %q", ErrInterface, r.ID, n.ID, r.Conf)
+		}
 		samples = append(samples, history.Sample{
-			Node: n.ID, Shard: r.ID, Role: role, Term: r.Term, Leader: r.Leader, Applied: r.Applied, Commit: r.Commit,
+			Node: n.ID, Shard: r.ID, Role: role, Generation: generation, Term: r.Term, Leader: r.Leader, Applied: r.Applied, Commit: r.Commit,
 			Entries: r.Items, Bytes: r.Bytes, Evicted: r.Evictions,
 		})
 	}

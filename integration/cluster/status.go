@@ -65,6 +65,7 @@ func (n *Node) Directory(ctx context.Context) (Directory, error) {
 type Replica struct {
 	ID        uint64
 	Source    string // the node whose replica the numbers are of: the one asked, if it hosts one
+	Conf      string // generation-index of its configuration
 	Term      uint64
 	Commit    uint64
 	Applied   uint64

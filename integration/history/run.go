@@ -57,18 +57,20 @@ type Fault struct {
 
 // Sample is what a node said of its replica of a shard at a time.
 type Sample struct {
-	At       time.Duration
-	Node     string
-	Shard    uint64
-	Role     string
-	Term     uint64
-	Leader   string
-	Applied  uint64
-	Commit   uint64
-	Checksum string `json:",omitempty"` // of the state at Applied, "" if not asked for
-	Entries  uint64
-	Bytes    uint64
-	Evicted  uint64 // since the process started
+	At    time.Duration
+	Node  string
+	Shard uint64
+	Role  string
+	// Generation counts the lives of the group: terms of one say nothing of another. 0 in runs of before.
+	Generation uint64 `json:",omitempty"`
+	Term       uint64
+	Leader     string
+	Applied    uint64
+	Commit     uint64
+	Checksum   string `json:",omitempty"` // of the state at Applied, "" if not asked for
+	Entries    uint64
+	Bytes      uint64
+	Evicted    uint64 // since the process started
 }
 
 // Run is what a run recorded: all that its verdict rests on.

@@ -12,15 +12,23 @@ var directoryFaults = []Fault{
 	{
 		Name: "directory-loss", Class: Crash, Weight: 1, Needs: Spare | Settings, Alone: []Class{Members, Disk}, Hold: noTime,
 		About: "two of the directory's three members are killed or stand still: nothing changes any more, and shards go on as far as they have a majority",
-		Do:    loseDirectory, Undo: undoDirectory, Effect: ended,
+		Do: func(ctx context.Context, a *Act) error {
+			return a.loseDirectory(ctx, a.Size >= 0.5)
+		},
+		Undo: undoDirectory, Effect: ended,
+	},
+	{
+		Name: "directory-rebuild", Class: Crash, Weight: 1, Needs: Spare, Alone: []Class{Members, Disk, Network}, Hold: noTime,
+		About: "two of the directory's three members are killed, and it is rebuilt on another node; they start again later, with what they had, and fall in line",
+		Do:    rebuildDirectory, Undo: undoDirectory, Effect: func(context.Context, *Act) string { return "" }, // Do knows
 	},
 }
 
 // directoryMembers is how many the directory keeps for the fault, so that its majority is not that of all nodes.
 const directoryMembers = 3
 
-// loseDirectory takes the directory's quorum away, and sees that shards which have theirs go on.
-func loseDirectory(ctx context.Context, a *Act) error {
+// loseDirectory takes the directory's quorum away, by killing two of its members or by having them stand still, and sees that shards which have theirs go on.
+func (a *Act) loseDirectory(ctx context.Context, kill bool) error {
 	former := map[uint64][]string{}
 	for shard := range uint64(a.n.cfg.Knobs.Shards + 1) {
 		voters, err := a.votersOf(ctx, shard)
@@ -43,7 +51,7 @@ func loseDirectory(ctx context.Context, a *Act) error {
 	if err := a.settle(ctx, 0, keep); err != nil {
 		return err
 	}
-	if a.Size < 0.5 {
+	if !kill {
 		if err := a.pause(victims...); err != nil {
 			return err
 		}
@@ -143,11 +151,49 @@ func (a *Act) leaderless(ctx context.Context) string {
 	return ""
 }
 
-// undoDirectory brings the directory's members back. (Where they are lost for good the table is to be made anew from what the shards
-// hold: that is a way to undo it, too, once there is a command for it.)
+// rebuildDirectory has the directory begin anew on a node that runs, the third of its former members or another, and waits until it takes changes.
+func rebuildDirectory(ctx context.Context, a *Act) error {
+	if err := a.loseDirectory(ctx, true); err != nil {
+		return err
+	}
+	lost := a.shown()
+	a.show("")
+	if lost == "" {
+		return nil // somebody has started them again
+	}
+	began := time.Now()
+	running := slices.DeleteFunc(a.others(a.Targets...), func(node string) bool { return !a.n.sys.Running(node) })
+	if len(running) == 0 {
+		return errors.New("no node runs")
+	}
+	via := running[a.rng.IntN(len(running))]
+	last := errors.New("not asked yet")
+	if err := poll(ctx, func() bool {
+		asked, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		answer, err := a.n.sys.Rebuild(asked, via)
+		if err != nil || answer.Status != 202 {
+			last = errors.Join(errors.New(answer.String()), err)
+			// An answer may have been lost, and what it told of been done.
+			m, err := a.n.sys.Members(asked, via, 0)
+			voters, _ := m.Voters()
+			return err == nil && slices.Equal(voters, []string{via})
+		}
+		return true
+	}); err != nil {
+		return fmt.Errorf("the directory was to be rebuilt on %s: %w: %w", via, err, last)
+	}
+	if err := a.set(ctx, "repair-after", "2m"); err != nil {
+		return err
+	}
+	a.show(fmt.Sprintf("%s; it was rebuilt on %s, and took changes after %.1f s", lost, via, time.Since(began).Seconds()))
+	return nil
+}
+
+// undoDirectory brings the directory's members back.
 func undoDirectory(ctx context.Context, a *Act) error {
 	if a.former == nil {
 		return nil
 	}
-	return errors.Join(undoPause(ctx, a), undoEnd(ctx, a), a.settle(ctx, 0, a.former[0]), a.set(ctx, "balance", ""))
+	return errors.Join(undoPause(ctx, a), undoEnd(ctx, a), a.settle(ctx, 0, a.former[0]), a.set(ctx, "repair-after", ""), a.set(ctx, "balance", ""))
 }

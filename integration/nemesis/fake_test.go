@@ -467,6 +467,23 @@ func (f *fake) hosts(node string) (replicas int, directory bool) {
 	return replicas, directory
 }
 
+// Rebuild is refused while the directory has a majority.
+func (f *fake) Rebuild(ctx context.Context, via string) (cluster.Answer, error) {
+	if err := f.answers(ctx, via, yes, nil); err != nil {
+		return cluster.Answer{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.shards[0]
+	if slices.ContainsFunc(s.voters, func(v string) bool { return f.majority(s, v) }) {
+		return cluster.Answer{Status: 200}, nil
+	}
+	s.voters, s.leader = []string{via}, via
+	s.term++
+	s.conf++
+	return cluster.Answer{Status: 202}, nil
+}
+
 func (f *fake) Forget(ctx context.Context, via, node string) (cluster.Answer, error) {
 	return f.table(ctx, via, func() int {
 		replicas, directory := f.hosts(node)

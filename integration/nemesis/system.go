@@ -55,6 +55,7 @@ type System interface {
 	Node(ctx context.Context, via, node string) (cluster.NodeState, error)
 	Drain(ctx context.Context, via, node string, drain bool) (cluster.Answer, error)
 	Forget(ctx context.Context, via, node string) (cluster.Answer, error)     // takes a node out of the table
+	Rebuild(ctx context.Context, via string) (cluster.Answer, error)          // begins the directory anew on a node; 202: it did
 	Set(ctx context.Context, via, name, value string) (cluster.Answer, error) // changes a setting; "" is its default
 }
 

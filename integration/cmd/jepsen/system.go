@@ -206,6 +206,10 @@ func (s *system) Set(ctx context.Context, via, name, value string) (cluster.Answ
 	return s.node(via).Set(ctx, name, value)
 }
 
+func (s *system) Rebuild(ctx context.Context, via string) (cluster.Answer, error) {
+	return s.node(via).Rebuild(ctx)
+}
+
 func (s *system) Forget(ctx context.Context, via, node string) (cluster.Answer, error) {
 	return s.node(via).RemoveNode(ctx, node)
 }
