@@ -94,7 +94,7 @@ func TestRebuildDirectory(t *testing.T) {
 		return whole[l.Shard]
 	}
 	if !until(t, func() bool { // at first a leader that has lost its majority may take it, and never know
-		answer, err := a.Ask(within(t, 10*time.Second), "PATCH", "/v1/settings", `{"balance":"off"}`, "Content-Type", "application/merge-patch+json", "Larder-Timeout", "1s")
+		answer, err := a.Ask(within(t, 10*time.Second), "PATCH", "/v1/settings", `{"balance":"on"}`, "Content-Type", "application/merge-patch+json", "Larder-Timeout", "1s")
 		return err == nil && answer.Status == 503
 	}) {
 		t.Error("without its majority the directory takes changes")
