@@ -70,7 +70,7 @@ func (t *Table) missing(v outlook, leaving []relocation) []relocation {
 			r.waits = fmt.Sprintf("operation %d runs on shard %d", o.ID, sh.ID)
 		case t.unsettled(sh.ID):
 			r.waits = unsettledWaits
-		case tooMany:
+		case tooMany && (sh.ID != shard.Directory || has >= leastDirectory): // a directory that was rebuilt grows, however many are gone
 			r.waits = "too many nodes look gone"
 		case more:
 			if r.waits = down(members, v); r.waits != "" {

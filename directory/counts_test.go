@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -184,6 +185,7 @@ func TestMissing(t *testing.T) {
 		members           int // of shard 0 or 1, on the first nodes
 		directory         bool
 		down, drained     string
+		gone              int    // so many of the last nodes
 		from, to, waiting string // what is wanted
 	}{
 		"enough":                          {nodes: 5, replicas: 3, members: 3},
@@ -208,6 +210,9 @@ func TestMissing(t *testing.T) {
 		"a directory for five, of four":   {nodes: 4, replicas: 5, members: 3, directory: true},
 		"a directory of five founders":    {nodes: 5, replicas: 3, members: 5, directory: true},
 		"a directory of four founders":    {nodes: 4, replicas: 3, members: 4, directory: true, from: "a"},
+		"a rebuilt directory, many gone":  {nodes: 5, replicas: 3, members: 1, directory: true, gone: 2, to: "b"},
+		"one short, many gone":            {nodes: 5, replicas: 3, members: 2, gone: 2, waiting: "too many nodes look gone"},
+		"a directory for five, many gone": {nodes: 5, replicas: 5, members: 3, directory: true, gone: 2, waiting: "too many nodes look gone"},
 		"a directory that can't grow now": {nodes: 3, replicas: 3, members: 1, directory: true, down: "b", waiting: "only one other node takes one, and an even number outlives no more failures"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -233,6 +238,9 @@ func TestMissing(t *testing.T) {
 			v := outlook{sights: map[string]sight{}}
 			for _, node := range all(c.nodes) {
 				v.sights[node] = sight{up: node != c.down}
+			}
+			for _, node := range all(c.nodes)[c.nodes-c.gone:] {
+				v.sights[node] = sight{gone: time.Hour}
 			}
 			if c.drained != "" {
 				table.Draining = []string{c.drained}

@@ -640,3 +640,30 @@ func TestRebuildInMemory(t *testing.T) {
 		}
 	})
 }
+
+// TestFormerLeaderHasHeard ensures that who leads a directory which is lost takes no change any more once he has heard of the one that was rebuilt.
+func TestFormerLeaderHasHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTestRig(t, 3)
+		r.startAll("a", "b", "c")
+		r.ready()
+		r.lead(shard.Directory, "a")
+		<-time.After(time.Second)
+		change, err := Command{SetLevel: &SetLevel{Level: MaxLevel, ShardLevel: fsm.MaxLevel}}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := r.services["a"]
+		if result, err := s.proposeHere(context.Background(), change); err != nil || result.Outcome != OutcomeUnchanged {
+			t.Fatalf("%+v, %v", result, err)
+		}
+		next, err := s.Table().rebuilt("b", 1<<40, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.latest.Publish(next)
+		if result, err := s.proposeHere(context.Background(), change); !errors.Is(err, shard.ErrUnknownShard) {
+			t.Errorf("%+v, %v", result, err)
+		}
+	})
+}

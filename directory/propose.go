@@ -70,9 +70,9 @@ func (s *Service) proposeDuty(ctx context.Context, c Command) error {
 // would stop it.
 func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) {
 	s.mu.Lock()
-	g := s.group
+	g, r := s.group, s.groupID.R
 	s.mu.Unlock()
-	if g == nil {
+	if g == nil || s.left(r) { // a directory that is lost may not have heard of it
 		return Result{}, shard.ErrUnknownShard
 	}
 	c, err := DecodeCommand(data)
@@ -87,16 +87,16 @@ func (s *Service) proposeHere(ctx context.Context, data []byte) (Result, error) 
 	if err != nil {
 		return Result{}, err
 	}
-	r, ok := result.(Result)
+	done, ok := result.(Result)
 	if !ok {
 		return Result{}, fmt.Errorf("%w: the directory's machine returned %T", shard.ErrOutcomeUnknown, result)
 	}
-	if r.Outcome == OutcomeApplied { // every node serves by its copy of the table
+	if done.Outcome == OutcomeApplied { // every node serves by its copy of the table
 		ctx, cancel := context.WithTimeout(ctx, spreadPatience)
 		defer cancel()
 		_ = g.Spread(ctx) // the change is made whatever comes of this, and spreads by itself in time
 	}
-	return r, nil
+	return done, nil
 }
 
 // handlePropose proposes what another node sent.

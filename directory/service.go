@@ -381,7 +381,12 @@ func (s *Service) step(t *Table) {
 			continue
 		}
 		if st.Shard == shard.Directory {
-			s.lead(t)
+			s.mu.Lock()
+			r := s.groupID.R
+			s.mu.Unlock()
+			if !s.left(r) {
+				s.lead(t)
+			}
 		} else if sh, ok := t.Shard(st.Shard); ok && st.Cache != nil {
 			s.grant(sh, t.ShardLevel, *st.Cache)
 		}

@@ -114,6 +114,9 @@ func (s *Service) leave(ctx context.Context, id shard.ReplicaID) error {
 	if err != nil {
 		return fmt.Errorf("replica %s is not listed since the directory was rebuilt, and stays until its shard's leader says that it is no member: %w", id, err)
 	}
+	if st, ok := s.soft.status(id.Shard); ok && st.Replica == id.String() && st.Cache != nil && st.Cache.Generation > conf.Generation {
+		return fmt.Errorf("replica %s is of generation %d and stays: its shard's leader, %s, is of generation %d", id, st.Cache.Generation, leader, conf.Generation)
+	}
 	if _, _, member := conf.Find(id); member {
 		return fmt.Errorf("replica %s is not listed since the directory was rebuilt, and stays: its shard's leader, %s, has it", id, leader)
 	}
