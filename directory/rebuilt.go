@@ -204,7 +204,7 @@ func (s Shard) found(all []found) (held HeldGrant, grantedBy string, members []M
 	var bestHeld HeldGrant
 	for _, f := range all {
 		for _, h := range f.holdings {
-			if h.Replica.Shard != s.ID || !h.Runs {
+			if h.Replica.Shard != s.ID || !h.Runs || h.Replica.R < s.Bootstrap[0].R { // the last is of a generation that the table has ended
 				continue
 			}
 			var g HeldGrant

@@ -109,6 +109,10 @@ func TestRebuiltTable(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, got.Shards[0])
 		}
 	}
+	recovered := apply(Command{Recover: &RecoverShard{Shard: first.ID, Generation: 1, Nodes: []string{free}}}, base)
+	if got, err := recovered.rebuilt(at, version, []found{of(nil)}); err != nil || len(got.Shards[0].Members) != 1 || got.Shards[0].Members[0].Node != free {
+		t.Errorf("%+v, %v, want the members of the generation that the table has begun, though only a replica of the former one is found", got.Shards[0], err)
+	}
 	low := *base
 	low.Level, low.Operations = 3, nil
 	if _, err := low.rebuilt(at, version, nil); err == nil || !strings.Contains(err.Error(), "level 3") {
