@@ -347,9 +347,8 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		return nil, h.lose(id, fmt.Errorf("replica %s: %w", id, err))
 	}
 	if former := (ReplicaID{spec.Shard, h.cfg.Node, spec.Keep.R}); spec.Keep.R != 0 && slices.Contains(h.storage.replicas(), former) {
-		if err := h.destroy(spec.Shard, spec.Keep.R); err != nil {
-			g.cancel()
-			return nil, errors.Join(err, store.Close())
+		if err := h.destroy(spec.Shard, spec.Keep.R); err != nil { // it has ended, and never opens again: that can be made up for later
+			h.log.Warn("a replica whose state was kept is not destroyed yet", "shard", spec.Shard, "replica", former.String(), "err", err)
 		}
 	}
 	g.store, g.snaps = store, snaps

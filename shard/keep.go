@@ -39,7 +39,7 @@ func (h *Host) kept(spec Spec) (*fsm.Machine, error) {
 	if g := h.Group(spec.Shard); g != nil && g.id == former {
 		g.cancel()
 		<-g.done
-		return stateOf(g.store, g.snaps)
+		return wholeState(g.store, g.snaps)
 	}
 	if !slices.Contains(h.storage.replicas(), former) {
 		return nil, nil
@@ -54,8 +54,24 @@ func (h *Host) kept(spec Spec) (*fsm.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := stateOf(store, snaps)
+	m, err := wholeState(store, snaps)
 	return m, errors.Join(err, store.Close())
+}
+
+// wholeState is stateOf for a state that is to be kept: there must be one. Where it can't be had, but for want of files or rights, it is lost: a later try reads
+// the same, and nobody hears of an error that is only tried again.
+func wholeState(store replicaStore, snaps raft.SnapshotStore) (m *fsm.Machine, err error) {
+	err = guard(func() (err error) {
+		m, err = stateOf(store, snaps)
+		return err
+	})
+	switch {
+	case err == nil && m.Stats().Generation == 0: // a learner that got nothing yet
+		return nil, fmt.Errorf("%w: it was never granted a range", ErrDataLost)
+	case err == nil || errors.Is(err, ErrDataLost) || passing(err):
+		return m, err
+	}
+	return nil, fmt.Errorf("%w: %w", ErrDataLost, err)
 }
 
 // stateOf builds the state of a replica that does not run, at the end of its log.
@@ -133,7 +149,12 @@ func (g *Group) seed(m *fsm.Machine, store replicaStore, snaps raft.SnapshotStor
 		return err
 	}
 	if results[0].Status != fsm.StatusOK {
-		return fmt.Errorf("replica %s: the grant of generation %d is no newer than that of the state that is kept", g.id, g.spec.Keep.Grant.Generation)
+		return fmt.Errorf("%w: the grant of generation %d is no newer than that of the state that is kept", ErrDataLost, g.spec.Keep.Grant.Generation)
+	}
+	if dir := g.host.cfg.Dir; dir != "" && !g.spec.Volatile { // the logs of other shards share the disk, and a failed write of theirs ends the process
+		if free, err := freeSpace(dir); err == nil && free < m.Stats().Bytes+spoolReserve {
+			return fmt.Errorf("no room for a snapshot of %d bytes: %d are free, %d more are wanted", m.Stats().Bytes, free, spoolReserve)
+		}
 	}
 	if err := store.SetUint64([]byte(keyCurrentTerm), 1); err != nil {
 		return err
@@ -146,5 +167,8 @@ func (g *Group) seed(m *fsm.Machine, store replicaStore, snaps raft.SnapshotStor
 	if _, err := m.Snapshot().WriteTo(sink); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return sink.Close()
+	if err := sink.Close(); err != nil {
+		return err
+	}
+	return verifySnapshot(snaps, sink.ID()) // the former one is destroyed by its word
 }

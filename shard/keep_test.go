@@ -45,10 +45,24 @@ func TestManifestKeep(t *testing.T) {
 	}
 	must(t, m.destroyed(3, 21))
 
+	createReplica(t, m, 0, 0) // of a founder of the directory: an r like any other, though 0 keeps none
+	if _, err := m.begin(0, 5, 0); err == nil {
+		t.Error("begun beside replica 0 of the directory")
+	}
+
 	dir = newFolder(t)
 	m = restart(t, dir)
 	createReplica(t, m, 3, 17)
+	if _, err := m.begin(3, 20, 17); err != nil {
+		t.Fatal(err)
+	}
+	if m.retired(3, 17) || !m.retired(3, 16) {
+		t.Error("the former one is taken to be gone while it may open again, or one that never came is not")
+	}
 	createKeeping(t, m, 3, 20, 17)
+	if !m.retired(3, 17) {
+		t.Error("the former one is not gone, though it never opens again")
+	}
 	m = restart(t, dir)
 	if _, err := m.check(3, 17); !errors.Is(err, ErrRetired) {
 		t.Errorf("the former one, once the new one may have spoken: %v", err)
@@ -178,7 +192,7 @@ func TestKeep(t *testing.T) {
 				case "restart before":
 					k.restart()
 				case "creating", "destroying":
-					if err := k.OpenCache(next); !errors.Is(err, errKilled) {
+					if err := k.OpenCache(next); death == "creating" && !errors.Is(err, errKilled) || death == "destroying" && err != nil {
 						t.Fatal(err)
 					}
 					k.restart()

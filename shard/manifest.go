@@ -216,10 +216,15 @@ func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
 	return m.notes[i].State, m.intact(shard, r)
 }
 
-// retired reports whether a replica was destroyed here, or followed by a later one. It waits for no disk.
+// retired reports whether a replica never opens here, as it was destroyed, or followed by a later one: check refuses it. It waits for no disk.
 func (m *manifest) retired(shard ID, r uint64) bool {
+	here := false
 	for _, n := range *m.shown.Load() {
-		if n.Shard == shard && (n.R > r || n.R == r && n.State == replicaDestroyed) {
+		if n.Shard != shard || n.R < r {
+			continue
+		}
+		here = here || n.R == r
+		if n.R == r && n.State == replicaDestroyed || n.R > r && !(here && n.State == replicaCreating) { // that one may only keep its state
 			return true
 		}
 	}
@@ -264,7 +269,8 @@ func (m *manifest) latest(shard ID) (replicaNote, bool) {
 
 // begin notes that a replica is being created, clears what an earlier attempt left, and makes its
 // folder, which it returns. It refuses a replica that may have spoken, one that a later one of the
-// shard has followed, and one whose predecessor on this node was not destroyed; but keep may be there, 0 is none.
+// shard has followed, and one whose predecessor on this node was not destroyed; but keep may be there, 0 is none (the r of a founder of the directory, which
+// nobody keeps).
 func (m *manifest) begin(shard ID, r, keep uint64) (folder string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -296,7 +302,7 @@ func (m *manifest) mayBegin(shard ID, r, keep uint64) error {
 		if n.R > r {
 			return fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, n.R)
 		}
-		if n.State != replicaDestroyed && n.R != keep {
+		if n.State != replicaDestroyed && (keep == 0 || n.R != keep) {
 			return fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
 		}
 	}

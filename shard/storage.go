@@ -229,7 +229,7 @@ func (m *Memory) open(id ReplicaID, volatile bool, keep uint64, _ hclog.Logger, 
 		if other.Shard == id.Shard && other.R > id.R {
 			return nil, nil, fmt.Errorf("replica %s: %w: replica %d followed", id, ErrRetired, other.R)
 		}
-		if other.Shard == id.Shard && other.R < id.R && other.R != keep {
+		if other.Shard == id.Shard && other.R < id.R && (keep == 0 || other.R != keep) {
 			return nil, nil, fmt.Errorf("replica %s: replica %d must be destroyed first", id, other.R)
 		}
 	}
