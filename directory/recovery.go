@@ -124,6 +124,13 @@ func (t *Table) began(id shard.ID) uint64 {
 	return s.Bootstrap[0].R
 }
 
+// former reports whether a replica, by its server id, is of a generation of its shard that has ended. It is granted nothing: two generations would number
+// their changes alike.
+func (t *Table) former(replica string) bool {
+	id, err := shard.ParseReplicaID(replica)
+	return err == nil && id.R < t.began(id.Shard)
+}
+
 // newHosts chooses nodes for a new group of a shard, as many as the settings say where there are enough that are up and not drained: by zone and
 // load, as if the shard were nowhere yet.
 func (t *Table) newHosts(id shard.ID, v outlook) []string {

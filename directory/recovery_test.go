@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -593,6 +594,40 @@ func TestRecoverKeepsData(t *testing.T) {
 			})
 		})
 	}
+}
+
+// undeadHost is a host that destroys nothing while undead is set.
+type undeadHost struct {
+	host
+	undead *atomic.Bool
+}
+
+func (h undeadHost) Destroy(id shard.ID, r uint64) error {
+	if h.undead.Load() {
+		return errors.New("not now")
+	}
+	return h.host.Destroy(id, r)
+}
+
+// TestFormerIsNotGranted ensures that a leader of the former generation, which hears of the next one and is not destroyed yet, is not granted what that
+// one is: it would number what it still takes as the next one numbers other values, and the state of a replica that is kept would not take the grant again.
+func TestFormerIsNotGranted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var undead atomic.Bool
+		r := newRecoveryRig(t, func(r *recoveryRig, _ *Settings) { r.wrap = func(h host) host { return undeadHost{h, &undead} } })
+		defer r.close()
+		undead.Store(true)
+		r.recover(func() string { return r.left }, Recovery{Shard: r.lost.ID, Unsafe: true, Force: true, Generation: 1})
+		<-time.After(5 * time.Second)
+		for _, m := range r.lost.Members {
+			st := r.hosts[m.Node].Cache(r.lost.ID).Status()
+			if st.Replica != m.id(r.lost.ID).String() || st.Cache == nil || st.Cache.Generation != 1 {
+				t.Errorf("%s: %+v, %+v, want it to be of the first generation still", m.Node, st, st.Cache)
+			}
+		}
+		undead.Store(false)
+		r.served(r.left, 2)
+	})
 }
 
 // TestKeepAcrossCrashes ensures that the node whose replica is kept may die at any moment of it: its shard has all that it had afterwards. Where it is in

@@ -387,7 +387,7 @@ func (s *Service) step(t *Table) {
 			if !s.left(r) {
 				s.lead(t)
 			}
-		} else if sh, ok := t.Shard(st.Shard); ok && st.Cache != nil {
+		} else if sh, ok := t.Shard(st.Shard); ok && st.Cache != nil && !t.former(st.Replica) {
 			s.grant(sh, t.ShardLevel, *st.Cache)
 		}
 	}
