@@ -52,6 +52,7 @@ type testRig struct {
 	disks    map[string]map[shard.ReplicaID]bool // replicas that nodes noted; false: destroyed
 	lagging  map[string]bool                     // nodes whose replicas have not caught up
 	diverged map[shard.ReplicaID]*shard.Verdict  // replicas that have stopped
+	fates    map[shard.ReplicaID]shard.Fate      // what is told of replicas
 	steps    []memberStep                        // all that were asked for
 
 	old       map[string]bool // nodes whose builds know feature level 1 alone
@@ -78,6 +79,7 @@ func newTestRig(t *testing.T, n int) *testRig {
 		lagging:    make(map[string]bool),
 		old:        make(map[string]bool),
 		diverged:   make(map[shard.ReplicaID]*shard.Verdict),
+		fates:      make(map[shard.ReplicaID]shard.Fate),
 	}
 	for _, node := range testNodes(n) {
 		r.initial[node.ID] = node.Raft

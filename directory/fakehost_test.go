@@ -486,8 +486,16 @@ func (h *fakeHost) Diverged(id shard.ID) (string, *shard.Verdict, error) {
 	return "", nil, shard.ErrUnknownShard
 }
 
-// Fate implements host: nothing is ever gone.
-func (h *fakeHost) Fate(shard.ReplicaID) (shard.Fate, error) { return shard.Fate{}, nil }
+// Fate implements host: nothing is ever gone. Of what a rig says nothing, it can't be told.
+func (h *fakeHost) Fate(id shard.ReplicaID) (shard.Fate, error) {
+	h.rig.mu.Lock()
+	defer h.rig.mu.Unlock()
+	fate, told := h.rig.fates[id]
+	if !told {
+		return fate, shard.ErrStopped
+	}
+	return fate, nil
+}
 
 // Step implements host, as the library does: a change of members upon the configuration prev alone. A
 // rig may hold a step back, and let it be made later.

@@ -22,6 +22,8 @@ func FuzzDecodeCommand(f *testing.F) {
 		{Start: &StartOperation{Kind: RebuildMember, Shard: 1, Node: "a", R: 1, Conf: 1, Reason: reasonDiverged}},
 		{Advance: &AdvanceOperation{ID: 1, From: PhaseHandingOver, FromConf: 1, State: OperationRunning, Phase: PhaseRemoving, Conf: 1}},
 		{Cancel: &CancelOperation{ID: 1}},
+		{Recover: &RecoverShard{Shard: 1, Generation: 1, Nodes: []string{"a", "b"}}},
+		{Recover: &RecoverShard{Shard: 1, Generation: 1, Nodes: []string{"a"}, Keep: 1}},
 		{SetLevel: &SetLevel{Level: 2, ShardLevel: 2, Expect: 1}},
 		{SetSettings: &SetSettings{Expect: 1, Settings: Settings{InitialShards: 4, Replicas: 3, CacheMemory: "50%", ShardBytes: 1 << 20, DefaultTTL: "1h", TouchInterval: "1s"}}},
 	} {

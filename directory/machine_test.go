@@ -127,6 +127,9 @@ func anyCommand(t *rapid.T, tb testing.TB, table *Table) Command {
 		c := &RecoverShard{Shard: id, Generation: 1, Nodes: []string{"a", "b", "c", "d"}[:rapid.IntRange(0, 4).Draw(t, "hosts")]}
 		if sh, ok := table.Shard(id); ok {
 			c.Generation = sh.Generation - rapid.Uint64Range(0, 1).Draw(t, "stale")
+			if m := rapid.SampledFrom(sh.Members).Draw(t, "kept"); rapid.Bool().Draw(t, "keep") {
+				c.Nodes, c.Keep = []string{m.Node}, m.R
+			}
 		}
 		return Command{Recover: c}
 	default:
@@ -279,9 +282,11 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":2,"expect":7}}`:                                                                               {SetLevel: &SetLevel{2, 2, 7}},
 		`{"v":1,"kind":"set-settings","set_settings":{"expect":7,"settings":{"initial-shards":1,"replicas":2,"cache-memory":"60%","shard-bytes":3,"default-ttl":"1h","touch-interval":"0s","repair-after":"0s","balance":"off","memory-only":true,"snapshot-bandwidth":"0"}}}`: {
 			SetSettings: &SetSettings{7, Settings{1, 2, "60%", 3, "1h", "0s", "0s", "off", true, "0"}}},
-		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                    {Cancel: &CancelOperation{ID: 2}},
-		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2,"again":true,"r":5}}`: {Cancel: &CancelOperation{ID: 2, Again: true, R: 5}},
-		`{"v":1,"kind":"drain-node","drain_node":{"id":"a","drain":true}}`:                 {DrainNode: &DrainNode{"a", true}},
+		`{"v":1,"kind":"recover-shard","recover_shard":{"shard":3,"generation":1,"nodes":["a","b"],"expect":9}}`: {Recover: &RecoverShard{3, 1, []string{"a", "b"}, 0, 9}},
+		`{"v":1,"kind":"recover-shard","recover_shard":{"shard":3,"generation":1,"nodes":["a"],"keep":7}}`:       {Recover: &RecoverShard{3, 1, []string{"a"}, 7, 0}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2}}`:                                          {Cancel: &CancelOperation{ID: 2}},
+		`{"v":1,"kind":"cancel-operation","cancel_operation":{"id":2,"again":true,"r":5}}`:                       {Cancel: &CancelOperation{ID: 2, Again: true, R: 5}},
+		`{"v":1,"kind":"drain-node","drain_node":{"id":"a","drain":true}}`:                                       {DrainNode: &DrainNode{"a", true}},
 		`{"v":1,"kind":"start-operation","start_operation":{"kind":"replace-member","shard":3,"node":"d","conf":7,"r":5,"reason":"x","from":"c"}}`: {
 			Start: &StartOperation{Kind: ReplaceMember, Shard: 3, Node: "d", Conf: 7, R: 5, Reason: "x", From: "c"}},
 		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged", ""}},

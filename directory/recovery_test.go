@@ -596,6 +596,51 @@ func TestRecoverKeepsData(t *testing.T) {
 	}
 }
 
+// TestNewestIsKept ensures that of the replicas that run the one is kept which an election would take, by term before index; that nothing is kept of
+// one that has nothing, as it is not open yet; and that no other is taken in place of one that may be the newest and does not tell.
+func TestNewestIsKept(t *testing.T) {
+	type fates map[string]shard.Fate
+	for _, row := range []struct {
+		name  string
+		fates fates // by node; absent: it can't be told
+		force bool
+		want  string // node; "": refused
+	}{
+		{"the higher index", fates{"a": {LastTerm: 3, Last: 7}, "b": {LastTerm: 3, Last: 9}, "c": {LastTerm: 3, Last: 8}}, false, "b"},
+		{"the higher term", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}, "c": {LastTerm: 3, Last: 8}}, false, "a"},
+		{"those that have something", fates{"a": {}, "b": {Gone: true}, "c": {LastTerm: 1, Last: 1}}, false, "c"},
+		{"nobody has anything", fates{"a": {}, "b": {}, "c": {Gone: true}}, false, ""},
+		{"one does not tell", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}}, false, ""},
+		{"one does not tell, by force", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}}, true, "a"},
+		{"nobody tells, by force", nil, true, ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newTestRig(t, 3)
+				r.startAll("a", "b", "c")
+				r.ready()
+				for node, fate := range row.fates {
+					id, err := shard.ParseReplicaID(r.replicaOn(node, 2))
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.mu.Lock()
+					r.fates[id] = fate
+					r.mu.Unlock()
+				}
+				plan, err := r.services["b"].RecoverShard(context.Background(), Recovery{Shard: 2, KeepData: true, Force: row.force})
+				if row.want == "" {
+					if !errors.As(err, new(*ConflictError)) {
+						t.Errorf("%+v, %v, want a refusal", plan, err)
+					}
+				} else if err != nil || plan.Kept != r.replicaOn(row.want, 2) || !slices.Equal(plan.Nodes, []string{row.want}) {
+					t.Errorf("%+v, %v, want that what %s has is kept", plan, err, row.want)
+				}
+			})
+		})
+	}
+}
+
 // undeadHost is a host that destroys nothing while undead is set.
 type undeadHost struct {
 	host
@@ -627,6 +672,39 @@ func TestFormerIsNotGranted(t *testing.T) {
 		}
 		undead.Store(false)
 		r.served(r.left, 2)
+	})
+}
+
+// TestKeepAgain ensures that a state that was kept can be kept again, with what was written since, also on a node that is drained; and that it then moves off that one.
+func TestKeepAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRecoveryRig(t, func(r *recoveryRig, _ *Settings) { r.balanced = true })
+		defer r.close()
+		at := r.services[r.left]
+		for _, name := range r.gone {
+			r.crash(name)
+		}
+		<-time.After(2 * softLife)
+		if result, err := at.Propose(context.Background(), Command{DrainNode: &DrainNode{ID: r.left, Drain: true}}); err != nil || result.Outcome != OutcomeApplied {
+			t.Fatal(result, err)
+		}
+		for generation := uint64(1); generation <= 2; generation++ {
+			r.recover(func() string { return r.left }, Recovery{Shard: r.lost.ID, Unsafe: true, Force: true, Generation: generation, KeepData: true})
+			key := "{" + r.key(0) + "}" + fmt.Sprint(generation)
+			r.until("it serves", func() bool {
+				resp, err := r.do(r.left, shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte("before")})
+				r.versions[key] = resp.Version
+				sh, _ := at.Table().Shard(r.lost.ID)
+				return err == nil && sh.Generation == generation+1
+			})
+			r.checkKept(r.other(r.left))
+		}
+		r.until("the replica has left the drained node", func() bool {
+			sh, _ := at.Table().Shard(r.lost.ID)
+			_, member := sh.Member(r.left)
+			return !member
+		})
+		r.checkKept(r.other(r.left))
 	})
 }
 
