@@ -18,7 +18,7 @@ var directoryFaults = []Fault{
 		Undo: undoDirectory, Effect: ended,
 	},
 	{
-		Name: "directory-rebuild", Class: Crash, Weight: 1, Needs: Spare | Settings, Alone: []Class{Members, Disk, Network}, Hold: noTime,
+		Name: "directory-rebuild", Class: Crash, Weight: 1, Needs: Spare | Settings, Alone: []Class{Members, Disk}, Hold: noTime,
 		About: "two of the directory's three members are killed, and it is rebuilt on another node; they start again later, with what they had, and fall in line",
 		Do:    rebuildDirectory, Undo: undoDirectory, Effect: func(context.Context, *Act) string { return "" }, // Do knows
 	},
