@@ -161,6 +161,10 @@ func rebuildDirectory(ctx context.Context, a *Act) error {
 	if lost == "" {
 		return nil // somebody has started them again
 	}
+	if a.n.cfg.MemoryOnly && len(a.own()) < a.n.cfg.Knobs.Shards {
+		a.show(lost) // a shard that forgot what it held would wait for an operator
+		return nil
+	}
 	began := time.Now()
 	running := slices.DeleteFunc(a.others(a.Targets...), func(node string) bool { return !a.n.sys.Running(node) })
 	if len(running) == 0 {

@@ -24,6 +24,8 @@ type Config struct {
 	Writes func(from, to time.Duration) time.Duration
 	// Operated: clients change members, too, so that nobody knows for sure what they are.
 	Operated bool
+	// MemoryOnly: shards are in memory alone.
+	MemoryOnly bool
 	// Queue readies clients of a node, with open connections.
 	Queue func(ctx context.Context, node string) Queue
 }

@@ -397,3 +397,33 @@ func TestLast(t *testing.T) {
 		t.Errorf("ways to be away: %v, want three", hows)
 	}
 }
+
+// TestRebuildInMemory ensures that the directory is rebuilt, but not where shards are in memory alone and one of them has forgotten what it held: nobody would settle it.
+func TestRebuildInMemory(t *testing.T) {
+	knobs := testKnobs
+	knobs.Shards = 10 // any two nodes have two of three members of one of them
+	for _, memoryOnly := range []bool{false, true} {
+		rebuilt, not := 0, 0
+		for seed := range uint64(12) {
+			synctest.Test(t, func(t *testing.T) {
+				n := start(newFake(knobs), knobs)
+				n.cfg.MemoryOnly = memoryOnly
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				rec := n.Do(ctx, stepOf(t, "directory-rebuild", seed, knobs))
+				switch all := strings.Contains(rec.Effect, fmt.Sprintf("of %d shards %[1]d had a majority", knobs.Shards)); {
+				case rec.Effect == "":
+				case strings.Contains(rec.Effect, "rebuilt on"):
+					if rebuilt++; memoryOnly && !all {
+						t.Errorf("seed %d: %s", seed, rec.Effect)
+					}
+				default:
+					not++
+				}
+			})
+		}
+		if memoryOnly && not == 0 || !memoryOnly && rebuilt == 0 {
+			t.Errorf("memory only %v: rebuilt %d times, %d times not", memoryOnly, rebuilt, not)
+		}
+	}
+}

@@ -176,7 +176,7 @@ func (r *runner) begin(ctx context.Context, binary string) error {
 		Writes: r.writes,
 		Queue:  r.queue,
 
-		Operated: r.o.workload == "admin",
+		Operated: r.o.workload == "admin", MemoryOnly: r.o.memoryOnly,
 	})
 	o := r.o
 	nodes := len(r.system.founders)
