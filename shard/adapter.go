@@ -34,6 +34,8 @@ type adapter struct {
 	discard   func(id string) // called after such a Restore that found the snapshot damaged
 	written   atomic.Uint64   // bytes of commands applied since the last snapshot began
 	entries   atomic.Uint64   // entries likewise
+	due       atomic.Uint64   // a snapshot is to be taken at once when written comes to it; 0: it has time
+	grown     chan struct{}   // one token: it has
 }
 
 var _ raft.BatchingFSM = (*adapter)(nil)
@@ -54,6 +56,9 @@ func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 		}
 		a.entries.Add(1)
 		a.applied.reach(l.Index)
+	}
+	if due := a.due.Load(); due > 0 && a.written.Load() >= due {
+		notify(a.grown)
 	}
 	return results
 }

@@ -96,10 +96,13 @@ func (g *Group) startInstance(before *instance) (*instance, error) {
 		quit: make(chan struct{}), over: make(chan struct{}), transferFailed: map[string]uint64{}}
 	i.reads.inst, i.follows.inst = i, i
 	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), sealed: g.stopped.Load() != nil,
-		last: g.store.LastIndex, discard: g.discard, onRestore: func() {
+		last: g.store.LastIndex, discard: g.discard, grown: make(chan struct{}, 1), onRestore: func() {
 			i.renewed.Store(true)
 			notify(i.installed)
 		}}
+	if g.spec.Volatile {
+		i.fsm.due.Store(leastVolatileSnapshot)
+	}
 	if before != nil {
 		i.fsm.inherit(before.fsm)
 	}

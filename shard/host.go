@@ -64,7 +64,8 @@ type Host struct {
 	wg       sync.WaitGroup
 	listener Listener
 
-	snapshotting chan struct{} // one token per snapshot being written
+	snapshotting chan struct{} // one token per snapshot being written to disk
+	inMemory     chan struct{} // likewise, of volatile replicas
 	snapshots    *snapshotTraffic
 	filling      atomic.Int64  // reads that wait for another reader's fill
 	change       chan struct{} // one token: a leadership changed
@@ -111,7 +112,7 @@ func NewHost(cfg Config) (*Host, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
-		began: time.Now(), ctx: ctx, cancel: cancel, opening: make(gate, 1), snapshotting: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
+		began: time.Now(), ctx: ctx, cancel: cancel, opening: make(gate, 1), snapshotting: make(chan struct{}, 1), inMemory: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge], h.handlers[methodSuccession] = h.handleSum, h.handleJudge, h.handleSuccession

@@ -38,6 +38,7 @@ type instance struct {
 	asking        atomic.Bool  // a barrier asks whether the refusals have ended
 
 	snapshotAfter atomic.Int64 // monotonic time before which none is taken: the last one failed
+	snapshots     atomic.Bool  // one is being taken, or waits for its turn
 
 	installed chan struct{} // one token: a snapshot of the leader was restored
 	renewed   atomic.Bool   // likewise: the instance is about to be replaced
@@ -93,6 +94,8 @@ func (i *instance) watch(ctx context.Context) string {
 			if why := i.afterInstall(); why != "" {
 				return why
 			}
+		case <-i.fsm.grown:
+			i.maintain()
 		case <-i.group.halt:
 			if i.fsm.sealed { // it began so
 				continue
@@ -324,11 +327,14 @@ func (i *instance) snapshotBytes() uint64 {
 // maintain takes a snapshot once enough was applied since the last, or one is to be replaced.
 func (i *instance) maintain() {
 	h := i.group.host
-	if i.group.serves() != nil { // nobody is to get a state that may be wrong
+	if i.snapshots.Load() || i.group.serves() != nil { // nobody is to get a state that may be wrong
 		return
 	}
 	bytes, entries := i.fsm.written.Load(), i.fsm.entries.Load()
 	renewals, due := i.fsm.renewals.Load(), i.snapshotBytes()
+	if i.group.spec.Volatile {
+		i.fsm.due.Store(due) // the limit may be another now
+	}
 	if bytes < due && entries < h.cfg.SnapshotEntries && renewals == 0 || i.fsm.persisting.Load() > 0 ||
 		int64(h.mono()) < i.snapshotAfter.Load() {
 		return
@@ -336,16 +342,22 @@ func (i *instance) maintain() {
 	if bytes < catchUpPatience*h.cfg.SnapshotBytes && entries < catchUpPatience*h.cfg.SnapshotEntries && renewals == 0 && i.catchesUp() {
 		return
 	}
-	select {
-	case h.snapshotting <- struct{}{}: // few at a time: they share the disk with the logs
-	default:
+	if !i.snapshots.CompareAndSwap(false, true) {
 		return
 	}
 	i.wg.Go(func() {
-		defer func() { <-h.snapshotting }()
-		rc := i.raft.ReloadableConfig()
+		defer i.snapshots.Store(false)
+		end, ok := i.snapshotTurn()
+		if !ok {
+			return
+		}
+		defer end()
+		rc, least := i.raft.ReloadableConfig(), uint64(64)
+		if i.group.spec.Volatile {
+			least = 1 // large entries would take more memory than there is for the log
+		}
 		// As many trailing entries as fit the snapshot's own trigger in bytes.
-		rc.TrailingLogs = min(h.cfg.TrailingLogs, max(64, due/max(1, bytes/max(1, entries))))
+		rc.TrailingLogs = min(h.cfg.TrailingLogs, max(least, due/max(1, bytes/max(1, entries))))
 		if err := i.raft.ReloadConfig(rc); err != nil {
 			h.log.Warn("trailing logs", "shard", i.group.id.Shard, "err", err)
 		}
@@ -358,6 +370,26 @@ func (i *instance) maintain() {
 			i.fsm.renewals.CompareAndSwap(renewals, renewals-1)
 		}
 	})
+}
+
+// snapshotTurn waits until a snapshot may be taken, and returns what ends that; false where it is not worth it.
+func (i *instance) snapshotTurn() (end func(), ok bool) {
+	h := i.group.host
+	if !i.group.spec.Volatile {
+		select {
+		case h.snapshotting <- struct{}{}: // few at a time: they share the disk with the logs
+			return func() { <-h.snapshotting }, true
+		default:
+			return nil, false
+		}
+	}
+	// One at a time has memory. The next follows at once: the log grows in memory meanwhile.
+	select {
+	case h.inMemory <- struct{}{}:
+		return func() { <-h.inMemory }, true
+	case <-i.quit:
+		return nil, false
+	}
 }
 
 // hurry sends what waits on the links to the other voters. The library's replication to a voter waits for

@@ -110,7 +110,7 @@ func (s *snapshotSend) run() ([]byte, error) {
 		<-s.traffic.turns
 		s.traffic.sending.Add(-1)
 	}()
-	if first, err := s.t.group.store.FirstIndex(); err == nil && first > s.args.LastLogIndex+1 {
+	if s.old() {
 		return nil, errSnapshotOld
 	}
 	begun, err := s.begin(0)
@@ -156,10 +156,19 @@ func (s *snapshotSend) turn() error {
 			if err := s.useful(); err != nil {
 				return err
 			}
+			if s.t.group.spec.Volatile && s.old() { // it takes memory, and so does the one that took its place
+				return errSnapshotOld
+			}
 		case <-s.t.ctx.Done():
 			return ErrStopped
 		}
 	}
+}
+
+// old reports whether entries behind the snapshot are gone from the log.
+func (s *snapshotSend) old() bool {
+	first, err := s.t.group.store.FirstIndex()
+	return err == nil && first > s.args.LastLogIndex+1
 }
 
 // useful returns why the snapshot must not be sent.

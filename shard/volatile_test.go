@@ -2,7 +2,9 @@ package shard
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -12,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/larder-cache/larder/fsm"
 )
 
 // TestVolatileOnDisk ensures that of a volatile replica nothing but its note is on disk, that it is lost once its process has ended,
@@ -150,4 +154,89 @@ func TestPieces(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestVolatileLogs ensures that the logs of volatile replicas stay within a quarter of the entries that these may have (VolatileShare),
+// however many replicas there are, however much is written to all of them, and however large its values are.
+func TestVolatileLogs(t *testing.T) {
+	for _, size := range []int{10 << 10, 1000 << 10} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const shards, limit = 16, 8 << 20
+				c := newCluster(t, 1, nil)
+				c.volatile, c.limit = true, limit
+				defer c.close()
+				c.startAll()
+				h := c.hosts["a"]
+				for id := testShard + 1; id <= shards; id++ {
+					if err := h.OpenCache(Spec{Shard: id, R: 1, Volatile: true, Members: []Member{{"a", 1}}, Campaign: true}); err != nil {
+						t.Fatal(err)
+					}
+					c.until("it leads", func() bool { return h.Group(id).Status().Ready })
+					err := h.Cache(id).Grant(context.Background(), fsm.Grant{Range: c.owned, Epoch: 1, Generation: 1, VersionBits: 1, Limit: limit, TableVersion: 1})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				value := make([]byte, size)
+				var most int
+				for began, n := time.Now(), 0; time.Since(began) < 2*time.Second; n++ {
+					for id := testShard; id <= shards; id++ {
+						if _, err := do(h, Request{Shard: id, Op: OpPut, Key: fmt.Append(nil, n), Value: value}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					synctest.Wait() // what a snapshot takes is no part of this
+					logs := 0
+					for id := testShard; id <= shards; id++ {
+						logs += h.Group(id).store.(*memoryStore).memory.bytes()
+					}
+					most = max(most, logs)
+					time.Sleep(time.Duration(size) * time.Second / (4 << 20)) // 4 MiB a second for each shard
+				}
+				if bound := shards * (limit/4 + size); most > bound {
+					t.Errorf("the logs take %d bytes of memory, they may take %d", most, bound)
+				}
+			})
+		})
+	}
+}
+
+// bytes is what the entries take.
+func (e *memoryEngine) bytes() (sum int) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, entry := range e.logs {
+		sum += len(entry.Data)
+	}
+	return sum
+}
+
+// TestVolatileSnapshotWaits ensures that a snapshot which waits for its turn to be sent does not keep memory once another took its place.
+func TestVolatileSnapshotWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 4, compacting)
+		c.volatile, c.voters = true, 3
+		defer c.close()
+		c.startAll()
+		l := c.lead("a")
+		for range snapshotsAtOnce { // others are being sent
+			l.snapshots.turns <- struct{}{}
+		}
+		c.fill(l, 30, "v")
+		id := c.replicaOn("d").String()
+		if err := raftOf(l).AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		c.until("a snapshot waits", func() bool { return l.snapshots.waiting.Load() == 1 })
+		c.fill(l, 30, "v")
+		time.Sleep(2 * snapshotLook)
+		if l.snapshots.failures.Load() == 0 {
+			t.Error("the snapshot that waits is kept, though another took its place")
+		}
+		for range snapshotsAtOnce {
+			<-l.snapshots.turns
+		}
+		c.wantSameState()
+	})
 }
