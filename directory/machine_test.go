@@ -289,7 +289,9 @@ func TestCommandBytes(t *testing.T) {
 		`{"v":1,"kind":"drain-node","drain_node":{"id":"a","drain":true}}`:                                       {DrainNode: &DrainNode{"a", true}},
 		`{"v":1,"kind":"start-operation","start_operation":{"kind":"replace-member","shard":3,"node":"d","conf":7,"r":5,"reason":"x","from":"c"}}`: {
 			Start: &StartOperation{Kind: ReplaceMember, Shard: 3, Node: "d", Conf: 7, R: 5, Reason: "x", From: "c"}},
-		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged", ""}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"add-member","shard":3,"node":"d","conf":7,"table":9}}`: {
+			Start: &StartOperation{Kind: AddMember, Shard: 3, Node: "d", Conf: 7, Table: 9}},
+		`{"v":1,"kind":"start-operation","start_operation":{"kind":"rebuild-member","shard":3,"node":"d","conf":7,"r":5,"reason":"diverged"}}`: {Start: &StartOperation{RebuildMember, 3, "d", 7, 5, "diverged", "", 0}},
 	} {
 		got, err := c.Encode()
 		if err != nil || string(got) != want {

@@ -98,6 +98,7 @@ func (s *Service) ChangeMember(ctx context.Context, c MemberChange) (OperationVi
 	if err != nil {
 		return OperationView{}, err
 	}
+	table := t.Version
 	if t, err = s.knowing(ctx, t, c.Node); err != nil {
 		return OperationView{}, err
 	}
@@ -115,7 +116,7 @@ func (s *Service) ChangeMember(ctx context.Context, c MemberChange) (OperationVi
 	if c.Add {
 		kind = AddMember
 	}
-	result, err := s.change(ctx, Command{Start: &StartOperation{Kind: kind, Shard: c.Shard, Node: c.Node, Conf: conf.Index}})
+	result, err := s.change(ctx, Command{Start: &StartOperation{Kind: kind, Shard: c.Shard, Node: c.Node, Conf: conf.Index, Table: table}})
 	if err != nil {
 		return OperationView{}, err
 	}

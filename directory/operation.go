@@ -106,7 +106,7 @@ const (
 )
 
 // StartOperation begins a change of a shard's members. Preconditions: the shard and the node are known,
-// no other operation runs on the shard, the node has no replica of it (add, replace) or has one (remove, rebuild)
+// its group is the one that was planned for, no other operation runs on the shard, the node has no replica of it (add, replace) or has one (remove, rebuild)
 // that is not the last voter, for a rebuild the one that R names; for a replacement the node From has that one, and the other is not drained. Add and
 // replace allot the replica: it is a learner in the table from then on.
 type StartOperation struct {
@@ -119,6 +119,9 @@ type StartOperation struct {
 	Reason string `json:"reason,omitempty"`
 	// From is a replacement's.
 	From string `json:"from,omitempty"`
+	// Table is the version of a table that was known before the configuration was asked for: Conf says nothing of a group that began
+	// later, whose configurations are numbered anew. 0, as of builds before level 4, is any.
+	Table uint64 `json:"table,omitempty"`
 }
 
 // AdvanceOperation records the next step of an operation, before it is made, or its end. Precondition:
@@ -256,6 +259,13 @@ func (c *StartOperation) apply(t *Table) (*Table, string) {
 	}
 	if o, runs := t.runningOn(c.Shard); runs && !bugTwoChanges.on() {
 		return nil, fmt.Sprintf("operation %d runs on shard %d: one at a time", o.ID, c.Shard)
+	}
+	began := t.began(c.Shard)
+	if c.Shard == shard.Directory {
+		began = t.Rebuilt
+	}
+	if t.Level >= recoveryLevel && c.Table != 0 && c.Table < began {
+		return nil, fmt.Sprintf("shard %d began anew at table version %d, the change was planned by version %d", c.Shard, began, c.Table)
 	}
 	if t.unsettled(c.Shard) {
 		return nil, fmt.Sprintf("shard %d is not settled since the directory was rebuilt: its leader has not told its members yet", c.Shard)

@@ -113,6 +113,7 @@ func TestMemberAddedAndRemoved(t *testing.T) {
 					t.Errorf("replica %q, before %q, of the operation %q", again, gone, o.Replica)
 				}
 				r.ready()
+				r.namesTables()
 			})
 		})
 	}

@@ -267,11 +267,12 @@ func (s *Service) place(t *Table, v outlook, calm bool) {
 
 // relocate records the operation by which a replica leaves its node, or comes to one, unless that would cost its shard the quorum now.
 func (s *Service) relocate(ctx context.Context, r relocation) error {
+	table := s.Table().Version
 	conf, leader, err := s.configuration(ctx, r.shard)
 	if err != nil {
 		return fmt.Errorf("asking the leader of shard %d: %w", r.shard, err)
 	}
-	c := StartOperation{Kind: ReplaceMember, Shard: r.shard, Node: r.to, From: r.from.Node, R: r.from.R, Conf: conf.Index, Reason: r.reason}
+	c := StartOperation{Kind: ReplaceMember, Shard: r.shard, Node: r.to, From: r.from.Node, R: r.from.R, Conf: conf.Index, Reason: r.reason, Table: table}
 	why := ""
 	switch {
 	case r.to == "":

@@ -94,6 +94,7 @@ func TestDrain(t *testing.T) {
 		if _, err := r.change("a", MemberChange{Shard: 2, Node: "c", Add: true}); !errors.As(err, new(*ConflictError)) {
 			t.Errorf("a replica came to a drained node: %v", err)
 		}
+		r.namesTables()
 		if n, err := r.drain("a", "c", false); err != nil || n.Draining {
 			t.Errorf("%+v, %v", n, err)
 		}

@@ -87,6 +87,7 @@ func (s *Service) takeBack(ctx context.Context, c CancelOperation) error {
 // beginRebuild records a rebuild, unless the shard would have no quorum without the replica: then it waits
 // until others are back, and leaves room for another operation.
 func (s *Service) beginRebuild(ctx context.Context, id shard.ReplicaID, reason string) error {
+	table := s.Table().Version
 	conf, leader, err := s.configuration(ctx, id.Shard)
 	if err != nil {
 		return fmt.Errorf("asking the leader of shard %d: %w", id.Shard, err)
@@ -98,5 +99,5 @@ func (s *Service) beginRebuild(ctx context.Context, id shard.ReplicaID, reason s
 	}
 	s.log.Warn("a replica is rebuilt", "why", reason, "shard", id.Shard, "replica", id.String())
 	return s.proposeDuty(ctx, Command{Start: &StartOperation{Kind: RebuildMember, Shard: id.Shard, Node: id.Node, R: id.R,
-		Conf: conf.Index, Reason: reason}})
+		Conf: conf.Index, Reason: reason, Table: table}})
 }

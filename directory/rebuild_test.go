@@ -78,6 +78,7 @@ func testRebuild(t *testing.T, outcome shard.Outcome, reason string) {
 		if all := r.rebuilds("b"); len(all) != 1 {
 			t.Errorf("rebuilt again: %+v", all)
 		}
+		r.namesTables()
 	})
 }
 

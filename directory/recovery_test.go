@@ -287,6 +287,60 @@ func TestRecoverCommand(t *testing.T) {
 	}
 }
 
+// TestStartOfAFormerGeneration ensures that no operation begins on a group from a configuration of the one before it, whose number it
+// might never come to: it would run for ever, and could not even be cancelled.
+func TestStartOfAFormerGeneration(t *testing.T) {
+	apply := func(c Command, to *Table) (*Table, Result) {
+		c.Kind = c.kind()
+		return c.apply(to)
+	}
+	founded, _ := apply(testInit(t, 4, smallSettings), &Table{})
+	id := founded.Shards[0].ID
+	nodes := []string{"a", "b", "c"}
+	recovered, result := apply(Command{Recover: &RecoverShard{Shard: id, Generation: 1, Nodes: nodes}}, founded)
+	if recovered == nil {
+		t.Fatal(result)
+	}
+	rebuilt := *founded
+	rebuilt.Version, rebuilt.Rebuilt, rebuilt.Directory = 9, 9, rebuilt.Directory[:3]
+	for _, group := range []struct {
+		shard shard.ID
+		table *Table
+	}{{id, recovered}, {shard.Directory, &rebuilt}} {
+		members, _ := group.table.Members(group.shard)
+		out := slices.IndexFunc(group.table.NodeIDs(), func(node string) bool {
+			return !slices.ContainsFunc(members, func(m Member) bool { return m.Node == node })
+		})
+		start := StartOperation{Kind: AddMember, Shard: group.shard, Node: group.table.NodeIDs()[out], Conf: 5000, Table: group.table.Version - 1}
+		if next, result := apply(Command{Start: &start}, group.table); next != nil || result.Outcome != OutcomeRefused {
+			t.Errorf("shard %d: planned before the group began: %+v", group.shard, result)
+		}
+		early := *group.table
+		early.Level = placementLevel
+		for _, row := range []struct {
+			table   *Table
+			planned uint64
+		}{{group.table, group.table.Version}, {group.table, 0}, {&early, start.Table}} {
+			start.Table = row.planned
+			if next, result := apply(Command{Start: &start}, row.table); next == nil || result.Outcome != OutcomeApplied {
+				t.Errorf("shard %d, level %d: planned by table %d: %+v", group.shard, row.table.Level, row.planned, result)
+			}
+		}
+	}
+}
+
+// namesTables fails the test where an operation began that names no table.
+func (r *testRig) namesTables() {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, data := range r.log {
+		if c, err := DecodeCommand(data); err != nil || c.Start != nil && c.Start.Table == 0 {
+			r.t.Errorf("%s, %v", data, err)
+		}
+	}
+}
+
 // TestRouterNamesReplica ensures that requests for a shard that was recovered name the replica that the table lists, writes too: one of the former
 // generation on the same node takes none.
 func TestRouterNamesReplica(t *testing.T) {
