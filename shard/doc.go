@@ -100,6 +100,8 @@
 //	differs                                                                                TestFollowerDiverges
 //	within the destruction of a replica          it is as it was, or the rest of it    TestManifestCrash
 //	                                             is removed
+//	while a replica takes the state of one       that one is as it was, or the new     TestKeep
+//	of a former generation                       one has all of it (see Keep)
 //	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry
 //
 // # Concurrency

@@ -33,6 +33,9 @@ type Keep struct {
 // kept stops the former replica and returns what it has; nil where the new one was made already.
 func (h *Host) kept(spec Spec) (*fsm.Machine, error) {
 	former := ReplicaID{spec.Shard, h.cfg.Node, spec.Keep.R}
+	if h.storage.retired(former) {
+		return nil, nil
+	}
 	if v := h.storage.verdict(former); v != nil {
 		return nil, fmt.Errorf("%w: replica %s, which was to be kept, has stopped: %s", ErrDataLost, former, v)
 	}
@@ -48,9 +51,6 @@ func (h *Host) kept(spec Spec) (*fsm.Machine, error) {
 		return fmt.Errorf("%w: replica %s, which was to be kept, has never spoken", ErrDataLost, former)
 	}
 	store, snaps, err := h.storage.open(former, spec.Volatile, 0, newRaftLogger(h.log, spec.Shard), h.fatal, never)
-	if errors.Is(err, ErrRetired) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}

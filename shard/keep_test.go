@@ -157,7 +157,7 @@ func TestKeep(t *testing.T) {
 	}
 	former := Spec{Shard: 7, R: 1, Members: []Member{{"a", 1}}}
 	next := Spec{Shard: 7, R: 5, Members: []Member{{"a", 5}}, Keep: Keep{R: 1, Grant: grant(2, 5)}}
-	for _, death := range []string{"none", "restart before", "creating", "destroying", "lost"} {
+	for _, death := range []string{"none", "restart before", "failing once", "creating", "destroying", "lost"} {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprint(death, " snapshot=", snapshot), func(t *testing.T) {
 				k := &keepHost{t: t, dir: t.TempDir()}
@@ -186,14 +186,25 @@ func TestKeep(t *testing.T) {
 				must(t, err)
 				sum := want.Checksum()
 
-				fails := &failingStorage{storage: k.storage, creating: death == "creating", destroying: death == "destroying"}
+				fails := &failingStorage{storage: k.storage, creating: death == "creating" || death == "failing once", destroying: death == "destroying"}
 				k.storage = fails
 				switch death {
 				case "restart before":
 					k.restart()
+				case "failing once": // as on a full disk
+					if err := k.OpenCache(next); !errors.Is(err, errKilled) {
+						t.Fatal(err)
+					}
+					if !slices.Contains(k.Replicas(), ReplicaID{7, "a", 1}) {
+						t.Fatal("the former replica is destroyed")
+					}
+					fails.creating = false
 				case "creating", "destroying":
 					if err := k.OpenCache(next); death == "creating" && !errors.Is(err, errKilled) || death == "destroying" && err != nil {
 						t.Fatal(err)
+					}
+					if death == "destroying" { // a judgement that was under way says nothing of the new one
+						must(t, fails.storage.diverged(ReplicaID{7, "a", 1}, &Verdict{Outcome: OutcomeMinority}))
 					}
 					k.restart()
 					err := k.OpenCache(former) // as by an older table

@@ -301,3 +301,102 @@ func TestKeepVolatile(t *testing.T) {
 		t.Errorf("%+v", resp)
 	}
 }
+
+// TestWholeState ensures that the state of a replica is what its newest snapshot and the log behind it come to, that a log which the snapshot has
+// overtaken counts for nothing, as an installation that a death cut off leaves it, and that a gap between them, or no grant, is a loss.
+func TestWholeState(t *testing.T) {
+	entries := func(term uint64, indexes ...uint64) (logs []*raft.Log) { // each that is no command leaves the state alone
+		for _, index := range indexes {
+			c := fsm.Command{Kind: fsm.KindPut, Key: fmt.Appendf(nil, "%d", index), Value: []byte("v")}
+			if index == 2 {
+				c = fsm.Command{Kind: fsm.KindGrant, Grant: fsm.Grant{Range: fsm.Range{End: fsm.Slots}, Epoch: 1, Generation: 1, VersionBits: 1, Limit: 1 << 20, TableVersion: 1}}
+			}
+			data, err := fsm.Batch{Stamp: index, Level: 1, Commands: []fsm.Command{c}}.AppendBinary(nil)
+			must(t, err)
+			entry := &raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: data}
+			switch index {
+			case 1, 4:
+				entry.Type, entry.Data = raft.LogConfiguration, raft.EncodeConfiguration(raft.Configuration{})
+			case 5:
+				entry.Type, entry.Data = raft.LogBarrier, nil
+			}
+			logs = append(logs, entry)
+		}
+		return logs
+	}
+	at := func(logs []*raft.Log) *fsm.Machine {
+		m := fsm.New()
+		for _, l := range logs {
+			if l.Type == raft.LogCommand {
+				b, err := fsm.DecodeBatch(l.Data)
+				must(t, err)
+				_, err = m.Apply(l.Index, b)
+				must(t, err)
+			}
+		}
+		return m
+	}
+	whole := entries(1, 1, 2, 3, 4, 5, 6, 7, 8)
+	for _, row := range []struct {
+		name     string
+		log      []*raft.Log
+		snapshot int    // how many of whole it covers; 0: there is none
+		term     uint64 // of its last entry
+		want     int    // how many of whole the state covers; 0: lost
+	}{
+		{"the log alone", whole, 0, 0, 8},
+		{"snapshot and log", whole, 6, 1, 8},
+		{"a compacted log", whole[6:], 6, 1, 8},
+		{"the snapshot alone", nil, 6, 1, 6},
+		{"the log ends before the snapshot", whole[:3], 6, 1, 6},
+		{"the log is another one at the snapshot", whole, 6, 2, 6},
+		{"a gap", whole[7:], 6, 1, 0},
+		{"a log that does not begin at the beginning", whole[2:], 0, 0, 0},
+		{"no grant", whole[:1], 0, 0, 0},
+		{"nothing", nil, 0, 0, 0},
+	} {
+		store, snaps := newMemoryStore(), newMemorySnapshots()
+		must(t, store.StoreLogs(row.log))
+		if row.snapshot > 0 {
+			sink, err := snaps.Create(1, uint64(row.snapshot), row.term, raft.Configuration{}, 1, nil)
+			must(t, err)
+			_, err = at(whole[:row.snapshot]).Snapshot().WriteTo(sink)
+			must(t, err)
+			must(t, sink.Close())
+		}
+		got, err := wholeState(store, snaps)
+		if row.want == 0 {
+			if !errors.Is(err, ErrDataLost) {
+				t.Errorf("%s: %v, want that it is lost", row.name, err)
+			}
+		} else if err != nil || got.Checksum() != at(whole[:row.want]).Checksum() {
+			t.Errorf("%s: %v, want the state at %d", row.name, err, row.want)
+		}
+	}
+}
+
+// TestMemoryKeep ensures that a data folder in memory lets a replica be made beside the one that it keeps, and beside no other, as one on disk does.
+func TestMemoryKeep(t *testing.T) {
+	begin := func(replicaStore, raft.SnapshotStore) error { return nil }
+	for _, row := range []struct {
+		id      ReplicaID
+		r, keep uint64
+		want    bool
+	}{
+		{ReplicaID{3, "a", 17}, 20, 17, true},
+		{ReplicaID{3, "a", 17}, 20, 16, false},
+		{ReplicaID{3, "a", 17}, 20, 0, false},
+		{ReplicaID{Directory, "a", 0}, 20, 0, false}, // a founder's
+	} {
+		m := NewMemory("a")
+		if _, _, err := m.open(row.id, false, 0, nil, nil, begin); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := m.open(ReplicaID{row.id.Shard, "a", row.r}, false, row.keep, nil, nil, begin); (err == nil) != row.want {
+			t.Errorf("%+v: %v", row, err)
+		}
+		if m.retired(row.id) != row.want {
+			t.Errorf("%+v: retired %v", row, m.retired(row.id))
+		}
+	}
+}
