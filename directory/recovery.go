@@ -287,7 +287,7 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 	answer.View = s.recoveryView(t, sh, s.answering(ctx, t))
 	var keep Member
 	if r.KeepData {
-		if keep, err = s.newest(ctx, sh, &answer.View, r.Force); err != nil {
+		if keep, err = s.newest(ctx, sh, &answer.View); err != nil {
 			answer.Conflict = err.Error()
 			return answer, nil
 		}
@@ -320,19 +320,19 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 }
 
 // newest finds the replica of a shard that has the most of its log, by the rule of elections (Raft, 5.4.1), among those that run, and makes the view
-// one of a recovery that keeps what that one has. All others are destroyed. So one that runs and does not tell what it has, for a moment, may be passed over
-// by force alone; and none is taken that has nothing, above all one that is not open yet: what it is to begin with would be destroyed.
-func (s *Service) newest(ctx context.Context, sh Shard, v *RecoveryView, force bool) (best Member, err error) {
+// one of a recovery that keeps what that one has. All others are destroyed. So none that runs is passed over because it does not tell what it
+// has, for a moment; and none is taken that has nothing, above all one that is not open yet: what it is to begin with would be destroyed.
+func (s *Service) newest(ctx context.Context, sh Shard, v *RecoveryView) (best Member, err error) {
 	var last shard.Fate
 	for i, m := range sh.Members {
 		if !v.Former[i].Runs {
 			continue
 		}
 		fate, err := s.fate(ctx, m.id(sh.ID))
-		if err != nil && !force {
-			return Member{}, fmt.Errorf("replica %s may have the newest log, and does not tell: try again (%v)", m.id(sh.ID), err)
+		if err != nil {
+			return Member{}, fmt.Errorf("replica %s may have the newest log, and does not tell: try again, or stop its node (%v)", m.id(sh.ID), err)
 		}
-		if err != nil || fate.Last == 0 {
+		if fate.Last == 0 {
 			continue
 		}
 		v.Former[i].Term, v.Former[i].Last = fate.LastTerm, fate.Last

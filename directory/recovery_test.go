@@ -656,17 +656,15 @@ func TestNewestIsKept(t *testing.T) {
 	type fates map[string]shard.Fate
 	for _, row := range []struct {
 		name  string
-		fates fates // by node; absent: it can't be told
-		force bool
+		fates fates  // by node; absent: it can't be told
 		want  string // node; "": refused
 	}{
-		{"the higher index", fates{"a": {LastTerm: 3, Last: 7}, "b": {LastTerm: 3, Last: 9}, "c": {LastTerm: 3, Last: 8}}, false, "b"},
-		{"the higher term", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}, "c": {LastTerm: 3, Last: 8}}, false, "a"},
-		{"those that have something", fates{"a": {}, "b": {Gone: true}, "c": {LastTerm: 1, Last: 1}}, false, "c"},
-		{"nobody has anything", fates{"a": {}, "b": {}, "c": {Gone: true}}, false, ""},
-		{"one does not tell", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}}, false, ""},
-		{"one does not tell, by force", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}}, true, "a"},
-		{"nobody tells, by force", nil, true, ""},
+		{"the higher index", fates{"a": {LastTerm: 3, Last: 7}, "b": {LastTerm: 3, Last: 9}, "c": {LastTerm: 3, Last: 8}}, "b"},
+		{"the higher term", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}, "c": {LastTerm: 3, Last: 8}}, "a"},
+		{"those that have something", fates{"a": {}, "b": {Gone: true}, "c": {LastTerm: 1, Last: 1}}, "c"},
+		{"nobody has anything", fates{"a": {}, "b": {}, "c": {Gone: true}}, ""},
+		{"one does not tell", fates{"a": {LastTerm: 4, Last: 7}, "b": {LastTerm: 3, Last: 9}}, ""},
+		{"nobody tells", nil, ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -682,7 +680,7 @@ func TestNewestIsKept(t *testing.T) {
 					r.fates[id] = fate
 					r.mu.Unlock()
 				}
-				plan, err := r.services["b"].RecoverShard(context.Background(), Recovery{Shard: 2, KeepData: true, Force: row.force})
+				plan, err := r.services["b"].RecoverShard(context.Background(), Recovery{Shard: 2, KeepData: true, Force: true})
 				if row.want == "" {
 					if !errors.As(err, new(*ConflictError)) {
 						t.Errorf("%+v, %v, want a refusal", plan, err)
