@@ -136,6 +136,127 @@ func TestRecoverShards(t *testing.T) {
 	}
 }
 
+// TestRecoverKeepsData ensures that a shard of which one replica is left, and which is recovered with what that one has, has all that was acknowledged, with
+// the versions, idempotency keys and order of use that it had; and that it has three replicas again once nodes take them, which go on with that.
+func TestRecoverKeepsData(t *testing.T) {
+	processes(t)
+	c := cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Nodes: 5, Replicas: 3, Shards: 10, Delay: time.Millisecond})
+	a, gone := c.Node("a"), []*cluster.Node{c.Node("d"), c.Node("e")}
+	if answer, err := a.Set(within(t, 10*time.Second), "shard-bytes", "128KiB"); err != nil || answer.Status != 200 {
+		t.Fatal(answer, err)
+	}
+	tag, shard := "", uint64(0)
+	for i := 0; tag == ""; i++ {
+		l, err := a.Locate(within(t, 10*time.Second), fmt.Sprint(i))
+		if err != nil || i > 1000 {
+			t.Fatalf("no shard has members on d and e: %+v, %v", l, err)
+		}
+		if slices.Contains(l.Members, "d") && slices.Contains(l.Members, "e") {
+			tag, shard = fmt.Sprintf("{%d}", i), l.Shard
+		}
+	}
+	// Of these keys the first few are used again, so the others are the first to go.
+	const keys, used = 40, 10
+	key := func(n int) string { return fmt.Sprint(tag, n) }
+	value := strings.Repeat("v", 1000)
+	versions := map[string]uint64{}
+	for n := range keys {
+		versions[key(n)] = put(t, a, key(n), value)
+	}
+	for n := range used {
+		if answer := raw(t, a, "GET", "/v1/kv/"+key(n), nil, ""); answer.StatusCode != 200 {
+			t.Fatal(answer.Status)
+		}
+	}
+	time.Sleep(time.Second) // the recency of these reads goes through the log, at latest after 100 ms
+	once := []string{fmt.Sprintf(`Idempotency-Key: "%d-recover"`, time.Now().Add(9*time.Second).UnixMilli())}
+	incr := raw(t, a, "POST", "/v1/kv/"+tag+"n?op=incr&by=5", once, "")
+	if incr.StatusCode != 200 || incr.body != "5" {
+		t.Fatal(incr.Status, incr.body)
+	}
+	for _, n := range gone {
+		if err := n.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recover := func(body string) (view struct{ Kept, Against string }, status int) {
+		t.Helper()
+		answer, err := a.Ask(within(t, 30*time.Second), "POST", fmt.Sprintf("/v1/shards/%d/recover", shard), body, "Content-Type", "application/json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = json.Unmarshal(answer.Body, &view) // an error leaves it empty
+		return view, answer.Status
+	}
+	if !until(t, func() bool { // while the nodes count as up, it is refused
+		plan, status := recover(`{"keep_data":true}`)
+		return status == 200 && plan.Kept != "" && plan.Against == ""
+	}) {
+		t.Fatal("no plan to keep anything")
+	}
+	if done, status := recover(`{"keep_data":true,"unsafe":true,"generation":1}`); status != 202 || done.Kept == "" {
+		t.Fatal(done, status)
+	}
+	if !until(t, func() bool { return raw(t, a, "GET", "/v1/kv/"+key(0)+"?touch=false", nil, "").StatusCode == 200 }) {
+		t.Fatal("the shard does not serve")
+	}
+	there := func(at *cluster.Node, n int) bool {
+		t.Helper()
+		answer := raw(t, at, "GET", "/v1/kv/"+key(n)+"?touch=false", nil, "")
+		if answer.StatusCode == 200 && answer.Header.Get("ETag") != fmt.Sprintf("%q", fmt.Sprint(versions[key(n)])) {
+			t.Errorf("%s has ETag %s, want %d", key(n), answer.Header.Get("ETag"), versions[key(n)])
+		}
+		return answer.StatusCode == 200
+	}
+	for n := range keys {
+		if !there(a, n) {
+			t.Errorf("%s is lost", key(n))
+		}
+	}
+	if again := raw(t, a, "POST", "/v1/kv/"+tag+"n?op=incr&by=5", once, ""); again.body != "5" || again.Header.Get("Idempotency-Replayed") != "?1" ||
+		again.Header.Get("ETag") != incr.Header.Get("ETag") {
+		t.Errorf("the same increment again: %s %s %v", again.Status, again.body, again.Header)
+	}
+	for n := keys; there(a, used); n++ { // until the oldest is evicted
+		if version := put(t, a, key(n), value); version <= versions[key(keys-1)] {
+			t.Fatalf("version %d after %d", version, versions[key(keys-1)])
+		} else if n > 1000 {
+			t.Fatal("nothing is evicted")
+		}
+	}
+	for n := range keys {
+		if n != used && !there(a, n) {
+			t.Errorf("%s is evicted before one that was not used as long", key(n))
+		}
+	}
+	if !until(t, func() bool { // three nodes are left, and all take one
+		s, err := a.Shard(within(t, 10*time.Second), shard)
+		return err == nil && len(s.Members) == 3 && !slices.ContainsFunc(s.Members, func(m struct{ Node, Role string }) bool { return m.Role != "voter" })
+	}) {
+		t.Fatal("the shard has not got three members again")
+	}
+	l, err := a.Locate(within(t, 10*time.Second), key(0))
+	if err != nil || l.Leader == "" {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	leader := c.Node(l.Leader)
+	at := c.Node("b")
+	if leader == at {
+		at = c.Node("c")
+	}
+	if err := leader.Kill(); err != nil { // the others have it too: the directory has no quorum now, and isn't needed
+		t.Fatal(err)
+	}
+	if !until(t, func() bool { return there(at, 0) }) {
+		t.Fatal("nobody serves without the node that had it first")
+	}
+	for n := range used {
+		if !there(at, n) {
+			t.Errorf("%s is lost with the node that had it first", key(n))
+		}
+	}
+}
+
 // put stores a value and returns its version.
 func put(t *testing.T, n *cluster.Node, key, value string) uint64 {
 	t.Helper()
