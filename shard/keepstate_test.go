@@ -243,6 +243,9 @@ func TestKeepNothing(t *testing.T) {
 				for _, id := range h.Replicas() { // by the next table
 					must(t, h.Destroy(testShard, id.R))
 				}
+				if all := h.Status(); len(all) > 0 {
+					t.Errorf("%+v is told of for ever", all)
+				}
 				must(t, h.OpenCache(Spec{Shard: testShard, R: 30, Members: []Member{{"a", 30}}}))
 			})
 		})

@@ -289,8 +289,20 @@ func (g *Group) changeMembers(ctx context.Context, prev uint64, change func(r *r
 	return i.writeError(err)
 }
 
-// Replicas names the replicas that this node created, or began to, and did not destroy.
-func (h *Host) Replicas() []ReplicaID { return h.storage.replicas() }
+// Replicas names the replicas that this node created, or began to, and did not destroy, and those that it could not even begin, as what they were to keep is
+// lost.
+func (h *Host) Replicas() []ReplicaID {
+	ids := h.storage.replicas()
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, l := range h.losses {
+		if !slices.Contains(ids, l.id) {
+			ids = append(ids, l.id)
+		}
+	}
+	slices.SortFunc(ids, compareReplicas)
+	return ids
+}
 
 // Destroy ends a replica of this node for good: it is stopped, noted as destroyed, and its data removed.
 // It is idempotent; a replica that was never here can be destroyed too, and never comes. A crash before
