@@ -56,6 +56,9 @@
 //   - Nothing moves for the sake of zones or loads while a node that has replicas is down, or any operation runs.
 //   - A feature level is raised only while all nodes of the table are up (levels): one that is gone for
 //     good must be removed first.
+//   - A version stands for one value (R3), but for this: a shard that is recovered with what one replica has keeps the versions that that one had, also of
+//     writes which were not committed there, and those who are lost may have given them to others. New versions for all that is not known to be committed
+//     would be exact, and would undo what was acknowledged upon them by conditions; so they stay, on the operator's word (TestKeepState in package shard).
 //   - Leaders are spread by number, and among equals by what they serve (nextLeaders); replicas by the bytes that they hold, and by number.
 //   - Zones come before room: a small node that is alone in its zone gets a replica of each shard that would share a zone otherwise, and their limits
 //     shrink to what it can give.

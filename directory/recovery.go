@@ -314,7 +314,7 @@ func (s *Service) recoverHere(ctx context.Context, r Recovery) (answer recoveryA
 		return answer, nil
 	}
 	answer.View.Done, answer.View.Operation = true, result.Operation
-	s.log.Error("a shard is recovered, what it held is given up", "kept", answer.View.Kept, "shard", sh.ID, "generation", sh.Generation+1, "epoch", result.Version,
+	s.log.Error("a shard is recovered, what it held is given up but for what a replica that is kept has", "kept", answer.View.Kept, "shard", sh.ID, "generation", sh.Generation+1, "epoch", result.Version,
 		"nodes", answer.View.Nodes, "forced", r.Force && answer.View.Against != "")
 	return answer, nil
 }

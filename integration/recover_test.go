@@ -168,11 +168,19 @@ func TestRecoverKeepsData(t *testing.T) {
 			t.Fatal(answer.Status)
 		}
 	}
-	time.Sleep(time.Second) // the recency of these reads goes through the log, at latest after 100 ms
+	if !until(t, func() bool { return len(pendingTouches(t, c, shard, used)) == 0 }) { // their recency goes through the log
+		t.Fatal(pendingTouches(t, c, shard, used))
+	}
 	once := []string{fmt.Sprintf(`Idempotency-Key: "%d-recover"`, time.Now().Add(9*time.Second).UnixMilli())}
 	incr := raw(t, a, "POST", "/v1/kv/"+tag+"n?op=incr&by=5", once, "")
 	if incr.StatusCode != 200 || incr.body != "5" {
 		t.Fatal(incr.Status, incr.body)
+	}
+	if !until(t, func() bool { // a majority has it now, and the one that stays may be the third
+		_, err := a.Checksums(within(t, 10*time.Second), shard)
+		return err == nil
+	}) {
+		t.Fatal("the replicas do not agree")
 	}
 	for _, n := range gone {
 		if err := n.Kill(); err != nil {
@@ -269,6 +277,29 @@ func put(t *testing.T, n *cluster.Node, key, value string) uint64 {
 }
 
 // until asks until something holds, for a minute.
+// pendingTouches says why the touches of a shard's reads, so many at least, are not all in its log; "" where they are.
+func pendingTouches(t *testing.T, c *cluster.Cluster, shard uint64, least int) string {
+	t.Helper()
+	counts := map[string]int{}
+	for _, n := range c.Nodes {
+		for line := range strings.Lines(raw(t, n, "GET", "/metrics", nil, "").body) {
+			for _, outcome := range []string{"collected", "deduplicated", "skipped", "replicated", "dropped"} {
+				if value, ok := strings.CutPrefix(line, fmt.Sprintf("larder_touches_total{outcome=%q,shard=\"%d\"} ", outcome, shard)); ok {
+					count, err := strconv.Atoi(strings.TrimSpace(value))
+					if err != nil {
+						t.Fatal(err)
+					}
+					counts[outcome] += count
+				}
+			}
+		}
+	}
+	if counts["replicated"] >= least {
+		return ""
+	}
+	return fmt.Sprintf("%d touches are to be in the log of shard %d: %v", least, shard, counts)
+}
+
 func until(t *testing.T, holds func() bool) bool {
 	t.Helper()
 	return cluster.Poll(within(t, time.Minute), holds) == nil
