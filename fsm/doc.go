@@ -45,7 +45,8 @@
 // value, and answered again to whoever repeats the command under the key (R7). A key of the form
 // <unix-ms>-<random> is remembered until its own time and [IdempotencyWindow], by the log clock; after that,
 // and at or below the horizon to which the memory had to forget, it is refused as too old. So such a key never
-// makes a change twice, as long as its slot stays here: records go when their slot goes. Any other key is
+// makes a change twice, as long as its slot stays here: records go when their slot goes. A shard's later generations begin
+// with the horizon at that time, as records of the former one may be lost. Any other key is
 // protected for IdempotencyWindow from the change on, and no longer. The memory takes a sixteenth of the limit
 // at most, and counts in it. Records are kept by slot. A refusal is not remembered, nor is a delete of what is
 // absent: repeated, it is judged anew.
@@ -104,6 +105,8 @@
 //     of its slots and part. [Machine.PlanDelete] keeps that small.
 //   - Level 1 hashes keys without a secret: whoever may write can make many keys of one slot and hash, and each
 //     search for one of them then looks at all. The raise to level 2 brings a random seed.
+//   - A key whose time was ahead of the log clock when a generation ended can be made twice, if the next one begins before
+//     that time.
 //   - While opaque idempotency keys fill their memory, each change under a key with a time raises the horizon.
 //   - A touch names a key by 40 bits. Of a slot's entries two may share a name, by chance of 1 in 16 million
 //     for each pair: then the wrong one is touched, on all replicas alike.

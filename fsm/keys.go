@@ -200,6 +200,10 @@ func (m *Machine) dropKey(r ref) {
 	m.keys.timed.remove(r)
 }
 
+// loseKeys raises the horizon to now: an earlier life of the shard made changes, and some of their records are not here. A
+// repetition of one of them must not be made again.
+func (m *Machine) loseKeys() { m.horizon = max(m.horizon, m.clock) }
+
 // shrinkKeys brings the records down to limit, as far as timed ones and most steps allow.
 func (m *Machine) shrinkKeys(limit uint64, most int) {
 	for range most {

@@ -106,6 +106,42 @@ func TestIdempotencyScope(t *testing.T) {
 	}
 }
 
+// TestIdempotencyNextGeneration ensures that a change which was made before its shard began a new generation, empty or with what a
+// replica had, is not made again under its key.
+func TestIdempotencyNextGeneration(t *testing.T) {
+	next := func(generation uint64) Command {
+		return Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: generation, Generation: generation,
+			VersionBits: uint32(generation), Limit: 1 << 20, TableVersion: generation}}
+	}
+	raise := Command{Kind: KindLevel, Level: 2, Seed: 1}
+	for name, lives := range map[string]func() *driver{
+		"emptied": func() *driver {
+			d := &driver{t: t, Machine: New()}
+			d.at(now+100, next(2), raise)
+			return d
+		},
+		"kept": func() *driver {
+			d := &driver{t: t, Machine: New()}
+			d.at(now-1, next(1), raise)
+			d.at(now+100, next(2))
+			return d
+		},
+	} {
+		d := lives()
+		if got := d.at(now+100, keyed(incr("n", 1), timed(100, "old")))[0]; got.Status != StatusKeyTooOld {
+			t.Errorf("%s: a key of the former generation: %+v", name, got)
+		}
+		if got := d.at(now+100, keyed(incr("n", 1), timed(101, "new")))[0]; got.Status != StatusOK {
+			t.Errorf("%s: a later key: %+v", name, got)
+		}
+	}
+	d := &driver{t: t, Machine: New()}
+	d.at(now, next(1), raise)
+	if got := d.at(now, keyed(incr("n", 1), timed(0, "first")))[0]; got.Status != StatusOK {
+		t.Errorf("in the first generation: %+v", got)
+	}
+}
+
 // TestIdempotencyDefaultTTL ensures that a change without a TTL of its own is answered again when the default has
 // changed since, and stays what it was made; to ask for a TTL, or for none, is another change.
 func TestIdempotencyDefaultTTL(t *testing.T) {

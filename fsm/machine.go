@@ -221,6 +221,9 @@ func (m *Machine) grant(g *Grant) Result {
 	if !newer || !first && uint64(g.VersionBits) <= m.version>>counterBits {
 		return Result{Status: StatusStale}
 	}
+	if g.Generation > max(m.generation, 1) && m.level >= 2 {
+		m.loseKeys()
+	}
 	m.generation, m.epoch = g.Generation, g.Epoch
 	m.version = uint64(g.VersionBits) << counterBits
 	if g.Range != m.owned {
@@ -253,6 +256,9 @@ func (m *Machine) raise(level uint8, seed uint64) Result {
 		m.limit = min(m.limit, MaxLimit)
 		m.recency = m.version // level 1 has used versions for stamps
 		m.forgetTokens()
+		if m.generation > 1 {
+			m.loseKeys()
+		}
 	}
 	m.level = level
 	return Result{Status: StatusOK}

@@ -193,6 +193,9 @@ func (tw *twin) command(c Command) Result {
 		for slot := tw.start; slot < tw.end && tw.counter > 0; slot++ {
 			tw.gone[slot] = tw.version()
 		}
+		if tw.generation > 1 {
+			tw.horizon = max(tw.horizon, tw.clock)
+		}
 		return Result{Status: StatusOK}
 	case KindTouches:
 		for chunk := range slices.Chunk(c.Touches, 5) {
@@ -444,6 +447,9 @@ func (tw *twin) grant(g Grant) Result {
 	have := []uint64{tw.generation, tw.epoch, tw.bits}
 	if slices.Compare([]uint64{g.Generation, g.Epoch, bits}, have) <= 0 || tw.granted && bits <= tw.bits {
 		return Result{Status: StatusStale}
+	}
+	if g.Generation > 1 && g.Generation > tw.generation && tw.level == 2 {
+		tw.horizon = max(tw.horizon, tw.clock)
 	}
 	tw.granted = true
 	tw.generation, tw.epoch, tw.bits, tw.counter = g.Generation, g.Epoch, bits, 0
