@@ -26,6 +26,9 @@ func (r *runner) end(ctx context.Context) {
 		}
 		return
 	}
+	if err := r.whole(ctx); err != nil && ctx.Err() == nil {
+		r.fail("before the last fault, after %v: %v", convergeTime, err)
+	}
 	last := r.plan.Last
 	f := history.Fault{Name: "heal-majority", Class: "network", Targets: last.Away, Start: r.recorder.Now()}
 	if err := r.nemesis.Break(last); err != nil {
@@ -54,6 +57,30 @@ func (r *runner) end(ctx context.Context) {
 	if _, ok := r.recover(ctx, f.Healed); !ok && ctx.Err() == nil {
 		r.fail("after all was mended the clients' successes were not back in %v: %s", recoverTime, r.system.describe(ctx))
 	}
+}
+
+// whole waits until each shard has all its voters: what is away in the last fault is then a minority of each, which
+// it may not be of one that a member has yet to join.
+func (r *runner) whole(ctx context.Context) error {
+	want := r.replicas()
+	if want == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, convergeTime)
+	defer cancel()
+	for shard := range uint64(r.plan.Knobs.Shards) {
+		for {
+			err := r.system.voters(ctx, shard+1, want)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return err
+			}
+			sleep(ctx, 200*time.Millisecond)
+		}
+	}
+	return nil
 }
 
 // progress waits until every shard is read at nodes that are not away, and clients have had successes since, and returns

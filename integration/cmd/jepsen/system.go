@@ -255,6 +255,22 @@ func (s *system) checksums(ctx context.Context, shard uint64, want int) (samples
 	return samples, err
 }
 
+// voters fails unless a shard has want members, and all of them vote.
+func (s *system) voters(ctx context.Context, shard uint64, want int) error {
+	err := errors.New("no node runs")
+	for _, n := range s.cluster.Live() {
+		var m cluster.Members
+		if m, err = n.Members(ctx, shard); err != nil {
+			continue
+		}
+		if voters, all := m.Voters(); !all || len(voters) != want {
+			err = fmt.Errorf("shard %d has %d voters of %d members, want %d", shard, len(voters), len(m.Members), want)
+		}
+		break
+	}
+	return err
+}
+
 // describe says how the cluster is, for a failure.
 func (s *system) describe(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
