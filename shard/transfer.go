@@ -23,7 +23,7 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	}
 	id, ok := i.voterOn(node)
 	if !ok || node == g.id.Node {
-		return fmt.Errorf("no other voter of shard %d on node %q", g.id.Shard, node)
+		return fmt.Errorf("%w: no other voter of shard %d is on node %q", ErrConfChanged, g.id.Shard, node)
 	}
 	if g.known.has(id) {
 		return fmt.Errorf("%w: the replica on node %s must not lead", ErrDiverged, node)

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"encoding/binary"
 	"strings"
 	"testing"
@@ -110,6 +111,19 @@ func TestHandover(t *testing.T) {
 		c.wantGet(c.leader("c"), "k", "v")
 		if took := time.Since(began); took > 200*time.Millisecond {
 			t.Errorf("the handover took %v", took)
+		}
+	})
+}
+
+// TestTransferToNoVoter ensures that a leader refuses to hand over to a node that is no other voter, as one is whose removal it was too
+// late to hear of.
+func TestTransferToNoVoter(t *testing.T) {
+	inBubbleWithSpares(t, 4, 1, nil, func(c *cluster) {
+		l := c.leader()
+		for _, node := range []string{"d", "z", l.Node()} {
+			if err := l.Group(testShard).TransferLeadership(context.Background(), node); !errors.Is(err, ErrConfChanged) || !Refused(err) {
+				t.Errorf("to %s: %v", node, err)
+			}
 		}
 	})
 }
