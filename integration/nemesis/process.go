@@ -310,11 +310,11 @@ func (a *Act) end(how func(...string) error, nodes ...string) error {
 	return nil
 }
 
-// undoEnd starts what end ended.
+// undoEnd starts what end ended, unless another act has ended it for good meanwhile.
 func undoEnd(_ context.Context, a *Act) error {
 	var err error
 	for _, node := range a.killed {
-		if !a.n.sys.Running(node) {
+		if !a.n.sys.Running(node) && !a.n.isBroken(node) {
 			err = errors.Join(err, a.n.sys.Start(node))
 		}
 		a.n.release(node)
