@@ -370,11 +370,11 @@ func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	if i.ready.Load() == 0 && !(bugStaleOwner.on() && i.stamps.Load() != nil) {
 		return c.getAsFollower(ctx, i, req)
 	}
-	if err := i.readBarrier(ctx); err != nil {
+	path, err := i.readBarrier(ctx, req.NoLease)
+	if err != nil {
 		return Response{}, err
 	}
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
-	path := ReadProbe
 	for {
 		l, place, none := m.look(req.Key)
 		now := l.Clock
@@ -410,7 +410,7 @@ func due(l fsm.Lookup, now uint64) bool {
 
 // getAsFollower is a linearizable read on a replica that does not lead.
 func (c *Cache) getAsFollower(ctx context.Context, i *instance, req Request) (Response, error) {
-	x, err := i.followerBarrier(ctx)
+	x, err := i.followerBarrier(ctx, req.NoLease)
 	if err != nil {
 		return Response{}, err
 	}
@@ -443,7 +443,7 @@ func (c *Cache) getOld(ctx context.Context, req Request) (Response, error) {
 	if !known || req.Consistency == Bounded && mono()-fresh > req.MaxStaleness {
 		fresh = mono()
 		var err error
-		if path, err = i.freshen(ctx); err != nil {
+		if path, err = i.freshen(ctx, req.NoLease); err != nil {
 			return Response{}, err
 		}
 		l, place, none = m.look(req.Key)

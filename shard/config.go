@@ -37,6 +37,9 @@ type Config struct {
 	ElectionTimeout time.Duration
 	// CommitTimeout is how soon idle followers learn the commit index, default 500 ms.
 	CommitTimeout time.Duration
+	// Leases: a leader here answers reads on the strength of its voters' promises while it has them (readlease.go).
+	// Every node gives such promises.
+	Leases bool
 	// TouchInterval is how soon reads that no write follows renew the recency of what they found, default
 	// 100 ms; see Host.SetTouchInterval.
 	TouchInterval time.Duration

@@ -20,7 +20,9 @@
 // A linearizable read costs a round to a quorum of voters and no disk (see probe.go for the
 // argument). hashicorp/raft's VerifyLeader is not used for it: an answer to a request sent before the
 // read began satisfies it, so a leader that was stopped and resumed reads stale; and a learner's
-// answer counts. A leader serves once a barrier of its own term is applied.
+// answer counts. A leader serves once a barrier of its own term is applied. With Config.Leases the same questions bring promises of
+// the voters, and as long as a quorum's bind reads need no round (see readlease.go for the argument, the holes and what closes
+// each).
 //
 // A read that finds nothing says why, as far as this replica remembers (see aside.go). Which misses would
 // have been hits with more memory is counted of the reads that each replica served, and told in its Status.
@@ -102,6 +104,7 @@
 //	                                             is removed
 //	while a replica takes the state of one       that one is as it was, or the new     TestKeep
 //	of a former generation                       one has all of it (see Keep)
+//	after a promise to a leader                 the voter keeps it: it begins with one             TestLeaseKeepsOthersOut
 //	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry
 //
 // # Concurrency
@@ -122,6 +125,8 @@
 //
 //   - raft.NetworkTransport per group: no identity of the target in a request, four connections and
 //     half a megabyte of buffers per pair and group, and the heartbeat fast path.
-//   - A leader lease by default: it rests on clocks, which stop when a machine is suspended.
+//   - A leader lease by default: it rests on clocks, which stop when a machine is suspended. Nor one on the library's own
+//     LastContact or LeaderLeaseTimeout: they count answers from when these came in, those of learners too, and followers that
+//     start again, or are asked to stand, know nothing of them.
 //   - Reads through the log: each would cost a disk write on a majority.
 package shard

@@ -7,19 +7,25 @@ type bug string
 
 const (
 	// Reads on the leader.
-	bugLocalReads       bug = "local-reads"         // whoever takes itself for the leader answers, and asks nobody
-	bugVerifyLeader     bug = "verify-leader-reads" // trust hashicorp/raft's VerifyLeader: stale after a pause
-	bugNoReadIndex      bug = "no-read-index"       // confirm the leader, and don't wait until its state has what is committed
-	bugLateJoin         bug = "late-join"           // join a round of confirmations that was sent before the read came
-	bugSelfCounted      bug = "self-counted"        // count oneself in the quorum of a read though one is no voter
-	bugLearnersCounted  bug = "learners-counted"    // count learners in it
-	bugReadyAtElection  bug = "ready-at-election"   // serve before an entry of one's own term is applied
-	bugTTLByOwnClock    bug = "ttl-by-own-clock"    // judge a time to live by the node's clock, not the log's
-	bugFollowerLocal    bug = "follower-local"      // read on a follower what it has, without a read index
-	bugBoundedAge       bug = "bounded-age"         // answer reads of a bounded age however old the state is
-	bugStaleOwner       bug = "stale-owner"         // led once, go on as if still: a table of owners that is out of date
-	bugConditionOutside bug = "condition-outside"   // judge conditions before the log, not in it
-	bugExpireBlindly    bug = "expire-blindly"      // remove what is over without a look at whether it is still the same
+	bugLocalReads        bug = "local-reads"         // whoever takes itself for the leader answers, and asks nobody
+	bugVerifyLeader      bug = "verify-leader-reads" // trust hashicorp/raft's VerifyLeader: stale after a pause
+	bugNoReadIndex       bug = "no-read-index"       // confirm the leader, and don't wait until its state has what is committed
+	bugLateJoin          bug = "late-join"           // join a round of confirmations that was sent before the read came
+	bugSelfCounted       bug = "self-counted"        // count oneself in the quorum of a read though one is no voter
+	bugLearnersCounted   bug = "learners-counted"    // count learners in it
+	bugReadyAtElection   bug = "ready-at-election"   // serve before an entry of one's own term is applied
+	bugTTLByOwnClock     bug = "ttl-by-own-clock"    // judge a time to live by the node's clock, not the log's
+	bugFollowerLocal     bug = "follower-local"      // read on a follower what it has, without a read index
+	bugBoundedAge        bug = "bounded-age"         // answer reads of a bounded age however old the state is
+	bugStaleOwner        bug = "stale-owner"         // led once, go on as if still: a table of owners that is out of date
+	bugPromiseForgotten  bug = "promise-forgotten"   // restart, and vote although a promise of before the restart still binds
+	bugPromiseBroken     bug = "promise-broken"      // promise, and vote all the same
+	bugPromiseOverruled  bug = "promise-overruled"   // vote although a promise binds, because others miss the leader too
+	bugLeaseEndless      bug = "lease-endless"       // take a lease for valid until another leader is heard of
+	bugLeaseLong         bug = "lease-long"          // count on promises for much longer than they bind
+	bugLeaseOverHandover bug = "lease-over-handover" // keep the lease when leadership is handed over
+	bugConditionOutside  bug = "condition-outside"   // judge conditions before the log, not in it
+	bugExpireBlindly     bug = "expire-blindly"      // remove what is over without a look at whether it is still the same
 
 	// Writes.
 	bugUnknownRefused bug = "unknown-refused" // say of a write whose fate is open that it did not happen

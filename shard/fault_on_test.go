@@ -16,7 +16,7 @@ var found = []bug{
 	bugFollowerLocal, bugConditionOutside, bugAckUnknown, bugUnknownRefused, bugNoReadIndex, bugLateJoin, bugReadyAtElection,
 	bugBoundedAge, bugOwnClock, bugOwnRecency, bugRestoreNoOrder, bugAckEarly, bugVolatileLog, bugReturnsWiped, bugOwnEvictions,
 	bugStaleOwner, bugRestoreMerges, bugLocalReads, bugTTLByOwnClock, bugNoDedup, bugRestoreNoKeys, bugLearnersCounted,
-	bugVerifyLeader,
+	bugVerifyLeader, bugLeaseEndless, bugLeaseLong,
 }
 
 // chosen reports whether LARDER_BUGS, a comma-separated list, names b, or nothing.
@@ -37,6 +37,11 @@ func TestSeededBugsShow(t *testing.T) {
 		{bugLateJoin, "TestLateReaderWaitsForNextRound", "confirmed after"},
 		{bugSelfCounted, "TestSelfCountsOnlyAsVoter", "a leader that is none"},
 		{bugLearnersCounted, "TestLearnersNeverConfirm", "without a quorum of voters"},
+		{bugPromiseForgotten, "TestLeaseKeepsOthersOut", "serves while the lease"},
+		{bugPromiseBroken, "TestLeaseKeepsOthersOut", "serves while the lease"},
+		{bugPromiseOverruled, "TestLeaseKeepsOthersOut", "serves while the lease"},
+		{bugLeaseOverHandover, "TestLeaseEndsWithHandover", "serves while the lease"},
+		{bugLeaseLong, "TestLeaseIsTakenAndRenewed", "after the last promise"},
 		{bugReadyAtElection, "TestNotReadyBeforeBarrier", "ready although"},
 		{bugTTLByOwnClock, "TestDueOnFollower", "on the leader"},
 		{bugExpireBlindly, "TestExpiryLeavesTheNext", `want "next"`},

@@ -98,7 +98,7 @@ const extendedOp = 0x80
 // extended reports whether r has what the first form of requests has no room for. The caller's name travels
 // before the request.
 func (r *Request) extended() bool {
-	return r.Delta != 0 || r.ReturnOld || r.IdempotencyKey != "" || r.Fill != 0 || r.NoTouch || r.DefaultTTL
+	return r.Delta != 0 || r.ReturnOld || r.IdempotencyKey != "" || r.Fill != 0 || r.NoTouch || r.DefaultTTL || r.NoLease
 }
 
 func appendRequest(b []byte, r Request) []byte {
@@ -124,6 +124,7 @@ func appendRequest(b []byte, r Request) []byte {
 		b = appendDuration(b, r.Fill)
 		b = appendBool(b, r.NoTouch)
 		b = appendBool(b, r.DefaultTTL)
+		b = appendBool(b, r.NoLease)
 	}
 	return b
 }
@@ -135,7 +136,7 @@ func (r *reader) request() Request {
 	if req.Op&extendedOp != 0 {
 		req.Op &^= extendedOp
 		req.Delta, req.ReturnOld, req.IdempotencyKey, req.Fill = r.int(), r.bool(), r.string(), r.duration()
-		req.NoTouch, req.DefaultTTL = r.bool(), r.bool()
+		req.NoTouch, req.DefaultTTL, req.NoLease = r.bool(), r.bool(), r.bool()
 	}
 	if req.Consistency > Any {
 		r.fail()

@@ -31,6 +31,8 @@ type Group struct {
 	known   known                   // members that have stopped, as this leader knows
 
 	transferTerm atomic.Uint64 // term in which this replica hands leadership over
+	handed       atomic.Uint64 // term whose leader has handed leadership to this replica
+	promise      promise
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -94,7 +96,7 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 func (g *Group) startInstance(before *instance) (*instance, error) {
 	i := &instance{group: g, trans: newTransport(g), notify: make(chan bool, 64), installed: make(chan struct{}, 1),
 		quit: make(chan struct{}), over: make(chan struct{}), transferFailed: map[string]uint64{}}
-	i.reads.inst, i.follows.inst = i, i
+	i.reads.inst, i.follows.inst, i.lease.inst = i, i, i
 	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), sealed: g.stopped.Load() != nil,
 		last: g.store.LastIndex, discard: g.discard, grown: make(chan struct{}, 1), onRestore: func() {
 			i.renewed.Store(true)
@@ -250,7 +252,8 @@ func (g *Group) ReadBarrier(ctx context.Context) error {
 	if i == nil {
 		return ErrStopped
 	}
-	return i.readBarrier(ctx)
+	_, err := i.readBarrier(ctx, true)
+	return err
 }
 
 // Status returns what the replica knows of itself.

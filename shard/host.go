@@ -342,7 +342,12 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		}
 		bootstrap = func(store replicaStore, snaps raft.SnapshotStore) error { return g.seed(m, store, snaps) }
 	}
-	store, snaps, err := h.storage.open(id, spec.Volatile, spec.Keep.R, newRaftLogger(h.log, spec.Shard), h.fatal, bootstrap)
+	first := false
+	store, snaps, err := h.storage.open(id, spec.Volatile, spec.Keep.R, newRaftLogger(h.log, spec.Shard), h.fatal,
+		func(store replicaStore, snaps raft.SnapshotStore) error {
+			first = spec.R <= firstR
+			return bootstrap(store, snaps)
+		})
 	if err != nil {
 		g.cancel()
 		return nil, h.lose(id, fmt.Errorf("replica %s: %w", id, err))
@@ -353,6 +358,9 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		}
 	}
 	g.store, g.snaps = store, snaps
+	if !first {
+		g.promise.begin(h.mono())
+	}
 	if v := h.storage.verdict(id); v != nil {
 		g.stopped.Store(v)
 		h.log.Error("replica does not serve: "+v.String(), "shard", spec.Shard, "replica", id.String())
@@ -393,6 +401,9 @@ func (g *Group) bootstrap(store replicaStore, snaps raft.SnapshotStore) error {
 	// Of the same term as the configuration, which is entry 1: the only member commits both when it first leads.
 	return store.StoreLog(&raft.Log{Index: g.spec.begins(), Term: 1, Type: raft.LogCommand, Data: g.spec.First})
 }
+
+// firstR is the highest r of founders of a cluster's first groups: no group of the shard was before them.
+const firstR = 1
 
 // begins is the last index of the log that a new group's members begin with.
 func (s Spec) begins() uint64 {

@@ -62,6 +62,7 @@ func (g *Group) present(ctx context.Context, m Member) bool {
 	body = binary.AppendUvarint(body, uint64(g.id.Shard))
 	body = appendString(body, ReplicaID{g.id.Shard, m.Node, m.R}.String())
 	body = binary.AppendUvarint(body, 0)
+	body = appendDuration(body, 0)
 	answer, err := p.call(ctx, frameProbe, body, false)
 	r := reader{b: answer}
 	return err == nil && r.uint() > 0

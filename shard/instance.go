@@ -19,6 +19,7 @@ type instance struct {
 	trans  *transport
 	fsm    *adapter
 	reads  readRounds
+	lease  readLease
 	notify chan bool
 
 	follows followerReads
@@ -419,27 +420,28 @@ func (i *instance) writeError(err error) error {
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 }
 
-func (i *instance) readBarrier(ctx context.Context) error {
+// readBarrier returns once a read of this replica, which leads, is linearizable, and what confirmed that. probe: no lease may.
+func (i *instance) readBarrier(ctx context.Context, probe bool) (ReadPath, error) {
 	if i.ready.Load() == 0 && !bugStaleOwner.on() {
-		return i.notLeader()
+		return "", i.notLeader()
 	}
 	switch {
 	case bugLocalReads.on(), bugStaleOwner.on():
-		return nil
+		return ReadProbe, nil
 	case bugVerifyLeader.on():
 		if err := i.raft.VerifyLeader().Error(); err != nil {
-			return i.notLeader()
+			return "", i.notLeader()
 		}
-		return nil
+		return ReadProbe, nil
 	}
 	began := i.group.host.mono()
-	visible, err := i.reads.join(ctx)
+	visible, path, err := i.confirm(ctx, probe)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := i.fsm.applied.wait(ctx, i.trans.ctx.Done(), visible); err != nil {
-		return err
+		return "", err
 	}
 	i.confirmed(began)
-	return nil
+	return path, nil
 }

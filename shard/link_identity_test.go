@@ -18,7 +18,7 @@ func TestRaftFramesNameTheirReplica(t *testing.T) {
 		l := c.lead("a")
 		link := c.dial("a", "b")
 		g := c.hosts["b"].Group(testShard)
-		vote := appendVote(nil, 1000, 1000, 1000, true)
+		vote := appendVote(nil, 1000, 1000, 1000, true, true)
 		for _, tc := range []struct {
 			name           string
 			shard          ID

@@ -267,6 +267,8 @@ func (g *Group) changeMembers(ctx context.Context, prev uint64, change func(r *r
 	done := make(chan error, 1)
 	go func() { // the library holds the call back while another change is under way
 		defer i.wg.Done()
+		i.lease.suspend()
+		defer i.lease.resume()
 		done <- change(i.raft, prev, timeout).Error()
 	}()
 	var err error

@@ -86,7 +86,7 @@ func TestNemesis(t *testing.T) {
 		t.Log(report)
 	}
 	if n := total.scenarios; n >= 32 && !t.Failed() && (total.unknown < n || total.terms < 3*n || total.failedConditions < n || total.checks < 3*n ||
-		total.touches < n || total.reads[ReadFollower] < 5*n || total.reads[ReadLocal] < n) {
+		total.touches < n || total.reads[ReadFollower] < 5*n || total.reads[ReadLease] < n || total.reads[ReadLocal] < n) {
 		t.Errorf("too little happened to prove anything: %s", &total)
 	}
 	if n := total.scenarios; n >= 96 && !t.Failed() && (len(total.effects) < faultClasses || total.evictions < n || total.expirations == 0 ||
@@ -99,7 +99,7 @@ func TestNemesis(t *testing.T) {
 const patience = time.Minute
 
 // faultClasses is how many classes of faults there are.
-const faultClasses = 15
+const faultClasses = 16
 
 // fault is one of the ways to break a cluster. begin starts it and returns what tells, later, whether it has taken
 // effect; nil: it could not begin.
@@ -228,6 +228,9 @@ func (n *nemesis) choose() {
 			}
 			return func() bool { return slowed.Load() > 0 }
 		}},
+	}
+	if n.s.leases {
+		all["usurp"] = fault{"usurp", n.usurp}
 	}
 	if n.s.members {
 		all["members"] = fault{"members", n.changeMembers}
@@ -452,6 +455,27 @@ func (n *nemesis) crash(names ...string) (took func() bool) {
 		}
 	}
 	return func() bool { return crashed > 0 }
+}
+
+// usurp cuts the leader off and makes another stand at once, sooner than any that misses it would, after the crash of a third
+// or not.
+func (n *nemesis) usurp() (took func() bool) {
+	l := n.leader()
+	names := slices.DeleteFunc(n.shuffled(), func(name string) bool { return name == l })
+	n.isolate(l)
+	if n.rnd.IntN(2) == 0 && n.c.hosts[names[1]] != nil {
+		n.c.crash(names[1])
+		n.c.start(names[1])
+		n.sleep(int(promiseTime / time.Millisecond))
+	}
+	h := n.c.hosts[names[0]]
+	if h == nil {
+		return nil
+	}
+	term := h.Group(testShard).Status().Term
+	stand(h)
+	n.bell.ring()
+	return func() bool { return h.Group(testShard).Status().Term > term }
 }
 
 // slowDisk makes a replica's log writes take up to 30 ms, and counts them.

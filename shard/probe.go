@@ -78,6 +78,18 @@ func (q *readRounds) join(ctx context.Context) (visible uint64, err error) {
 	}
 }
 
+// renew asks the peers for what nobody waits for: promises (readlease.go). Where they are asked already, it does nothing.
+func (q *readRounds) renew() {
+	q.mu.Lock()
+	if q.open != nil || len(q.sent) > 0 {
+		q.mu.Unlock()
+		return
+	}
+	q.open = &readRound{done: make(chan struct{})}
+	q.mu.Unlock()
+	q.inst.askPeers(q)
+}
+
 // askPeers makes the probers of all voters take the open round. A shard whose only voter is this
 // node needs none.
 func (i *instance) askPeers(q *readRounds) {
@@ -252,6 +264,7 @@ func (q *probeQueue) take() []*instance {
 
 type probeItem struct {
 	inst   *instance
+	target ReplicaID
 	term   uint64
 	rounds []*readRound
 }
@@ -272,23 +285,32 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 			if !ok || len(rounds) == 0 {
 				continue
 			}
-			items = append(items, probeItem{i, term, rounds})
+			items = append(items, probeItem{i, target, term, rounds})
 			body = binary.AppendUvarint(body, uint64(i.group.id.Shard))
-			body = appendString(body, target)
+			body = appendString(body, target.String())
 			body = binary.AppendUvarint(body, term)
+			lease := time.Duration(0)
+			if i.leases() {
+				lease = leaseTime
+			}
+			body = appendDuration(body, lease)
 		}
 		if len(items) == 0 {
 			continue
 		}
 		body = append(binary.AppendUvarint(nil, uint64(len(items))), body...)
+		asked := p.host.mono()
 		ctx, cancel := context.WithTimeout(p.ctx, probeTimeout)
 		answer, err := p.call(ctx, frameProbe, body, false)
 		cancel()
 		r := reader{b: answer}
 		for _, it := range items {
-			term := uint64(0)
+			term, promised := uint64(0), false
 			if err == nil {
-				term = r.uint()
+				term, promised = r.uint(), r.bool()
+			}
+			if promised && term == it.term {
+				it.inst.lease.promised(it.target, term, asked)
 			}
 			switch {
 			case term == it.term:
@@ -308,24 +330,26 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 }
 
 // answerProbe says, for each replica asked about, the highest term it ever persisted; 0 where the
-// replica is not here or has no instance running.
+// replica is not here or has no instance running. And whether it promised the leader of the term that was asked about what a lease
+// needs (readlease.go), where that counts on it for no longer than it binds.
 func (h *Host) answerProbe(body []byte) ([]byte, error) {
 	r := reader{b: body}
 	n := r.uint()
 	if r.err != nil || n > uint64(len(body)) {
 		return nil, errShortFrame
 	}
-	answer := make([]byte, 0, 2*n)
+	answer := make([]byte, 0, 3*n)
 	for range n {
-		shard, target, _ := ID(r.uint()), r.string(), r.uint()
+		shard, target, asked, lease := ID(r.uint()), r.string(), r.uint(), r.duration()
 		if r.err != nil {
 			return nil, r.err
 		}
-		term := uint64(0)
+		term, promised := uint64(0), false
 		if g := h.Group(shard); g != nil && g.id.String() == target && g.instance() != nil {
+			promised = lease > 0 && lease <= leaseTime && g.promise.give(h.mono(), asked, g.store.Term)
 			term = g.store.Term()
 		}
-		answer = binary.AppendUvarint(answer, term)
+		answer = appendBool(binary.AppendUvarint(answer, term), promised)
 	}
 	return answer, nil
 }

@@ -316,7 +316,7 @@ func TestProbeAnswers(t *testing.T) {
 			body := binary.AppendUvarint(nil, 1)
 			body = binary.AppendUvarint(body, uint64(shard))
 			body = appendString(body, target)
-			body = binary.AppendUvarint(body, 1)
+			body = appendDuration(binary.AppendUvarint(body, 1), 0)
 			answer, err := c.dial(c.others(l.Node())[0], l.Node()).ask(frameProbe, body)
 			if err != nil {
 				t.Fatal(err)

@@ -69,7 +69,8 @@ type readIndex struct {
 
 // indexRound is a set of readers that one question serves.
 type indexRound struct {
-	done chan struct{} // closed when decided
+	done  chan struct{} // closed when decided
+	probe bool          // one of its readers wants no lease to be the ground
 	// Set before done is closed.
 	readIndex
 	err error
@@ -90,13 +91,14 @@ type followerReads struct {
 }
 
 // join returns a read index that was asked for after the call began.
-func (q *followerReads) join(ctx context.Context) (readIndex, error) {
+func (q *followerReads) join(ctx context.Context, probe bool) (readIndex, error) {
 	q.mu.Lock()
 	r := q.open
 	if r == nil {
 		r = &indexRound{done: make(chan struct{})}
 		q.open = r
 	}
+	r.probe = r.probe || probe
 	if !q.asking {
 		if !q.inst.enter() {
 			q.open = nil
@@ -129,7 +131,7 @@ func (q *followerReads) run() {
 		if r == nil {
 			return
 		}
-		r.readIndex, r.err = q.inst.askReadIndex()
+		r.readIndex, r.err = q.inst.askReadIndex(r.probe)
 		close(r.done)
 		if r.err == nil {
 			q.learn(r.readIndex)
@@ -164,7 +166,7 @@ func (q *followerReads) learn(x readIndex) {
 }
 
 // askReadIndex asks the leader. Errors refuse: a question changes nothing.
-func (i *instance) askReadIndex() (readIndex, error) {
+func (i *instance) askReadIndex(probe bool) (readIndex, error) {
 	_, id := i.raft.LeaderWithID()
 	leader, err := ParseReplicaID(string(id))
 	if err != nil || leader == i.group.id {
@@ -183,6 +185,7 @@ func (i *instance) askReadIndex() (readIndex, error) {
 	body = binary.AppendUvarint(body, uint64(i.group.id.Shard))
 	body = appendString(body, i.group.id.String())
 	body = appendString(body, leader.String())
+	body = appendBool(body, probe)
 	answer, err := p.call(ctx, frameIndex, body, false)
 	var notLeader *NotLeaderError
 	switch {
@@ -255,7 +258,7 @@ func (i *instance) learnCommit(x readIndex) {
 // serveReadIndex answers a follower's question.
 func (h *Host) serveReadIndex(ctx context.Context, from string, age time.Duration, body []byte) ([]byte, error) {
 	r := reader{b: body}
-	timeout, id, source, target := r.duration(), ID(r.uint()), r.string(), r.string()
+	timeout, id, source, target, probe := r.duration(), ID(r.uint()), r.string(), r.string(), r.bool()
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -285,7 +288,7 @@ func (h *Host) serveReadIndex(ctx context.Context, from string, age time.Duratio
 	if !i.member(source) {
 		return nil, fmt.Errorf("%w: %s is no member", ErrUnknownShard, source)
 	}
-	visible, err := i.reads.join(ctx)
+	visible, _, err := i.confirm(ctx, probe)
 	if err != nil {
 		return nil, err
 	}
@@ -322,11 +325,11 @@ func (i *instance) member(id string) bool {
 }
 
 // followerBarrier returns once a read of this replica is linearizable, and on which ground.
-func (i *instance) followerBarrier(ctx context.Context) (readIndex, error) {
+func (i *instance) followerBarrier(ctx context.Context, probe bool) (readIndex, error) {
 	if m, ok := i.fsm.machine.(generational); ok && bugFollowerLocal.on() {
 		return readIndex{generation: m.Generation()}, nil
 	}
-	x, err := i.follows.join(ctx)
+	x, err := i.follows.join(ctx, probe)
 	if err != nil {
 		return readIndex{}, err
 	}
@@ -369,10 +372,10 @@ func (i *instance) fresh() (at time.Duration, known bool) {
 }
 
 // freshen makes the state known to be no older than the call, by whatever this replica is.
-func (i *instance) freshen(ctx context.Context) (ReadPath, error) {
+func (i *instance) freshen(ctx context.Context, probe bool) (ReadPath, error) {
 	if i.ready.Load() != 0 {
-		return ReadProbe, i.readBarrier(ctx)
+		return i.readBarrier(ctx, probe)
 	}
-	_, err := i.followerBarrier(ctx)
+	_, err := i.followerBarrier(ctx, probe)
 	return ReadFollower, err
 }

@@ -101,7 +101,7 @@ func TestReadIndexForMembersOnly(t *testing.T) {
 		ask := func(source, target string) error {
 			body := appendDuration(nil, time.Second)
 			body = binary.AppendUvarint(body, uint64(testShard))
-			body = appendString(appendString(body, source), target)
+			body = appendBool(appendString(appendString(body, source), target), false)
 			_, err := link.ask(frameIndex, body)
 			return err
 		}

@@ -75,6 +75,8 @@ type Request struct {
 	MaxStaleness time.Duration // get, bounded; whole milliseconds
 	// NoTouch makes a get leave no trace in the LRU order.
 	NoTouch bool
+	// NoLease makes a get ask a quorum, also where the leader holds a lease.
+	NoLease bool
 	// R is the replica that is meant on the node that is asked; 0: whichever it hosts.
 	R uint64
 }
@@ -85,6 +87,8 @@ type ReadPath string
 const (
 	// ReadProbe: a round to a quorum of voters confirmed the leader's term.
 	ReadProbe ReadPath = "probe"
+	// ReadLease: a lease told that nobody else leads (readlease.go).
+	ReadLease ReadPath = "lease"
 	// ReadLog: the read waited for a log entry of its own (a tick for a due entry).
 	ReadLog ReadPath = "log"
 	// ReadFollower: a follower asked the leader for a read index.
@@ -93,7 +97,7 @@ const (
 	ReadLocal ReadPath = "local"
 )
 
-var readPaths = []ReadPath{ReadProbe, ReadLog, ReadFollower, ReadLocal}
+var readPaths = []ReadPath{ReadProbe, ReadLease, ReadLog, ReadFollower, ReadLocal}
 
 // Response answers a Request that was applied or read.
 type Response struct {

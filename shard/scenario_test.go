@@ -33,6 +33,7 @@ type scenario struct {
 	clocks  bool // one node's clock at a time may be wrong
 	patient bool // the first leader doubts its leadership late, as if its process had been stopped
 	members bool // nodes join the group and leave it; there is one more
+	leases  bool // leaders read by lease, clients often enough that there is one
 
 	clients int
 	hurried int                            // operations of a client in a row when something begins
@@ -67,6 +68,7 @@ func newScenario(seed uint64, kind string) scenario {
 	s := scenario{seed: seed, rich: kind == "rich" || kind == "" && seed%32 == 0,
 		entries: uint64(8 + rnd.IntN(60)), trailing: uint64(1 + rnd.IntN(8)), few: 2,
 		tight: rnd.IntN(4) == 0, mortal: rnd.IntN(3) == 0, once: rnd.IntN(3) == 0, clocks: rnd.IntN(4) == 0, members: rnd.IntN(3) == 0, patient: rnd.IntN(3) == 0}
+	s.leases = rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0
 	if s.tight {
 		s.few = 16
 	}
@@ -86,6 +88,9 @@ func newScenario(seed uint64, kind string) scenario {
 	s.heartbeat = upTo(500*time.Millisecond, 2*time.Second)(rnd)
 	s.check = 2 * time.Second
 	s.clients, s.hurried, s.think = 3, 4, upTo(0, 2000*time.Millisecond)
+	if s.leases {
+		s.think = upTo(0, 2*leaseTime)
+	}
 	s.owned = fsm.Range{Start: 0, End: 256}
 	s.active, s.quiet = upTo(0, 4*time.Second), upTo(500*time.Millisecond, 3*time.Second)
 	return s
@@ -99,8 +104,8 @@ func (s scenario) kind() string {
 }
 
 func (s *scenario) String() string {
-	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t",
-		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient)
+	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t, leases %t",
+		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient, s.leases)
 }
 
 // scenarioSums says how much scenarios prove.
@@ -198,6 +203,7 @@ func (s scenario) run(t *testing.T) scenarioSums {
 		if s.patient && node == "a" { // its lease outlives the others' patience, and they still hear its heartbeats
 			c.HeartbeatTimeout, c.ElectionTimeout = 6*s.heartbeat, 6*s.heartbeat
 		}
+		c.Leases = s.leases
 		c.SnapshotEntries, c.TrailingLogs, c.CheckInterval = s.entries, s.trailing, s.check
 		if os.Getenv("LARDER_TRACE") != "" {
 			c.Log = slog.New(slog.NewTextHandler(trace, &slog.HandlerOptions{Level: slog.LevelDebug}))

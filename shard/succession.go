@@ -65,6 +65,7 @@ type successionAnswer struct {
 	Leads  bool   // it leads itself
 	Lost   bool   // it has lost its leader
 	Able   bool   // it would stand
+	Bound  bool   // it promised its leader to take no part in an election yet (readlease.go)
 	Stands bool   // it stands already; that it asks for votes is heard only when its disk has its own
 	// Its last entry.
 	LastTerm, LastIndex uint64
@@ -130,6 +131,9 @@ func (i *instance) lookAfterLeader() time.Duration {
 	if i.group.stopped.Load() != nil || i.group.store.Term() <= 1 || !i.votes() { // the first leader is hurry's business
 		return timeout
 	}
+	if left := i.group.promise.left(now); left > 0 {
+		return left
+	}
 	s := &i.heirs
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,6 +189,7 @@ func (i *instance) knows() successionAnswer {
 	a.Leads = state == raft.Leader
 	a.Lost = !a.Leads && (heard == 0 || silent >= i.group.host.cfg.HeartbeatTimeout || i.leaderGone())
 	a.Stands = state == raft.Candidate
+	a.Bound = i.group.promise.left(i.group.host.mono()) > 0
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
 	return a
 }
@@ -283,7 +288,7 @@ const (
 // decide says what a replica is to do by the voters' answers, its own among them. leader is the server id of whom it takes for the leader.
 func decide(me ReplicaID, voters []ReplicaID, leader string, answers map[ReplicaID]successionAnswer) heir {
 	mine := answers[me]
-	lost, behind, denied, first := 0, 0, false, true
+	lost, behind, denied, first := 0, 0, false, true // behind: those that would give it their votes
 	for v, a := range answers {
 		if a.Leads && a.Term >= mine.Term {
 			return staysBehind
@@ -295,7 +300,7 @@ func decide(me ReplicaID, voters []ReplicaID, leader string, answers map[Replica
 			denied = true
 		}
 		longer := a.compareLog(mine)
-		if longer <= 0 {
+		if longer <= 0 && !a.Bound {
 			behind++
 		}
 		if a.Stands && longer >= 0 || a.Able && (longer > 0 || longer == 0 && turn(v, voters) < turn(me, voters)) {
@@ -304,7 +309,7 @@ func decide(me ReplicaID, voters []ReplicaID, leader string, answers map[Replica
 	}
 	quorum := len(voters)/2 + 1
 	switch {
-	case !denied && lost < quorum, behind < quorum:
+	case !denied && lost < quorum, behind < quorum, mine.Bound:
 		return staysBehind
 	case !first:
 		return goesLater

@@ -21,7 +21,8 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	if term == 0 {
 		return i.notLeader()
 	}
-	id, ok := i.voterOn(node)
+	target, ok := i.voterOn(node)
+	id := target.String()
 	if !ok || node == g.id.Node {
 		return fmt.Errorf("%w: no other voter of shard %d is on node %q", ErrConfChanged, g.id.Shard, node)
 	}
@@ -31,10 +32,6 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	// The library never forgets a transfer to a voter that does not answer (hashicorp/raft #696).
 	if time.Since(g.host.Heard(node)) > 2*pingInterval {
 		return fmt.Errorf("%w: node %s was not heard lately", ErrUnreachable, node)
-	}
-	target, err := ParseReplicaID(id)
-	if err != nil {
-		return err
 	}
 	// Nor may a second one begin while the first still waits for the target's replication: where that
 	// ends with the leadership, the library's goroutine never does.
@@ -81,15 +78,15 @@ func (i *instance) handTo(id string) error {
 	return err
 }
 
-// voterOn returns the server id of the shard's voter on node.
-func (i *instance) voterOn(node string) (string, bool) {
+// voterOn returns the shard's voter on node.
+func (i *instance) voterOn(node string) (ReplicaID, bool) {
 	voters, _ := i.voters()
 	voters = i.confirmers(voters)
 	n := slices.IndexFunc(voters, func(r ReplicaID) bool { return r.Node == node })
 	if n < 0 {
-		return "", false
+		return ReplicaID{}, false
 	}
-	return voters[n].String(), true
+	return voters[n], true
 }
 
 // transferring notes that the library refuses work because of a leadership transfer.

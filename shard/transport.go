@@ -180,10 +180,17 @@ func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args 
 	return err
 }
 
+// errPromised ends an election that a promise to a leader forbids.
+var errPromised = errors.New("a leader was promised that there is no election now")
+
 func (t *transport) vote(id raft.ServerID, rpc byte, term, lastIndex, lastTerm uint64, transfer bool) (uint64, bool, error) {
+	handed := transfer && term == t.group.handed.Load()+1
+	if !t.group.promise.ask(t.group.host.mono(), term, handed) {
+		return 0, false, errPromised
+	}
 	ctx, cancel := context.WithTimeout(t.ctx, t.group.host.cfg.ElectionTimeout)
 	defer cancel()
-	body, err := t.call(ctx, id, rpc, appendVote(nil, term, lastIndex, lastTerm, transfer), false)
+	body, err := t.call(ctx, id, rpc, appendVote(nil, term, lastIndex, lastTerm, transfer, handed), false)
 	if err != nil {
 		return 0, false, err
 	}
@@ -194,6 +201,9 @@ func (t *transport) vote(id raft.ServerID, rpc byte, term, lastIndex, lastTerm u
 // late or repeated one would depose a later leader.
 func (t *transport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, _ *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	term := t.group.transferTerm.Load()
+	if inst := t.group.instance(); inst != nil {
+		inst.lease.end(max(term, t.group.store.Term())) // from here on another may come to lead at any time
+	}
 	ctx, cancel := context.WithTimeout(t.ctx, t.group.host.cfg.ElectionTimeout)
 	defer cancel()
 	_, err := t.call(ctx, id, rpcTimeoutNow, binary.AppendUvarint(nil, term), false)
@@ -246,11 +256,14 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		}
 		return appendAppendEntriesResponse(nil, resp.(*raft.AppendEntriesResponse)), isHeartbeat(args), nil
 	case rpcVote:
-		args, err := decodeVote(message, source)
+		args, handed, err := decodeVote(message, source)
 		if err != nil {
 			return nil, false, err
 		}
-		resp, err := t.deliver(ctx, args, nil)
+		resp, err := t.deliverVote(ctx, args, args.Term, handed || args.LeadershipTransfer && bugPromiseOverruled.on())
+		if errors.Is(err, errPromised) {
+			return appendVoteResponse(nil, 0, false), false, nil
+		}
 		if err != nil {
 			return nil, false, err
 		}
@@ -260,13 +273,16 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		}
 		return appendVoteResponse(nil, v.Term, v.Granted), false, nil
 	case rpcPreVote:
-		args, err := decodeVote(message, source)
+		args, handed, err := decodeVote(message, source)
 		if err != nil {
 			return nil, false, err
 		}
 		pre := &raft.RequestPreVoteRequest{RPCHeader: args.RPCHeader, Term: args.Term,
 			LastLogIndex: args.LastLogIndex, LastLogTerm: args.LastLogTerm}
-		resp, err := t.deliver(ctx, pre, nil)
+		resp, err := t.deliverVote(ctx, pre, pre.Term, handed)
+		if errors.Is(err, errPromised) {
+			return appendVoteResponse(nil, 0, false), false, nil
+		}
 		if err != nil {
 			return nil, false, err
 		}
@@ -336,11 +352,33 @@ func (t *transport) timeoutNow(ctx context.Context, source string, term uint64) 
 	if last == term {
 		return errors.New("repeated")
 	}
+	g.handed.Store(term)
 	_, err := t.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(source)}, nil)
 	if err != nil {
 		inst.lastTimeoutNow.CompareAndSwap(term, last) // it may be given again
 	}
 	return err
+}
+
+// deliverVote gives a candidate's request to the Raft instance, unless a promise forbids the election: errPromised. The answer to the
+// candidate must not have a term then: it would end the leader's.
+func (t *transport) deliverVote(ctx context.Context, command any, term uint64, handed bool) (any, error) {
+	p := &t.group.promise
+	if !p.enter(t.group.host.mono(), term, handed) {
+		return nil, errPromised
+	}
+	defer p.leave()
+	resp := make(chan raft.RPCResponse, 1)
+	select {
+	case t.consumer <- raft.RPC{Command: command, RespChan: resp}:
+	case <-ctx.Done():
+		return nil, ErrDeadline
+	case <-t.ctx.Done():
+		return nil, ErrStopped
+	}
+	// The instance has it, and may vote at any time until it answers, which it does before it takes anything else.
+	a := <-resp
+	return a.Response, a.Error
 }
 
 // deliver gives a message to the Raft instance and waits for its answer. ctx bounds the wait: the

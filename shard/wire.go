@@ -240,18 +240,21 @@ func decodeAppendEntriesResponse(b []byte, source string, into *raft.AppendEntri
 	return r.err
 }
 
-func appendVote(b []byte, term, lastIndex, lastTerm uint64, transfer bool) []byte {
+// appendVote asks for a vote. transfer: voters are to give it although they may know a leader. handed: the leader of the term
+// before asked for this election.
+func appendVote(b []byte, term, lastIndex, lastTerm uint64, transfer, handed bool) []byte {
 	b = binary.AppendUvarint(b, term)
 	b = binary.AppendUvarint(b, lastIndex)
 	b = binary.AppendUvarint(b, lastTerm)
-	return appendBool(b, transfer)
+	return appendBool(appendBool(b, transfer), handed)
 }
 
-func decodeVote(b []byte, source string) (*raft.RequestVoteRequest, error) {
+func decodeVote(b []byte, source string) (v *raft.RequestVoteRequest, handed bool, err error) {
 	r := reader{b: b}
-	v := &raft.RequestVoteRequest{RPCHeader: header(source), Term: r.uint(),
+	v = &raft.RequestVoteRequest{RPCHeader: header(source), Term: r.uint(),
 		LastLogIndex: r.uint(), LastLogTerm: r.uint(), LeadershipTransfer: r.bool()}
-	return v, r.err
+	handed = r.bool()
+	return v, handed, r.err
 }
 
 func appendVoteResponse(b []byte, term uint64, granted bool) []byte {

@@ -35,7 +35,7 @@ func FuzzFrames(f *testing.F) {
 		_, _ = decodeHello(b)
 		_, _ = decodeAppendEntries(b, "1/a/1")
 		_ = decodeAppendEntriesResponse(b, "1/a/1", &raft.AppendEntriesResponse{})
-		_, _ = decodeVote(b, "1/a/1")
+		_, _, _ = decodeVote(b, "1/a/1")
 		_, _, _ = decodeVoteResponse(b)
 		_, _ = decodeSnapshotBegin(b, "1/a/1")
 		_, _ = decodeResponse(b)
