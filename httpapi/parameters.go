@@ -68,7 +68,7 @@ func routeOf(values url.Values, byDefault Mode) (Mode, error) {
 // defaultStaleness is how old a bounded read may be where the request does not say.
 const defaultStaleness = 2 * time.Second
 
-// readOf is the read that the parameters ask for. lease=never needs nothing: this version holds no leases.
+// readOf is the read that the parameters ask for.
 func readOf(values url.Values) (shard.Request, error) {
 	read := shard.Request{Op: shard.OpGet}
 	refuse := func(format string, args ...any) (shard.Request, error) {
@@ -97,6 +97,7 @@ func readOf(values url.Values) (shard.Request, error) {
 	if values.Has("lease") && (values.Get("lease") != "never" || read.Consistency != shard.Linearizable) {
 		return refuse("lease is never, or absent, and goes with linearizable reads.")
 	}
+	read.NoLease = values.Has("lease")
 	if values.Has("max-staleness") {
 		if read.Consistency != shard.Bounded {
 			return refuse("max-staleness goes with consistency=bounded.")

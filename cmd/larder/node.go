@@ -35,12 +35,19 @@ type nodeConfig struct {
 	maxMemory     uint64
 	settings      directory.Settings
 	route         string
+	readMode      string
 	insecure      bool
 	heap          *heapLimit // of the process
 
 	snapshotEntries uint64
 	trailingLogs    uint64
 }
+
+// Read modes.
+const (
+	readProbe = "probe"
+	readLease = "lease"
+)
 
 // complete fills in what follows from other settings, and refuses what can't work.
 func (c *nodeConfig) complete() error {
@@ -77,6 +84,9 @@ func (c *nodeConfig) complete() error {
 	}
 	if mode := httpapi.Mode(c.route); mode != httpapi.Forward && mode != httpapi.Redirect {
 		return usageError{fmt.Errorf("--route %q is not %s or %s", c.route, httpapi.Forward, httpapi.Redirect)}
+	}
+	if c.readMode != readProbe && c.readMode != readLease {
+		return usageError{fmt.Errorf("--read-mode %q is not %s or %s", c.readMode, readProbe, readLease)}
 	}
 	if c.join != "" {
 		_, err := parseServers(c.join)
@@ -196,7 +206,7 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 	var err error
 	now, control := faultClock()
 	n.host, err = shard.NewHost(shard.Config{
-		Node: cfg.id, Dir: cfg.dataDir, Network: network, Addr: cfg.raft, Log: log, Now: now,
+		Node: cfg.id, Dir: cfg.dataDir, Network: network, Addr: cfg.raft, Log: log, Now: now, Leases: cfg.readMode == readLease,
 		SnapshotEntries: cfg.snapshotEntries, TrailingLogs: cfg.trailingLogs,
 		Fatal: func(err error) {
 			fmt.Fprintf(os.Stderr, "larder: node %s can't go on: %v\n", cfg.id, err)

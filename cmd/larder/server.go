@@ -104,6 +104,7 @@ func clusterFlags(f *pflag.FlagSet, cfg *nodeConfig, maxMemory *string) {
 	f.IntVar(&cfg.settings.InitialShards, "initial-shards", directory.DefaultInitialShards, "first start: shards that the keys are divided among")
 	f.IntVar(&cfg.settings.Replicas, "replicas", directory.DefaultReplicas, "first start: members of each shard")
 	f.BoolVar(&cfg.settings.MemoryOnly, "memory-only", false, "first start: keep shards in memory alone: no write waits for a disk, and what a majority of a shard's\nnodes forgets at the same time is gone. Of --cache-memory two fifths are for entries, the rest for logs and snapshots")
+	f.StringVar(&cfg.readMode, "read-mode", readProbe, "how leaders here confirm a linearizable read: probe (ask a quorum), or lease (while a quorum's promise not to\nelect another binds, ask nobody: it trusts that no machine is suspended and resumed unnoticed)")
 	f.StringVar(&cfg.route, "route", "forward", "what to do with a key of another node: forward or redirect")
 }
 
