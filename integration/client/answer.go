@@ -132,7 +132,7 @@ func fillPlace(o *history.Operation, node string, a *answer) error {
 }
 
 // paths are the ways to a read that the interface knows, and whether they make it linearizable.
-var paths = map[string]bool{"probe": true, "log": true, "follower": true, "local": false}
+var paths = map[string]bool{"probe": true, "lease": true, "log": true, "follower": true, "local": false}
 
 // misses are the reasons of a miss that the interface knows.
 var misses = map[string]bool{"absent": true, "expired": true, "deleted": true, "evicted": true}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -37,10 +38,25 @@ type options struct {
 	keep     bool
 	// memoryOnly keeps shards in memory alone: whatever a majority of a shard's nodes forgets at once vanishes.
 	memoryOnly bool
+	readMode   string // of the nodes: probe or lease; auto: by the seed
 
 	given []string // history.Meta.Given
 
 	say io.Writer // what a person wants to see while it runs
+}
+
+// autoMode lets the seed choose the nodes' read mode.
+const autoMode = "auto"
+
+// reads is the nodes' read mode.
+func (o options) reads() string {
+	switch {
+	case o.readMode != autoMode:
+		return o.readMode
+	case rand.New(rand.NewPCG(o.seed, 6)).IntN(2) == 0:
+		return "lease"
+	}
+	return "probe"
 }
 
 // noFaults is the nemesis that does nothing.
@@ -61,6 +77,9 @@ func (o options) validate() error {
 	}
 	if !slices.Contains([]string{"auto", string(cluster.Loop), string(cluster.Folder)}, o.disk) {
 		return fmt.Errorf("disk %q, want auto, loop or folder", o.disk)
+	}
+	if !slices.Contains([]string{autoMode, "probe", "lease"}, o.readMode) {
+		return fmt.Errorf("read mode %q, want auto, probe or lease", o.readMode)
 	}
 	if o.time <= 0 || o.rate < 1 || o.clients < 1 || o.rounds < 0 {
 		return fmt.Errorf("time %v, rate %d and clients %d must be above 0", o.time, o.rate, o.clients)

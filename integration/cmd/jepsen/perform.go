@@ -110,7 +110,7 @@ func (r *runner) prepare() error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(o.say, "%s, %s, net %s, disk %s\n%v", o.workload, o.roomMode(), o.net, o.disk, r.plan)
+	fmt.Fprintf(o.say, "%s, %s, net %s, disk %s, reads by %s\n%v", o.workload, o.roomMode(), o.net, o.disk, o.reads(), r.plan)
 	return os.WriteFile(filepath.Join(r.dir, "plan.json"), append(data, '\n'), 0o644)
 }
 
@@ -129,6 +129,7 @@ func (r *runner) open(ctx context.Context) error {
 	if o.roomMode() == history.Tight {
 		args = append(args, "--shard-bytes", strconv.Itoa(tightBytes))
 	}
+	args = append(args, "--read-mode", o.reads())
 	if o.memoryOnly {
 		args = append(args, "--memory-only")
 	}
@@ -354,6 +355,7 @@ func (r *runner) meta(binary string) history.Meta {
 	if o.roomMode() == history.Tight {
 		m.Flags["shard-bytes"] = strconv.Itoa(tightBytes)
 	}
+	m.Flags["read-mode"] = o.reads()
 	if o.memoryOnly {
 		m.Flags["memory-only"] = "true"
 	}

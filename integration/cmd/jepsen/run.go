@@ -49,6 +49,7 @@ func newRunCommand(o *options) *cobra.Command {
 	f.DurationVar(&o.delay, "delay", 0, "delay of each link, one way (default drawn, 1ms to 5ms)")
 	f.StringVar(&o.bug, "bug", "", "seeded bug that the nodes are to have, to see it found")
 	f.BoolVar(&o.memoryOnly, "memory-only", false, "nodes that keep shards in memory alone; implies --mode tight")
+	f.StringVar(&o.readMode, "read-mode", autoMode, "how the nodes' leaders confirm reads: probe or lease; auto: drawn")
 	f.StringVar(&o.binary, "binary", "", "larder binary to run (default: built from this source)")
 	f.StringVar(&o.out, "out", "out", "folder in which the run's folder is made")
 	f.BoolVar(&o.keep, "keep", false, "keep the nodes' data; that of a run which is not valid is kept anyway")
@@ -56,7 +57,7 @@ func newRunCommand(o *options) *cobra.Command {
 }
 
 // planFlags decide what is done beyond what history.Meta tells of every run.
-var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay", "memory-only"}
+var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay", "memory-only", "read-mode"}
 
 // given returns those that were given, as history.Meta has them.
 func given(c *cobra.Command) []string {

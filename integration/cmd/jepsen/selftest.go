@@ -33,7 +33,8 @@ var answers = []string{"linearizable", "certificate", "durable"}
 // virtualBugs are found by the schedules in virtual time, or by tests that arrange what they take, in packages shard and directory
 // (TestSeededBugs, TestSeededBugsShow). On real processes what they take is too rare: one pause of a leader in twenty shows
 // verify-leader-reads, for which TestPauseQueuedReadsFindsVerifyLeader has the patience. checksum-silent does no harm by itself.
-var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent", "no-prev-index"}
+var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent", "no-prev-index",
+	"promise-forgotten", "promise-broken", "promise-overruled", "lease-over-handover"}
 
 // seededBugs are the bugs that runs on real processes must find.
 //
@@ -41,7 +42,9 @@ var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "
 // copy that are forgotten, events dropped silently.
 var seededBugs = []seeded{
 	{"", []string{"--workload=register", "--nemesis=pause-leader,kill-one,partition-leader,transfer-leader,clock-jump"}, nil},
-	{"local-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads,partition-leader"}, answers},
+	{"local-reads", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads,partition-leader", "--read-mode=probe"}, answers},
+	{"lease-endless", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads,partition-leader", "--read-mode=lease"}, answers},
+	{"lease-long", []string{"--workload=register", "--nemesis=pause-leader-with-queued-reads,partition-leader", "--read-mode=lease"}, answers},
 	{"stale-owner", []string{"--workload=register", "--nemesis=partition-leader,pause-leader"}, answers},
 	{"follower-local", []string{"--workload=follower", "--nemesis=partition-minority,pause-follower"}, answers},
 	{"no-read-index", []string{"--workload=follower", "--nemesis=delay,partition-leader"}, answers},
