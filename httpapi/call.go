@@ -23,24 +23,24 @@ type call struct {
 	deadline time.Time
 }
 
-func (s *server) newCall(r *http.Request, values map[string][]string) (*call, error) {
+func (s *server) newCall(r *http.Request, values map[string][]string) (call, error) {
 	mode, err := routeOf(values, s.cfg.Route)
 	if err != nil {
-		return nil, err
+		return call{}, err
 	}
 	timeout, err := timeoutOf(r.Header)
 	if err != nil {
-		return nil, err
+		return call{}, err
 	}
 	key, err := keyAfter(r, kvPrefix)
 	if err != nil {
-		return nil, err
+		return call{}, err
 	}
-	return &call{s: s, r: r, key: key, mode: mode, deadline: time.Now().Add(timeout)}, nil
+	return call{s: s, r: r, key: key, mode: mode, deadline: time.Now().Add(timeout)}, nil
 }
 
 // perform does req as the call's mode says. Its error is a *Problem or one for errorTable.
-func (c *call) perform(req shard.Request) (shard.Response, error) {
+func (c call) perform(req shard.Request) (shard.Response, error) {
 	ctx, cancel := context.WithDeadline(c.r.Context(), c.deadline)
 	defer cancel()
 	if c.mode == Forward {
@@ -83,7 +83,7 @@ func elsewhere(err error) bool {
 
 // place is where the key lives, with no leader where none is known. The refusing replica knows its
 // leader better than the directory does.
-func (c *call) place(refusal error) directory.Location {
+func (c call) place(refusal error) directory.Location {
 	place, err := c.s.cfg.Data.Locate(c.key)
 	if err != nil {
 		return directory.Location{}
@@ -104,7 +104,7 @@ func misdirected(place directory.Location, refusal error, read bool) error {
 
 // redirect sends the client to the same path and query on another node. It is 307 always: after a
 // 301 or 302 clients send a PUT again as a GET, or without its body.
-func (c *call) redirect(addr string) error {
+func (c call) redirect(addr string) error {
 	scheme := "http"
 	if c.r.TLS != nil {
 		scheme = "https"

@@ -61,11 +61,11 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	}
 
 	h := w.Header()
-	setPlace(h, resp)
-	h.Set("Larder-Read", string(resp.Read))
+	f := setPlace(h, resp)
+	f.set("Larder-Read", string(resp.Read))
 	// An HTTP cache may keep the answer, and must ask before it gives it again: with ETag and 304
 	// it is then a correct near cache.
-	h.Set("Cache-Control", "no-cache")
+	h["Cache-Control"] = valueNoCache
 	if read.Consistency != shard.Linearizable {
 		h.Set("Age", strconv.FormatInt(int64((resp.Age+time.Second-1)/time.Second), 10))
 	}
@@ -76,30 +76,28 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 		}
 		return kindAbsent.problem("There is no live entry under this key.")
 	}
-	status := "larder; hit"
+	h["Cache-Status"] = valueHit
 	if resp.HasTTL {
-		status += "; ttl=" + strconv.FormatInt(int64(resp.TTL/time.Second), 10)
+		f.set("Cache-Status", valueHit[0]+"; ttl="+strconv.FormatInt(int64(resp.TTL/time.Second), 10))
 	}
-	h.Set("Cache-Status", status)
 	etag := formatETag(resp.Version)
-	h.Set("ETag", etag)
+	f.set("Etag", etag)
 	protect(h)
 	if unless != nil && unless.matchesWeakly(etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	writeValue(w, r, resp)
+	f.writeValue(w, r, resp)
 	return nil
 }
 
 // writeValue answers with the value that resp has.
-func writeValue(w http.ResponseWriter, r *http.Request, resp shard.Response) {
-	contentType := resp.ContentType
-	if contentType == "" {
-		contentType = defaultContentType
+func (f *fields) writeValue(w http.ResponseWriter, r *http.Request, resp shard.Response) {
+	f.header["Content-Type"] = valueDefaultType
+	if resp.ContentType != "" {
+		f.set("Content-Type", resp.ContentType)
 	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(resp.Value)))
+	f.set("Content-Length", strconv.Itoa(len(resp.Value)))
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		w.Write(resp.Value) // the client that doesn't hear it has gone
@@ -158,15 +156,16 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 		setPlace(w.Header(), resp)
 		return fillRefused(resp)
 	}
-	if p := settled(w.Header(), resp); p != nil {
-		return p
+	f, err := settled(w.Header(), resp)
+	if err != nil {
+		return err
 	}
 	if returnOld {
-		w.Header().Set("Larder-Existed", flag(resp.Existed))
+		f.set("Larder-Existed", flag(resp.Existed))
 	}
 	switch {
 	case returnOld && resp.HasValue:
-		writeValue(w, r, resp)
+		f.writeValue(w, r, resp)
 	case resp.Existed:
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -175,21 +174,22 @@ func (s *server) put(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// settled writes what the answers to all writes begin with, and returns the problem of one that was refused.
-func settled(h http.Header, resp shard.Response) error {
-	setPlace(h, resp)
-	h.Set("Cache-Control", "no-cache")
+// settled sets the fields that the answers to all writes begin with, and returns what sets further ones, or the
+// problem of a write that was refused.
+func settled(h http.Header, resp shard.Response) (fields, error) {
+	f := setPlace(h, resp)
+	h["Cache-Control"] = valueNoCache
 	if p := statusProblem(resp); p != nil {
-		return p
+		return f, p
 	}
 	if resp.Version != 0 {
-		h.Set("ETag", formatETag(resp.Version))
+		f.set("Etag", formatETag(resp.Version))
 	}
 	if resp.Replayed {
-		h.Set("Idempotency-Replayed", "?1")
+		f.set("Idempotency-Replayed", "?1")
 	}
 	protect(h)
-	return nil
+	return f, nil
 }
 
 // fillRefused is the answer to a fill whose token no longer holds.
@@ -231,43 +231,27 @@ func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if p := settled(w.Header(), resp); p != nil {
-		return p
+	f, err := settled(w.Header(), resp)
+	if err != nil {
+		return err
 	}
-	w.Header().Del("ETag") // the delete's own version is that of no value
-	w.Header().Set("Larder-Existed", flag(resp.Existed))
+	delete(f.header, "Etag") // the delete's own version is that of no value
+	f.set("Larder-Existed", flag(resp.Existed))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// setPlace tells which replica answered, and where in the shard's log the answer belongs.
-func setPlace(h http.Header, resp shard.Response) {
-	h.Set("Larder-Shard", strconv.FormatUint(uint64(resp.Shard), 10))
-	h.Set("Larder-Epoch", strconv.FormatUint(resp.Epoch, 10))
-	h.Set("Larder-Index", strconv.FormatUint(resp.Index, 10)+"."+strconv.FormatUint(uint64(resp.Position), 10))
-	h.Set("Larder-Served-By", resp.ServedBy)
-	if resp.ForwardedTo != "" {
-		h.Set("Larder-Forwarded", resp.ForwardedTo)
-	}
-}
-
-// protect keeps a browser from treating a value, which is other people's bytes, as a page of ours.
-func protect(h http.Header) {
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 }
 
 // describe returns the media type that a PUT gives its value, "" for none, and refuses what would
 // be lost on the way to a reader.
 func describe(h http.Header) (contentType string, err error) {
-	if len(h.Values("Content-Encoding")) > 0 {
+	if len(h["Content-Encoding"]) > 0 {
 		return "", kindContentEncoding.problem(
 			"Content-Encoding is not kept, readers would get coded bytes without it. Send the value plain, or give it a Content-Type of its own.")
 	}
-	if len(h.Values("Content-Range")) > 0 {
+	if len(h["Content-Range"]) > 0 {
 		return "", kindBadHeader.problem("A value is replaced as a whole: Content-Range is not for PUT.")
 	}
-	lines := h.Values("Content-Type")
+	lines := h["Content-Type"]
 	switch {
 	case len(lines) == 0:
 		return "", nil
@@ -288,12 +272,14 @@ func (s *server) readValue(w http.ResponseWriter, r *http.Request, deadline time
 	if r.ContentLength > limit {
 		return nil, tooLarge()
 	}
-	// Not every ResponseWriter is a connection; one that isn't does not stall either. net/http sets
-	// the connection's deadline anew before the next request.
-	if err := http.NewResponseController(w).SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return nil, kindMalformed.problem("The body could not be read: %v.", err).hangingUp()
+	if r.Body != http.NoBody {
+		// Not every ResponseWriter is a connection; one that isn't does not stall either. net/http sets
+		// the connection's deadline anew before the next request.
+		if err := http.NewResponseController(w).SetReadDeadline(deadline); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return nil, kindMalformed.problem("The body could not be read: %v.", err).hangingUp()
+		}
 	}
-	value, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	value, err := readAll(r, limit)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, kindBodyTimeout.problem("Only %d bytes of the body came in time. Larder-Timeout allows more.", len(value)).hangingUp()
@@ -303,4 +289,14 @@ func (s *server) readValue(w http.ResponseWriter, r *http.Request, deadline time
 		return nil, tooLarge()
 	}
 	return value, nil
+}
+
+// readAll reads the body of r, and of one whose length is not announced no more than limit + 1 bytes.
+func readAll(r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength < 0 {
+		return io.ReadAll(io.LimitReader(r.Body, limit+1))
+	}
+	body := make([]byte, r.ContentLength)
+	n, err := io.ReadFull(r.Body, body)
+	return body[:n], err
 }

@@ -11,7 +11,9 @@ import (
 // formatETag is the entity tag of an entry of that version. It is strong: a version is never used
 // for another value of the key.
 func formatETag(version uint64) string {
-	return `"` + strconv.FormatUint(version, 10) + `"`
+	var buf [22]byte
+	text := append(strconv.AppendUint(append(buf[:0], '"'), version, 10), '"')
+	return string(text)
 }
 
 // entityTag is one entity tag (RFC 9110 8.8.3).
@@ -75,10 +77,10 @@ func (l tagList) matchesWeakly(etag string) bool {
 // readTags parses the If-None-Match of a read; nil when there is none. If-Match on a read is refused: it would
 // ask for a 412 that a reader has no use for, and ignoring a condition is not allowed.
 func readTags(h http.Header) (*tagList, error) {
-	if len(h.Values("If-Match")) > 0 {
+	if len(h["If-Match"]) > 0 {
 		return nil, kindBadHeader.problem("If-Match is for writes; reads take If-None-Match.")
 	}
-	lines := h.Values("If-None-Match")
+	lines := h["If-None-Match"]
 	if len(lines) == 0 {
 		return nil, nil
 	}
@@ -94,8 +96,8 @@ func readTags(h http.Header) (*tagList, error) {
 // of tags, and tags that Larder never gave out (a weak one can't match by RFC 9110 13.1.1, and tells
 // that something on the way changed it).
 func writeCondition(r *http.Request) (fsm.Cond, error) {
-	match, noneMatch := r.Header.Values("If-Match"), r.Header.Values("If-None-Match")
-	fill := r.Header.Values("Larder-Fill")
+	match, noneMatch := r.Header["If-Match"], r.Header["If-None-Match"]
+	fill := r.Header["Larder-Fill"]
 	switch {
 	case len(match) > 0 && len(noneMatch) > 0:
 		return fsm.Cond{}, kindBadHeader.problem("If-Match and If-None-Match exclude each other.")

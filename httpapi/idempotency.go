@@ -10,7 +10,7 @@ import (
 // idempotencyKeyOf is the key under which a write is made once however often it is sent, "" for none. It comes
 // as a string of structured fields (RFC 9651 3.3.3): in quotes, of printable ASCII, with \" and \\ for " and \.
 func idempotencyKeyOf(h http.Header) (string, error) {
-	lines := h.Values("Idempotency-Key")
+	lines := h["Idempotency-Key"]
 	if len(lines) == 0 {
 		return "", nil
 	}

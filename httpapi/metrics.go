@@ -1,8 +1,11 @@
 package httpapi
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +17,16 @@ import (
 type metrics struct {
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+
+	// known are the histograms of all labels that there were so far: a map that doesn't change, replaced by a larger one.
+	known atomic.Pointer[map[answerLabels]prometheus.Observer]
+	mu    sync.Mutex // taken to replace known
+}
+
+// answerLabels are the labels of one answer.
+type answerLabels struct {
+	route, method string
+	status        int
 }
 
 func newMetrics(registry prometheus.Registerer) (*metrics, error) {
@@ -29,6 +42,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 			Help: "Requests being answered now.",
 		}),
 	}
+	m.known.Store(&map[answerLabels]prometheus.Observer{})
 	for _, c := range []prometheus.Collector{m.duration, m.inFlight} {
 		if err := registry.Register(c); err != nil {
 			return nil, err
@@ -39,7 +53,23 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 
 // observe counts one answer. Status 0 is a connection that was cut before any.
 func (m *metrics) observe(route, method string, status int, took time.Duration) {
-	m.duration.WithLabelValues(route, methodLabel(method), strconv.Itoa(status)).Observe(took.Seconds())
+	labels := answerLabels{route, methodLabel(method), status}
+	histogram, ok := (*m.known.Load())[labels]
+	if !ok {
+		histogram = m.add(labels)
+	}
+	histogram.Observe(took.Seconds())
+}
+
+// add makes the histogram of labels known.
+func (m *metrics) add(labels answerLabels) prometheus.Observer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	histogram := m.duration.WithLabelValues(labels.route, labels.method, strconv.Itoa(labels.status))
+	known := maps.Clone(*m.known.Load())
+	known[labels] = histogram
+	m.known.Store(&known)
+	return histogram
 }
 
 // methodLabel bounds the label: a client may send any word as its method.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"time"
 )
 
@@ -13,6 +14,9 @@ type recorder struct {
 	route  string
 	status int // 0 until the header is written
 }
+
+// recorders are kept for further requests: none is referred to once its request is answered.
+var recorders = sync.Pool{New: func() any { return new(recorder) }}
 
 // Unwrap lets http.ResponseController reach the connection.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
@@ -42,7 +46,8 @@ func routeLabel(w http.ResponseWriter) string { return w.(*recorder).route }
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		rec := &recorder{ResponseWriter: w, route: "unknown"}
+		rec := recorders.Get().(*recorder)
+		*rec = recorder{ResponseWriter: w, route: "unknown"}
 		s.metrics.inFlight.Inc()
 		defer func() {
 			reason := recover()
@@ -63,10 +68,13 @@ func (s *server) observe(next http.Handler) http.Handler {
 				}
 			}
 			s.metrics.inFlight.Dec()
-			s.metrics.observe(rec.route, r.Method, rec.status, time.Since(start))
+			took := time.Since(start)
+			s.metrics.observe(rec.route, r.Method, rec.status, took)
 			if s.cfg.Log.Enabled(r.Context(), slog.LevelDebug) {
-				s.cfg.Log.Debug("request", "method", r.Method, "route", rec.route, "status", rec.status, "took", time.Since(start))
+				s.cfg.Log.Debug("request", "method", r.Method, "route", rec.route, "status", rec.status, "took", took)
 			}
+			*rec = recorder{}
+			recorders.Put(rec)
 			if reason != nil {
 				panic(reason)
 			}

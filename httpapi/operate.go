@@ -46,8 +46,8 @@ func (s *server) patch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if p := settled(w.Header(), resp); p != nil {
-		return p
+	if _, err := settled(w.Header(), resp); err != nil {
+		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -128,11 +128,12 @@ func (s *server) operate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if p := settled(w.Header(), resp); p != nil {
-		return p
+	f, err := settled(w.Header(), resp)
+	if err != nil {
+		return err
 	}
 	if resp.HasValue {
-		writeValue(w, r, resp)
+		f.writeValue(w, r, resp)
 		return nil
 	}
 	// A touch, or a replay whose value was too long to be remembered.

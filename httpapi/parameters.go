@@ -31,6 +31,9 @@ const (
 // query returns the request's parameters: each at most once, and only those that are allowed. An
 // unknown one is refused, since the caller counts on an effect.
 func query(r *http.Request, allowed ...string) (url.Values, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, kindBadParameter.problem("The query is malformed: percent-encode what is not a letter or digit, separate by &.")
@@ -171,7 +174,11 @@ var maxAgeDirective = regexp.MustCompile("(?i)^max-age([^-!#$%&'*+.^_`|~0-9a-z]|
 
 // maxAgeOf is the max-age of a request's Cache-Control, and whether there is one.
 func maxAgeOf(h http.Header) (age time.Duration, given bool, err error) {
-	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
+	lines := h["Cache-Control"]
+	if len(lines) == 0 {
+		return 0, false, nil
+	}
+	for directive := range strings.SplitSeq(strings.Join(lines, ","), ",") {
 		directive = strings.Trim(directive, " \t")
 		if !maxAgeDirective.MatchString(directive) {
 			continue
@@ -203,7 +210,7 @@ const (
 
 // timeoutOf is how long the request may take, from its header Larder-Timeout.
 func timeoutOf(h http.Header) (time.Duration, error) {
-	lines := h.Values("Larder-Timeout")
+	lines := h["Larder-Timeout"]
 	if len(lines) == 0 {
 		return defaultTimeout, nil
 	}

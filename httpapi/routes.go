@@ -18,13 +18,7 @@ func (s *server) routes() []route {
 	}
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	return []route{
-		{path: kvPrefix, under: true, methods: map[string]handler{
-			http.MethodGet:    s.admit(s.get),
-			http.MethodPut:    s.admit(s.put),
-			http.MethodDelete: s.admit(s.remove),
-			http.MethodPatch:  s.admit(s.patch),
-			http.MethodPost:   s.admit(s.operate),
-		}},
+		s.dataRoute(),
 		{path: "/v1/batch", methods: map[string]handler{http.MethodPost: unbuilt("A batch")}},
 		{path: "/v1/keys", methods: map[string]handler{
 			http.MethodGet:    unbuilt("Listing keys"),
@@ -73,4 +67,15 @@ func (s *server) routes() []route {
 		{path: "/openapi.json", methods: get(s.showOpenAPI)},
 		{path: "/ui/", under: true, methods: get(unbuilt("The dashboard"))},
 	}
+}
+
+// dataRoute are the keys.
+func (s *server) dataRoute() route {
+	return route{path: kvPrefix, under: true, methods: map[string]handler{
+		http.MethodGet:    s.admit(s.get),
+		http.MethodPut:    s.admit(s.put),
+		http.MethodDelete: s.admit(s.remove),
+		http.MethodPatch:  s.admit(s.patch),
+		http.MethodPost:   s.admit(s.operate),
+	}}
 }
