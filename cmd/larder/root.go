@@ -59,7 +59,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed,
 	}{
 		{"Servers:", []*cobra.Command{newServerCmd(), newDevCmd()}},
 		{"Data:", []*cobra.Command{newGetCmd(), newPutCmd(), newDelCmd(), newIncrCmd(), newTTLCmd(), newTouchCmd()}},
-		{"The cluster:", []*cobra.Command{newStatusCmd(), newShardCmd(), newMemberCmd(), newNodeCmd(), newDirectoryCmd(), newOperationCmd(), newSettingsCmd(), newCheckCmd()}},
+		{"The cluster:", []*cobra.Command{newStatusCmd(), newShardCmd(), newMemberCmd(), newNodeCmd(), newDirectoryCmd(), newOperationCmd(), newSettingsCmd(), newBenchCmd(), newCheckCmd()}},
 		{"Other:", []*cobra.Command{newVersionCmd()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title})
