@@ -358,7 +358,7 @@ func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
 		}
 	}
 	g.store, g.snaps = store, snaps
-	if !first {
+	if !first && spec.Shard != Directory { // of which no leader asks for promises
 		g.promise.begin(h.mono())
 	}
 	if v := h.storage.verdict(id); v != nil {

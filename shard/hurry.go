@@ -20,6 +20,7 @@ func (g *Group) hurry() {
 	ctx, cancel := context.WithTimeout(g.ctx, hurryLimit)
 	defer cancel()
 	patience := time.Now().Add(300 * time.Millisecond)
+	bound := g.promise.left(g.host.mono()) > 0 // and so may the others be, from when they were opened (promise.go)
 	for ctx.Err() == nil {
 		i := g.instance()
 		if i == nil || g.store.Term() > 1 {
@@ -37,11 +38,16 @@ func (g *Group) hurry() {
 		if g.store.Term() > 1 { // somebody stood meanwhile
 			return
 		}
-		if n := len(g.spec.Members); here == n || here > n/2 && time.Now().After(patience) {
+		pause := hurryPause
+		switch n := len(g.spec.Members); {
+		case here < n && (here <= n/2 || time.Now().Before(patience)):
+		case bound:
+			bound, pause = false, promiseTime
+		default:
 			_, _ = i.trans.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(g.id.String())}, nil)
 			return
 		}
-		t := time.NewTimer(hurryPause)
+		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():

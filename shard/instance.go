@@ -137,6 +137,12 @@ func (i *instance) becomeReady() {
 			}
 			continue
 		}
+		if i.foundedAlone() && i.group.promise.left(i.group.host.mono()) > 0 {
+			if !i.pause() {
+				return
+			}
+			continue
+		}
 		term := i.raft.CurrentTerm()
 		if err := i.barrier(); err != nil {
 			if errors.Is(err, raft.ErrLeadershipTransferInProgress) {
@@ -175,6 +181,13 @@ func (i *instance) becomeReady() {
 		i.group.host.changed()
 		return
 	}
+}
+
+// foundedAlone reports whether this replica's group may be a next generation that it is the only voter of: it asks nobody for a vote,
+// so the promise that it began with has not held up its election.
+func (i *instance) foundedAlone() bool {
+	voters, self := i.voters()
+	return i.group.spec.R > firstR && self && len(voters) == 1
 }
 
 // giveUp has another voter lead instead of this one, which leads and does not come to serve.

@@ -37,7 +37,8 @@ import (
 //	the leader stands still between look and answer     the read belongs at the look: what its state has later is no older, and
 //	                                                    all of it came before anything that another leader acknowledged
 //	a former generation of the shard, or incarnation    promises are between replicas, by their ids; founders of a next
-//	of a voter                                          generation begin with one
+//	of a voter                                          generation begin with one, and an only one, which asks nobody for
+//	                                                    votes, does not serve before it is over
 //
 // What is left is time itself. The clock is the system's monotonic one, which goes on while a process is stopped, and does not
 // while the machine, or the virtual one, is suspended. A leader that is suspended within its lease and resumed may answer, for

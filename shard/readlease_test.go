@@ -85,6 +85,52 @@ func TestLeaseKeepsOthersOut(t *testing.T) {
 	}
 }
 
+// TestLeaseKeepsNextGenerationOut ensures that the next generation of a shard serves nobody while a leader of the former one holds a
+// lease, whatever number of members it begins with.
+func TestLeaseKeepsNextGenerationOut(t *testing.T) {
+	for name, members := range map[string][]Member{
+		"one founder":  {{"c", 2}},
+		"two founders": {{"b", 2}, {"c", 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 3, withLeases, func(c *cluster) {
+				old := c.lead("a")
+				c.mustPut(old, "k", "v")
+				time.Sleep(2 * promiseTime)
+				c.wantPath(old, ReadProbe)
+				c.wantPath(old, ReadLease)
+				i := old.Group(testShard).instance()
+				c.net.Isolate("a", "b", "c")
+				began := time.Now()
+				for _, m := range members {
+					if err := c.hosts[m.Node].Destroy(testShard, 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, m := range members {
+					if err := c.hosts[m.Node].OpenCache(Spec{Shard: testShard, R: m.R, Members: members, Campaign: m.Node == members[0].Node}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c.until("the next generation serves", func() bool {
+					for _, m := range members {
+						if c.hosts[m.Node].Group(testShard).Status().Ready {
+							return true
+						}
+					}
+					return false
+				})
+				if _, leased := i.leased(); leased {
+					t.Errorf("the next generation serves while the lease of the former one's leader holds, %v after it was cut off", time.Since(began))
+				}
+				if took := time.Since(began); took > promiseTime+200*time.Millisecond {
+					t.Errorf("the next generation serves after %v", took)
+				}
+			})
+		})
+	}
+}
+
 // TestLeaseEndsWithHandover ensures that a leader has no lease from the moment that it hands over on, and that promises to it
 // hold nobody up then.
 func TestLeaseEndsWithHandover(t *testing.T) {

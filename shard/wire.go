@@ -18,11 +18,11 @@ import (
 //
 //	hello    magic min max cluster node incarnation target
 //	raft     shard target source timeout(ms) rpc(1) message
-//	probe    count, then shard target term of each group
+//	probe    count, then shard target term lease(ms) of each group; the answer: term promised(1) of each
 //	ping     gossip (answered by the peer's wall clock, Unix ms)
 //	call     timeout(ms) method payload
 //	data     timeout(ms) caller request
-//	index    timeout(ms) shard source target: a follower asks for a read index
+//	index    timeout(ms) shard source target probe(1): a follower asks for a read index
 //	touch    shard source target count, then count touches, oldest first: never answered
 const (
 	frameReply byte = 0
