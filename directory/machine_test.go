@@ -317,8 +317,8 @@ func TestApplyPanics(t *testing.T) {
 		"no field":          `{"v":1,"kind":"init"}`,
 		"trailing bytes":    `{"v":1,"kind":"set-level","set_level":{"level":1}} {}`,
 		"level of tomorrow": `{"v":1,"kind":"set-level","set_level":{"level":99}}`,
-		"later shards":      `{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":3}}`,
-		"later init":        `{"v":1,"kind":"init","init":{"level":2,"shard_level":3}}`,
+		"later shards":      `{"v":1,"kind":"set-level","set_level":{"level":2,"shard_level":99}}`,
+		"later init":        `{"v":1,"kind":"init","init":{"level":2,"shard_level":99}}`,
 		"unknown setting":   `{"v":1,"kind":"set-settings","set_settings":{"expect":1,"settings":{"soon":1}}}`,
 	} {
 		func() {

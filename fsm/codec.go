@@ -27,6 +27,8 @@ import (
 //	touches | 10 | touches bytes, 5 each
 //	flush   | 11
 //	prefix  | 12 | prefix bytes | start varint | end varint | part bits u8 | part varint | version varint
+//	get     | 13 | key bytes
+//	atomic  | 14 | ops varint
 //
 //	condition   | kind u8 | version varint, only where kind is CondVersion or CondFill |
 //
@@ -34,7 +36,7 @@ import (
 // what the kind has no room for:
 //
 //	extended    | 0x80+kind | flags u8 | caller bytes | idempotency key bytes | ...the kind's own fields
-//	flags       | 1: caller and idempotency key follow | 2: return the old value | 4: ttl is a default, with 1 |
+//	flags       | 1: caller and idempotency key follow | 2: return the old value | 4: ttl is a default |
 //
 // A batch has exactly one encoding, and each accepted input is the encoding of exactly one batch.
 // Fields that a kind does not have can't be written down.
@@ -60,6 +62,9 @@ func (b Batch) AppendBinary(dst []byte) ([]byte, error) {
 		if out, err = AppendCommand(out, &b.Commands[i]); err != nil {
 			return dst, fmt.Errorf("command %d: %w", i, err)
 		}
+	}
+	if err := validateTogether(b.Commands); err != nil {
+		return dst, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	return out, nil
 }
@@ -95,8 +100,10 @@ func AppendCommand(dst []byte, c *Command) ([]byte, error) {
 		out = appendCond(out, c.Cond)
 		out = appendBytes(out, c.Key)
 		out = binary.AppendUvarint(out, c.TTL)
-	case KindTouch:
+	case KindTouch, KindGet:
 		out = appendBytes(out, c.Key)
+	case KindAtomic:
+		out = binary.AppendUvarint(out, uint64(c.Ops))
 	case KindTouches:
 		out = appendBytes(out, c.Touches)
 	case KindFlush:
@@ -197,6 +204,11 @@ func DecodeBatch(data []byte) (Batch, error) {
 	}
 	if d.err == nil && len(d.rest) > 0 {
 		d.fail("%d bytes after the last command", len(d.rest))
+	}
+	if d.err == nil {
+		if err := validateTogether(b.Commands); err != nil {
+			d.fail("%v", err)
+		}
 	}
 	if d.err != nil {
 		return Batch{}, d.err
@@ -313,8 +325,10 @@ func (d *decoder) command(c *Command) {
 		c.Cond = d.cond()
 		c.Key = d.bytes("key")
 		c.TTL = d.uvarint("ttl")
-	case KindTouch:
+	case KindTouch, KindGet:
 		c.Key = d.bytes("key")
+	case KindAtomic:
+		c.Ops = d.uvarint32("ops")
 	case KindTouches:
 		c.Touches = d.bytes("touches")
 	case KindFlush:

@@ -47,6 +47,10 @@ var goldenCommands = []struct {
 		"81 03 03 626f62 01 69 00 01 6b 00 00 00"},
 	{"incr, idempotent, default ttl", Command{Kind: KindIncr, Key: []byte("k"), Delta: 1, TTL: 5, DefaultTTL: true, IdempotencyKey: "i"},
 		"86 05 00 01 69 00 01 6b 05 02"},
+	{"get", Command{Kind: KindGet, Key: []byte("k")}, "0d 01 6b"},
+	{"append, default ttl", Command{Kind: KindAppend, Key: []byte("k"), TTL: 5, DefaultTTL: true}, "87 04 00 01 6b 05 00 00"},
+	{"atomic", Command{Kind: KindAtomic, Ops: 300}, "0e ac02"},
+	{"atomic, idempotent", Command{Kind: KindAtomic, Ops: 1, Caller: "bob", IdempotencyKey: "i"}, "8e 01 03 626f62 01 69 01"},
 	{"delete, idempotent", Command{Kind: KindDelete, Key: []byte("k"), IdempotencyKey: "i"}, "82 01 00 01 69 00 01 6b"},
 }
 
@@ -114,7 +118,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"nothing", "", ErrCorrupt, "cut short at format version"},
 		{"format 0", "00 01 00 00", ErrUnknownVersion, "format 0"},
 		{"format 2", "02", ErrUnknownVersion, "format 2"},
-		{"level above this build's", "01 03 00 00", ErrUnknownVersion, "level 3"},
+		{"level above this build's", "01 04 00 00", ErrUnknownVersion, "level 4"},
 		{"no level", "01", ErrCorrupt, "cut short at level"},
 		{"no stamp", "01 01", ErrCorrupt, "cut short at stamp"},
 		{"stamp cut", "01 01 80", ErrCorrupt, "cut short at stamp"},
@@ -125,7 +129,18 @@ func TestDecodeRefuses(t *testing.T) {
 		{"trailing byte", "01 01 00 00 00", ErrCorrupt, "after the last"},
 		{"trailing command", "01 01 00 01 0501 0501", ErrCorrupt, "after the last"},
 		{"kind 0", "01 01 00 01 0000", ErrCorrupt, "unknown kind 0"},
-		{"kind 13", "01 01 00 01 0d00", ErrCorrupt, "unknown kind 13"},
+		{"kind 15", "01 01 00 01 0f00", ErrCorrupt, "unknown kind 15"},
+		{"atomic of nothing", "01 01 00 02 0e00 0d0161", ErrCorrupt, "0 commands held together"},
+		{"atomic of too many", "01 01 00 02 0e8104 0d0161", ErrCorrupt, "513 commands held together"},
+		{"atomic of more than follow", "01 01 00 02 0e02 0d0161", ErrCorrupt, "an atomic of 2 commands, 1 follow"},
+		{"atomic at the end", "01 01 00 01 0e01", ErrCorrupt, "an atomic of 1 commands, 0 follow"},
+		{"atomic in an atomic", "01 01 00 03 0e02 0e01 0d0161", ErrCorrupt, "an atomic within another"},
+		{"atomic flush", "01 01 00 02 0e01 0b", ErrCorrupt, "a command of kind 11 that can't be held together"},
+		{"atomic fill", "01 01 00 02 0e01 01 04 05 01 61 00 00 00", ErrCorrupt, "a command of kind 1 that can't be held together"},
+		{"idempotent command in an atomic", "01 01 00 02 0e01 82 01 00 01 69 00 01 61", ErrCorrupt, "a command of kind 2 that can't be held together"},
+		{"get in an idempotent atomic", "01 01 00 02 8e01000169 01 0d0161", ErrCorrupt, "a command of kind 13 that can't be held together"},
+		{"default in an atomic", "01 01 00 02 0e01 87 04 00 01 61 05 00 00", ErrCorrupt, "a command of kind 7 that can't be held together"},
+		{"default alone", "01 01 00 01 87 04 00 01 61 05 00 00", ErrCorrupt, "a default that nothing depends on"},
 		{"condition 5", "01 01 00 01 02 05 01 01 61", ErrCorrupt, "unknown condition 5"},
 		{"fill token of a delete", "01 01 00 01 02 04 01 01 61", ErrCorrupt, "fill token with kind 2"},
 		{"flags 0", "01 01 00 01 82 00 00 01 61", ErrCorrupt, "flags 0"},
@@ -170,7 +185,7 @@ func TestDecodeRefuses(t *testing.T) {
 // malformed commands have no encoding, and Apply refuses them as well.
 var malformed = map[string]Command{
 	"no kind":               {},
-	"unknown kind":          {Kind: 13},
+	"unknown kind":          {Kind: 15},
 	"no key":                {Kind: KindPut},
 	"long key":              {Kind: KindDelete, Key: make([]byte, MaxKey+1)},
 	"long content type":     {Kind: KindPut, Key: []byte("k"), ContentType: strings.Repeat("x", MaxContentType+1)},
@@ -241,6 +256,9 @@ func TestDecodedBytesAreFenced(t *testing.T) {
 func FuzzDecodeBatch(f *testing.F) {
 	var all Batch
 	for _, g := range goldenCommands {
+		if g.c.Kind == KindAtomic || g.c.DefaultTTL && g.c.IdempotencyKey == "" {
+			continue // no batch by themselves
+		}
 		all.Commands = append(all.Commands, g.c)
 		one, err := Batch{Stamp: math.MaxUint64, Level: 1, Commands: []Command{g.c}}.AppendBinary(nil)
 		if err != nil {
@@ -248,6 +266,9 @@ func FuzzDecodeBatch(f *testing.F) {
 		}
 		f.Add(one)
 	}
+	put := Command{Kind: KindPut, Key: []byte("k"), DefaultTTL: true}
+	all.Commands = append(all.Commands, Command{Kind: KindAtomic, Ops: 1}, Command{Kind: KindGet, Key: []byte("k")},
+		Command{Kind: KindAtomic, Ops: 2, IdempotencyKey: "i"}, put, put)
 	whole, err := all.AppendBinary(nil)
 	if err != nil {
 		f.Fatal(err)

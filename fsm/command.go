@@ -20,12 +20,14 @@ const (
 	MaxCaller         = 128
 	// MaxPartBits bounds the parts that a slot can be divided into by KindDeletePrefix.
 	MaxPartBits = 24
+	// MaxAtomic is how many commands a KindAtomic can hold together.
+	MaxAtomic = 512
 )
 
 // MaxLevel is the highest feature level that this build knows. A machine starts at baseLevel and is
 // raised by a KindLevel command once every replica runs a build that knows the level, so that two
 // builds never read the same log differently.
-const MaxLevel = 2
+const MaxLevel = 3
 
 // baseLevel is the level of a machine that no command has raised. It never changes: a later build
 // that replays an old log from its first entry must start where the builds before it did.
@@ -54,8 +56,8 @@ const (
 	// KindLimit sets the byte bound. It applies only when its TableVersion is newer.
 	KindLimit Kind = 4
 	// KindLevel raises the feature level. One that is not higher is StatusStale; raising above
-	// MaxLevel is an error that stops the replica. The raise to level 2 or above brings the Seed of the hashes
-	// of keys and hashes all that is stored anew, in time proportional to the entries.
+	// MaxLevel is an error that stops the replica. The raise from level 1 brings the Seed of the hashes
+	// of keys and hashes all that is stored anew, in time proportional to the entries; the Seed of a later one is not used.
 	KindLevel Kind = 5
 
 	// The kinds from here on need level 2.
@@ -82,10 +84,23 @@ const (
 	// version if there was any. Who proposes it chooses slots and part such that it walks over few
 	// entries (see Machine.PlanDelete).
 	KindDeletePrefix Kind = 12
+
+	// The kinds from here on need level 3.
+
+	// KindGet reads Key between the commands around it. It changes nothing. Result.Existed says whether there is
+	// a live entry, which the result then tells of.
+	KindGet Kind = 13
+	// KindAtomic makes of the Ops commands that follow it in the batch one change: all of them apply, or none
+	// does (see applyAtomic). They are commands on one key, KindGet included, without idempotency keys of their own and
+	// without CondFill. Under its own idempotency key it stands for all of them, and holds no KindGet.
+	KindAtomic Kind = 14
 )
 
 // needs returns the feature level that c needs.
 func (c *Command) needs() uint8 {
+	if c.Kind >= KindGet || c.DefaultTTL && c.IdempotencyKey == "" {
+		return 3
+	}
 	if c.Kind >= KindIncr || c.Cond.Kind == CondFill || c.extended() {
 		return 2
 	}
@@ -95,7 +110,7 @@ func (c *Command) needs() uint8 {
 // keyed reports whether c is a command on one key.
 func (c *Command) keyed() bool {
 	switch c.Kind {
-	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
+	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch, KindGet:
 		return true
 	}
 	return false
@@ -111,7 +126,7 @@ func LevelOf(commands []Command) uint8 {
 }
 
 // extended reports whether c has what the first encoding of its kind has no room for.
-func (c *Command) extended() bool { return c.ReturnOld || c.IdempotencyKey != "" }
+func (c *Command) extended() bool { return c.ReturnOld || c.DefaultTTL || c.IdempotencyKey != "" }
 
 // CondKind says what must hold of the current entry for a put or delete to apply.
 type CondKind uint8
@@ -164,21 +179,23 @@ type Grant struct {
 // Command is one logged operation. Fields that its Kind does not name are zero.
 type Command struct {
 	Kind        Kind
-	Key         []byte // put, delete, incr, append, expire, touch; delete prefix: the prefix
+	Key         []byte // put, delete, incr, append, expire, touch, get; delete prefix: the prefix
 	Value       []byte // put, append
 	ContentType string // put, append
 	TTL         uint64 // put, incr, append, expire; milliseconds of log clock, 0 = lives until removed
 	Cond        Cond   // put, delete, incr, append, expire
 	Delta       int64  // incr
 	ReturnOld   bool   // put: Result.Value is what was replaced
-	// DefaultTTL: nobody asked for TTL, it is the default of the moment (idempotent put, incr, append). The same
-	// request made again is the same change, whatever the default has become meanwhile.
+	// DefaultTTL: nobody asked for TTL, it is the default of the moment (put, incr, append, idempotent or of an
+	// idempotent KindAtomic). The same request made again is the same change, whatever the default has become meanwhile.
 	DefaultTTL bool
 
-	// Caller and IdempotencyKey are the scope of an idempotent put, delete, incr, append or expire
+	// Caller and IdempotencyKey are the scope of an idempotent put, delete, incr, append, expire or atomic
 	// (R7): applied once, and answered again from memory. Without a key there is no caller.
 	Caller         string
 	IdempotencyKey string
+
+	Ops uint32 // atomic; 1 to MaxAtomic
 
 	Touches []byte // touches; see AppendTouch
 
@@ -242,27 +259,38 @@ const (
 	StatusKeyTooNew Status = 11
 	// StatusKeysFull: the memory for idempotency keys is full; nothing changed.
 	StatusKeysFull Status = 12
+	// StatusAborted: the command was to be applied with others, or not at all, and one of those was refused;
+	// nothing changed.
+	StatusAborted Status = 13
 )
 
 // Result answers one command. Value is shared with the machine, as Entry.Value is.
 type Result struct {
 	Status  Status
 	Existed bool   // with StatusOK or StatusCondition: a live entry stood there before
-	Version uint64 // the change's own version, 0 when nothing changed; with StatusCondition the current one
+	Version uint64 // the change's own version, 0 when nothing changed; with StatusCondition, and of a get, the current one
 
 	Replayed    bool   // answered from memory: the change was made by an earlier command
 	HasValue    bool   // Value and ContentType are set, an empty value included
-	Value       []byte // incr, append: the new value; put with ReturnOld: the old one
+	Value       []byte // incr, append: the new value; put with ReturnOld: the old one; get: the present one
 	ContentType string // of Value
 	Count       uint64 // flush, delete prefix: entries removed
+	TTL         uint64 // get: what is left of it, milliseconds of log clock; 0 = lives until removed
 }
 
 // validate returns what keeps c from being a command, nil if nothing does. Encoding, decoding and
 // Apply share it, so that they accept exactly the same commands.
 func (c *Command) validate() error {
 	switch c.Kind {
-	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
+	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch, KindGet:
 		if err := c.validateKeyed(); err != nil {
+			return err
+		}
+	case KindAtomic:
+		if c.Ops == 0 || c.Ops > MaxAtomic {
+			return fmt.Errorf("%d commands held together", c.Ops)
+		}
+		if err := c.validateIdempotent(); err != nil {
 			return err
 		}
 	case KindTouches:
@@ -316,6 +344,13 @@ func (c *Command) validateKeyed() error {
 		return fmt.Errorf("condition %d with a version", c.Cond.Kind)
 	case c.Cond.Kind == CondFill && c.Kind != KindPut:
 		return fmt.Errorf("fill token with kind %d", c.Kind)
+	}
+	return c.validateIdempotent()
+}
+
+// validateIdempotent is validate for the scope of an idempotent command.
+func (c *Command) validateIdempotent() error {
+	switch {
 	case len(c.IdempotencyKey) > MaxIdempotencyKey:
 		return fmt.Errorf("idempotency key of %d bytes", len(c.IdempotencyKey))
 	case len(c.Caller) > MaxCaller:
@@ -349,6 +384,7 @@ const (
 	fieldTableVersion
 	fieldLevel
 	fieldSeed
+	fieldOps
 
 	fieldsIdempotent = fieldCaller | fieldIdempotencyKey
 )
@@ -367,14 +403,13 @@ var fieldsOf = [...]fieldSet{
 	KindTouches:      fieldTouches,
 	KindFlush:        0,
 	KindDeletePrefix: fieldKey | fieldSlots | fieldPart | fieldVersion,
+	KindGet:          fieldKey,
+	KindAtomic:       fieldsIdempotent | fieldOps,
 }
 
 // may returns the fields that c may have, its Kind being known.
 func (c *Command) may() fieldSet {
 	may := fieldsOf[c.Kind]
-	if c.IdempotencyKey == "" {
-		may &^= fieldDefaultTTL // it would mean nothing
-	}
 	if c.Level < 2 {
 		may &^= fieldSeed
 	}
@@ -439,6 +474,9 @@ func (c *Command) fields() (set fieldSet) {
 	}
 	if c.Seed != 0 {
 		set |= fieldSeed
+	}
+	if c.Ops != 0 {
+		set |= fieldOps
 	}
 	return set
 }

@@ -24,6 +24,8 @@ func TestCommandFields(t *testing.T) {
 		KindTouches:      {Touches: make([]byte, touchSize)},
 		KindFlush:        {},
 		KindDeletePrefix: {Slots: Range{0, 1}, PartBits: 1},
+		KindGet:          {Key: key},
+		KindAtomic:       {Ops: 1},
 	}
 	for kind, c := range complete {
 		c.Kind = kind
@@ -33,7 +35,7 @@ func TestCommandFields(t *testing.T) {
 	}
 	seen := fieldSet(0)
 	try := func(name string, field func(c *Command) reflect.Value) {
-		c := Command{IdempotencyKey: "k"} // for DefaultTTL and Caller, which are nothing without it
+		c := Command{IdempotencyKey: "k"} // for Caller, which is nothing without it
 		without := c.fields()
 		if name == "IdempotencyKey" {
 			c, without = Command{}, 0
@@ -90,11 +92,11 @@ func TestCommandFields(t *testing.T) {
 			}
 		}
 	}
-	if want := fieldSeed<<1 - 1; seen != want {
+	if want := fieldOps<<1 - 1; seen != want {
 		t.Errorf("fields %b are no command's, want %b", seen, want)
 	}
 	for _, c := range []Command{
-		{Kind: KindPut, Key: key, DefaultTTL: true},
+		{Kind: KindExpire, Key: key, DefaultTTL: true},
 		{Kind: KindLevel, Level: 1, Seed: 1},
 	} {
 		if err := c.validate(); err == nil || !strings.Contains(err.Error(), "does not have") {

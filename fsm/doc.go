@@ -18,7 +18,7 @@
 //   - A version names one change of a key's value and is never given to another: bits that the directory
 //     grants above bits that the machine counts (R3). A put, an increment, an append, the delete of a live
 //     entry, a flush and a delete by prefix that removes something take one each; a change of the time to
-//     live, a touch, a refused command and the delete of an absent key take none.
+//     live, a touch, a get, a refused command and the delete of an absent key take none.
 //   - After each entry the cost of what is stored is within the bound, and beyond the batch's own
 //     commands the work of an entry is bounded (R4): see [Machine.Apply].
 //   - Conditions and ownership are decided here, where every replica decides alike, never before the
@@ -39,6 +39,12 @@
 // [Lookup].Recent tells which touches would not change much: those of the 1/64 of the entries that were used
 // last.
 //
+// # Commands that are held together
+//
+// [KindAtomic] makes one change of the commands that follow it: all of them apply, or none. Each is judged first, as if
+// those before it were applied, and nothing changes before the last is judged. Nothing is evicted between them. See
+// applyAtomic for the order of refusals. [KindGet] reads between commands, and is the only read that goes through the log.
+//
 // # Idempotency
 //
 // A command with an idempotency key is applied once: a change is remembered with its status, version and small
@@ -49,7 +55,8 @@
 // with the horizon at that time, as records of the former one may be lost. Any other key is
 // protected for IdempotencyWindow from the change on, and no longer. The memory takes a sixteenth of the limit
 // at most, and counts in it. Records are kept by slot. A refusal is not remembered, nor is a delete of what is
-// absent: repeated, it is judged anew.
+// absent: repeated, it is judged anew. Commands that are held together have one key for all. Its record lies in the
+// slot of the first one's key and has no values: a replay has the versions that were made, and says what was there before.
 //
 // # Fill tokens
 //
@@ -73,8 +80,9 @@
 //
 // A machine begins at feature level 1, which is that of the first builds: puts, deletes, and recency by puts
 // alone. Level 2 has everything else, counts less for an entry ([Overhead]), hashes keys by a seed that the raise
-// brings, and takes no limit above [MaxLimit]. A log raises the level once every replica runs a build that knows
-// it; up to that command all builds apply it alike (R1). The raise walks over all entries once.
+// brings, and takes no limit above [MaxLimit]. Level 3 has gets, and commands that are held together. A log raises
+// the level once every replica runs a build that knows it; up to that command all builds apply it alike (R1). The raise
+// from level 1 walks over all entries once.
 //
 // # Memory
 //

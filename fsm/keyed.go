@@ -171,8 +171,22 @@ func (m *Machine) plan(c *Command, t *target, result *Result) change {
 			return change{kind: changeRecency}
 		}
 		result.Status = StatusNotFound
+	case KindGet:
+		m.show(t, result)
 	}
 	return change{}
+}
+
+// show fills in the result of a get.
+func (m *Machine) show(t *target, result *Result) {
+	if !t.live {
+		return
+	}
+	e := m.store.at(t.ref)
+	result.Version, result.HasValue, result.Value, result.ContentType = e.version, true, e.value, string(e.contentType)
+	if e.expireAt != 0 {
+		result.TTL = e.expireAt - m.clock
+	}
 }
 
 func (m *Machine) planIncr(c *Command, t *target, result *Result) change {

@@ -105,11 +105,16 @@ func keyTime(key string) (ms uint64, ok bool) {
 // recall looks for the change that was made under c's idempotency key. A result with a status is the
 // answer to c.
 func (m *Machine) recall(c *Command) (id keyID, past Result) {
-	id.slot = Slot(c.Key)
+	return m.recallIn(Slot(c.Key), c, m.fingerprint(c))
+}
+
+// recallIn is recall for a command whose record is in a slot.
+func (m *Machine) recallIn(slot uint16, c *Command, fingerprint xxh3.Uint128) (id keyID, past Result) {
+	id.slot = slot
 	id.key = binary.BigEndian.AppendUint16(make([]byte, 0, 3+len(c.Caller)+len(c.IdempotencyKey)), id.slot)
 	id.key = append(append(append(id.key, byte(len(c.Caller))), c.Caller...), c.IdempotencyKey...)
 	id.hash = m.keys.timed.hash(id.key) // opaque ones have the same seed
-	id.fingerprint = m.fingerprint(c)
+	id.fingerprint = fingerprint
 	s := m.keys.opaque
 	if id.time, id.timed = keyTime(c.IdempotencyKey); id.timed {
 		s = m.keys.timed
@@ -143,22 +148,28 @@ func (m *Machine) recall(c *Command) (id keyID, past Result) {
 // fingerprint tells a command from another under the same idempotency key. A TTL that is a default is none of the
 // request's: each node fills it in by the settings that it knows.
 func (m *Machine) fingerprint(c *Command) xxh3.Uint128 {
+	b := appendPlain(m.scratch[:0], c)
+	if cap(b) <= 64<<10 {
+		m.scratch = b
+	}
+	return xxh3.Hash128(b)
+}
+
+// appendPlain appends what a fingerprint of c is made of.
+func appendPlain(dst []byte, c *Command) []byte {
 	plain := *c
 	plain.Caller, plain.IdempotencyKey, plain.DefaultTTL = "", "", false
 	if c.DefaultTTL {
 		plain.TTL = 0
 	}
-	b, err := AppendCommand(m.scratch[:0], &plain)
+	b, err := AppendCommand(dst, &plain)
 	if err != nil {
 		panic("fsm: " + err.Error()) // validated before
 	}
 	if c.DefaultTTL {
 		b = append(b, flagDefaultTTL) // not the same as to ask for none
 	}
-	if cap(b) <= 64<<10 {
-		m.scratch = b
-	}
-	return xxh3.Hash128(b)
+	return b
 }
 
 func (m *Machine) keyLimit() uint64 { return m.limit / keysShare }

@@ -51,7 +51,8 @@ type Machine struct {
 	recent   recentEnd
 	scratch  []byte
 	warming  warming
-	spare    []Result // see resultsOf
+	spare    []Result // see alone
+	held     bool     // between the commands of a KindAtomic: room is made after them
 }
 
 // header is the state beside the entries. A snapshot begins with it.
@@ -121,7 +122,12 @@ func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 	default:
 		m.position = uint32(n - 1)
 		results = make([]Result, n)
-		for i := range b.Commands {
+		for i := 0; i < n; i++ {
+			if ops := int(b.Commands[i].Ops); ops > 0 {
+				m.applyAtomic(&b.Commands[i], b.Commands[i+1:i+1+ops], results[i:i+1+ops])
+				i += ops
+				continue
+			}
 			results[i] = m.apply(&b.Commands[i])
 			if b.Commands[i].Kind == KindLevel {
 				m.warm(b.Commands[i+1:]) // hashes may be others now
@@ -176,12 +182,15 @@ func (m *Machine) admit(index uint64, b *Batch) error {
 				ErrDivergence, index, i, c.Level, MaxLevel)
 		}
 	}
+	if err := validateTogether(b.Commands); err != nil {
+		return fmt.Errorf("%w: index %d: %w: %w", ErrDivergence, index, ErrMalformed, err)
+	}
 	return nil
 }
 
 func (m *Machine) apply(c *Command) Result {
 	switch c.Kind {
-	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch:
+	case KindPut, KindDelete, KindIncr, KindAppend, KindExpire, KindTouch, KindGet:
 		return m.applyKeyed(c)
 	case KindTouches:
 		return m.touchAll(c.Touches)
@@ -329,6 +338,9 @@ func (m *Machine) enough(removed int) bool { return m.level >= 2 && removed >= M
 // eighth of what is allowed here and records a sixteenth, so the loop ends before it reaches it; unless the
 // limit was lowered so far that records which are still protected fill it.
 func (m *Machine) makeRoom() {
+	if m.held {
+		return
+	}
 	for m.bytes() > m.bound && m.store.len() > 0 {
 		m.evictOldest()
 	}

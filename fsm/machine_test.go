@@ -22,9 +22,12 @@ type driver struct {
 }
 
 // granted returns a machine of the highest level that owns every slot, with version bits 1, at clock 1000.
-func granted(t testing.TB, limit uint64) *driver {
+func granted(t testing.TB, limit uint64) *driver { return grantedAt(t, MaxLevel, limit) }
+
+// grantedAt is granted for a machine of another level.
+func grantedAt(t testing.TB, level uint8, limit uint64) *driver {
 	d := &driver{t: t, Machine: New()}
-	d.at(0, Command{Kind: KindLevel, Level: MaxLevel, Seed: 0x5eed})
+	d.at(0, Command{Kind: KindLevel, Level: level, Seed: 0x5eed})
 	r := d.at(1000, Command{Kind: KindGrant, Grant: Grant{
 		Range: Range{0, Slots}, Epoch: 1, Generation: 1, VersionBits: 1, Limit: limit, TableVersion: 1,
 	}})
@@ -342,6 +345,49 @@ func TestLevel(t *testing.T) {
 	if _, err := d.Apply(2, Batch{Level: 2}); err != nil {
 		t.Errorf("a batch at the raised level: %v", err)
 	}
+	index := uint64(2)
+	for name, commands := range levelThree {
+		if got := LevelOf(commands); got != 3 {
+			t.Errorf("%s needs level %d, want 3", name, got)
+		}
+		if _, err := d.Apply(3, Batch{Level: 2, Commands: commands}); !errors.Is(err, ErrDivergence) {
+			t.Errorf("%s on a machine of level 2: %v", name, err)
+		}
+	}
+	if _, err := d.Apply(3, Batch{Level: 2, Commands: []Command{{Kind: KindLevel, Level: 3, Seed: 5}}}); err != nil {
+		t.Fatal(err)
+	}
+	for name, commands := range levelThree {
+		if _, err := d.Apply(index+2, Batch{Level: 3, Commands: commands}); err != nil {
+			t.Errorf("%s at the raised level: %v", name, err)
+		}
+		index++
+	}
+}
+
+// levelThree are commands that level 2 doesn't have.
+var levelThree = map[string][]Command{
+	"get":         {{Kind: KindGet, Key: []byte("k")}},
+	"atomic":      {{Kind: KindAtomic, Ops: 1}, put("k")},
+	"with a key":  {{Kind: KindAtomic, Ops: 1, IdempotencyKey: "i"}, put("k")},
+	"default ttl": {{Kind: KindAtomic, Ops: 1, IdempotencyKey: "j"}, {Kind: KindPut, Key: []byte("k"), DefaultTTL: true}},
+}
+
+// TestRaiseKeepsTheSeed ensures that only the raise from level 1 changes hashes: entries are found after the next, and
+// fill tokens stay valid.
+func TestRaiseKeepsTheSeed(t *testing.T) {
+	d := grantedAt(t, 2, 1<<20)
+	d.at(1000, put("a"), remove("b"))
+	miss := d.Lookup([]byte("b"))
+	d.at(1001, Command{Kind: KindLevel, Level: 3, Seed: 99}, put("c"))
+	for _, key := range []string{"a", "c"} {
+		if !d.Lookup([]byte(key)).Found {
+			t.Errorf("%s is not found", key)
+		}
+	}
+	if got := d.at(1002, with(putValue("b", "v"), Cond{Kind: CondFill, Version: miss.Version}))[0]; got.Status != StatusOK {
+		t.Errorf("a token of before: %+v", got)
+	}
 }
 
 // levelTwo are commands that level 1 doesn't have.
@@ -447,7 +493,7 @@ func TestStatsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"entries":1,"bytes":105,"limit":1048576,"bound":1048576,"tableVersion":1,"evictions":0,"expirations":0,` +
-		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":2,"applied":3,"keys":0,"keyBytes":0}`
+		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":3,"applied":3,"keys":0,"keyBytes":0}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -19,7 +19,8 @@ type model struct {
 	restored *Machine
 	twin     *twin
 	held     []heldValue
-	last     []Command // that had idempotency keys
+	last     []Command   // that had idempotency keys
+	groups   [][]Command // likewise, held together
 	checks   int
 }
 
@@ -36,7 +37,7 @@ func TestModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := &model{straight: New(), restored: New(), twin: &twin{level: baseLevel, gone: map[int]uint64{}}}
 		if rapid.IntRange(0, 4).Draw(t, "raised") > 0 {
-			m.run(t, Batch{Level: 1, Commands: []Command{{Kind: KindLevel, Level: 2, Seed: rapid.Uint64().Draw(t, "seed")}}})
+			m.run(t, Batch{Level: 1, Commands: []Command{{Kind: KindLevel, Level: uint8(rapid.IntRange(2, MaxLevel).Draw(t, "level")), Seed: rapid.Uint64().Draw(t, "seed")}}})
 		}
 		if rapid.Bool().Draw(t, "granted") {
 			m.run(t, Batch{Stamp: epoch, Level: 1, Commands: []Command{{Kind: KindGrant, Grant: Grant{
@@ -59,12 +60,51 @@ func TestModel(t *testing.T) {
 func (m *model) batch(t *rapid.T) {
 	b := Batch{Stamp: m.stamp(t), Level: rapid.SampledFrom([]uint8{0, 1}).Draw(t, "level")}
 	for range rapid.IntRange(1, 12).Draw(t, "commands") {
+		if m.twin.level > 2 && rapid.IntRange(0, 3).Draw(t, "held together") == 0 {
+			b.Commands = append(b.Commands, m.atomic(t)...)
+			continue
+		}
 		c := m.command(t)
 		if uint64(c.needs()) <= m.twin.level {
 			b.Commands = append(b.Commands, c)
 		}
 	}
 	m.run(t, b)
+}
+
+// atomic holds a few commands together, on few keys, so that some depend on those before them.
+func (m *model) atomic(t *rapid.T) []Command {
+	head := m.keyed(t, Command{Kind: KindAtomic, Ops: 1})
+	if head.IdempotencyKey != "" && len(m.groups) > 0 && rapid.Bool().Draw(t, "group again") {
+		group := slices.Clone(m.groups[rapid.IntRange(0, len(m.groups)-1).Draw(t, "which group")])
+		for i := range group {
+			if group[i].DefaultTTL {
+				group[i].TTL = m.ttl(t)
+			}
+		}
+		return group
+	}
+	group := []Command{head}
+	for range rapid.IntRange(1, 6).Draw(t, "ops") {
+		c := m.command(t)
+		if rapid.IntRange(0, 3).Draw(t, "get") == 0 {
+			c = Command{Kind: KindGet, Key: m.key(t)}
+		}
+		c.Caller, c.IdempotencyKey = "", ""
+		c.DefaultTTL = c.DefaultTTL && head.IdempotencyKey != ""
+		if !c.keyed() || c.Cond.Kind == CondFill || c.Kind == KindGet && head.IdempotencyKey != "" {
+			c = Command{Kind: KindPut, Key: m.key(t), Value: []byte("1")}
+		}
+		if c.Cond.Kind == CondVersion && rapid.Bool().Draw(t, "to come") {
+			c.Cond.Version = m.twin.version() + rapid.Uint64Range(1, 3).Draw(t, "ahead")
+		}
+		group = append(group, c)
+	}
+	group[0].Ops = uint32(len(group) - 1)
+	if head.IdempotencyKey != "" {
+		m.groups = append(m.groups, group)
+	}
+	return group
 }
 
 // fill puts many small entries at once, more than one batch can reclaim or shrink away.
@@ -141,7 +181,7 @@ func (m *model) key(t *rapid.T) []byte {
 func (m *model) command(t *rapid.T) Command {
 	switch rapid.SampledFrom([]string{
 		"put", "put", "put", "put", "put", "put", "delete", "delete", "incr", "append", "append", "expire", "touch", "touches", "touches",
-		"prefix", "flush", "grant", "limit", "level",
+		"prefix", "flush", "grant", "limit", "level", "get", "get",
 	}).Draw(t, "kind") {
 	case "put":
 		c := Command{
@@ -161,6 +201,8 @@ func (m *model) command(t *rapid.T) Command {
 		return m.keyed(t, Command{Kind: KindAppend, Key: m.key(t), Cond: m.cond(t, CondVersion), TTL: m.ttl(t), Value: m.value(t), ContentType: "a"})
 	case "expire":
 		return m.keyed(t, Command{Kind: KindExpire, Key: m.key(t), Cond: m.cond(t, CondVersion), TTL: m.ttl(t)})
+	case "get":
+		return Command{Kind: KindGet, Key: m.key(t)}
 	case "touch":
 		return Command{Kind: KindTouch, Key: m.key(t)}
 	case "touches":
@@ -229,17 +271,19 @@ func (m *model) keyed(t *rapid.T, c Command) Command {
 		// A coarse clock, so that keys come again.
 		c.IdempotencyKey = fmt.Sprintf("%013d-%d", max(0, int(m.twin.clock/1000)*1000-back), rapid.IntRange(0, 3).Draw(t, "random"))
 	}
-	if len(m.last) > 0 && rapid.Bool().Draw(t, "again") {
+	if c.Kind != KindAtomic && len(m.last) > 0 && rapid.Bool().Draw(t, "again") {
 		c = m.last[rapid.IntRange(0, len(m.last)-1).Draw(t, "which")]
 		if c.DefaultTTL {
 			c.TTL = m.ttl(t) // the default of now
 		}
 		return c
 	}
-	if c.Kind != KindDelete && c.Kind != KindExpire {
+	if c.Kind != KindDelete && c.Kind != KindExpire && c.Kind != KindAtomic {
 		c.DefaultTTL = rapid.IntRange(0, 2).Draw(t, "default ttl") == 0
 	}
-	m.last = append(m.last, c)
+	if c.Kind != KindAtomic {
+		m.last = append(m.last, c)
+	}
 	return c
 }
 

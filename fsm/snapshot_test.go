@@ -30,7 +30,7 @@ func snapshotBytes(t testing.TB, m *Machine) []byte {
 
 // sample returns a machine in which no part of the state is zero.
 func sample(t testing.TB) *driver {
-	d := granted(t, 40*entryCost)
+	d := grantedAt(t, 2, 40*entryCost)
 	d.at(1_700_000_000_000, Command{Kind: KindPut, Key: []byte("a"), Value: []byte("1"), ContentType: "t/x", TTL: 60_000})
 	for i := range 48 {
 		d.at(0, putTTL(fmt.Sprintf("%02d", i), uint64(i%3)*1000))

@@ -11,6 +11,7 @@ import (
 // of the others is tried out by TestStateIsCovered.
 var derived = map[string]string{
 	"Machine.bound":    "max(limit, bytes) between batches; checkInvariants holds it to that",
+	"Machine.held":     "false between batches",
 	"Machine.observer": "stands beside the state",
 	"Machine.recent":   "says which touches are worth their bytes, to leaders alone",
 	"Machine.scratch":  "holds nothing between commands",

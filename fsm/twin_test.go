@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"encoding/hex"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ type twin struct {
 	limit, bound, tableVersion    uint64
 	evictions, expirations, level uint64
 	recency, horizon, seed        uint64
+	held                          bool
 }
 
 type twinEntry struct {
@@ -41,6 +43,7 @@ type twinRecord struct {
 	version, stamp   uint64
 	existed, valued  bool
 	contentType, val string
+	parts            []Result // of what was held together
 }
 
 func (r twinRecord) cost() uint64 {
@@ -119,7 +122,13 @@ func (tw *twin) apply(index uint64, b Batch) (results []Result) {
 	if b.Stamp > tw.clock {
 		tw.clock = b.Stamp
 	}
-	for _, c := range b.Commands {
+	for i := 0; i < len(b.Commands); i++ {
+		c := b.Commands[i]
+		if c.Kind == KindAtomic {
+			results = append(results, tw.atomic(c, b.Commands[i+1:][:c.Ops])...)
+			i += int(c.Ops)
+			continue
+		}
 		results = append(results, tw.command(c))
 	}
 	for range 256 {
@@ -187,7 +196,11 @@ func (tw *twin) command(c Command) Result {
 		if uint64(c.Level) <= tw.level {
 			return Result{Status: StatusStale}
 		}
-		tw.level, tw.seed = uint64(c.Level), c.Seed
+		before := tw.level
+		if tw.level = uint64(c.Level); before > 1 {
+			return Result{Status: StatusOK}
+		}
+		tw.seed = c.Seed
 		tw.limit = min(tw.limit, 32<<30)
 		tw.recency = tw.version()
 		for slot := tw.start; slot < tw.end && tw.counter > 0; slot++ {
@@ -221,22 +234,107 @@ func (tw *twin) command(c Command) Result {
 		result, _ := tw.keyed(c, func() bool { return true })
 		return result
 	}
+	result, _ := tw.once(c, slot, tw.plain(c), func(room func() bool) (Result, []Result, bool) {
+		result, changed := tw.keyed(c, room)
+		return result, nil, changed
+	})
+	return result
+}
+
+// plain is what must be equal for a command to be the same as one of before.
+func (tw *twin) plain(c Command) string {
 	plain := c
 	plain.Caller, plain.IdempotencyKey, plain.DefaultTTL = "", "", false
 	if c.DefaultTTL {
 		plain.TTL = 0
 	}
 	encoded, _ := AppendCommand(nil, &plain)
-	encoded = strconv.AppendBool(encoded, c.DefaultTTL)
-	r := twinRecord{slot: slot, caller: c.Caller, key: c.IdempotencyKey, command: string(encoded)}
+	return string(strconv.AppendBool(encoded, c.DefaultTTL))
+}
+
+// atomic applies commands to a copy, which it becomes if none of them is refused.
+func (tw *twin) atomic(c Command, commands []Command) []Result {
+	all := func(with, others Status) []Result {
+		results := []Result{{Status: with}}
+		for range commands {
+			results = append(results, Result{Status: others})
+		}
+		return results
+	}
+	for _, c := range commands {
+		if slot := int(Slot(c.Key)); slot < tw.start || slot >= tw.end {
+			return all(StatusNotOwner, StatusNotOwner)
+		}
+	}
+	var parts []Result
+	do := func(room func() bool) (Result, []Result, bool) {
+		then := *tw
+		then.entries, then.records, then.gone = slices.Clone(tw.entries), slices.Clone(tw.records), maps.Clone(tw.gone)
+		then.held = true
+		changed := false
+		parts = nil
+		for i, c := range commands {
+			part, did := then.keyed(c, func() bool { return true })
+			changed = changed || did
+			if part.Status != StatusOK {
+				if part.Status == StatusCondition { // of what is there
+					part.Existed, part.Version = false, 0
+					if at := tw.find(string(c.Key)); at >= 0 && !tw.dead(tw.entries[at]) {
+						part.Existed, part.Version = true, tw.entries[at].version
+					}
+				}
+				parts = all(0, StatusAborted)[1:]
+				parts[i] = part
+				return Result{Status: StatusAborted}, nil, false
+			}
+			parts = append(parts, part)
+		}
+		if changed && !room() {
+			parts = nil
+			return Result{Status: StatusKeysFull}, nil, false
+		}
+		then.records, then.horizon, then.held = tw.records, tw.horizon, false
+		*tw = then
+		return Result{Status: StatusOK, Version: tw.version()}, parts, changed
+	}
+	if c.IdempotencyKey == "" {
+		result, _, _ := do(func() bool { return true })
+		tw.makeRoom()
+		return append([]Result{result}, parts...)
+	}
+	said := ""
+	for _, c := range commands {
+		said += tw.plain(c)
+	}
+	result, past := tw.once(c, int(Slot(commands[0].Key)), said, do)
+	switch {
+	case past != nil:
+		parts = nil
+		for i, p := range past {
+			r := Result{Status: StatusOK, Existed: p.Existed, Replayed: true}
+			if kind := commands[i].Kind; kind != KindExpire && kind != KindTouch {
+				r.Version = p.Version
+			}
+			parts = append(parts, r)
+		}
+	case parts == nil:
+		return all(result.Status, StatusAborted)
+	}
+	return append([]Result{result}, parts...)
+}
+
+// once does what c asks for unless it was done before under its idempotency key; then past says what came of each part.
+func (tw *twin) once(c Command, slot int, said string, do func(room func() bool) (result Result, parts []Result, changed bool)) (result Result, past []Result) {
+	r := twinRecord{slot: slot, caller: c.Caller, key: c.IdempotencyKey, command: said}
+	refuse := func(s Status) (Result, []Result) { return Result{Status: s}, nil }
 	digits, rest, _ := strings.Cut(r.key, "-")
 	if ms, err := strconv.ParseUint(digits, 10, 64); err == nil && len(digits) == 13 && digits[0] != '0' && rest != "" {
 		r.timed, r.time, r.until = true, ms, ms+30_000
 		if ms > tw.clock+10_000 {
-			return Result{Status: StatusKeyTooNew}
+			return refuse(StatusKeyTooNew)
 		}
 		if ms <= tw.horizon || r.until <= tw.clock {
-			return Result{Status: StatusKeyTooOld}
+			return refuse(StatusKeyTooOld)
 		}
 	} else {
 		r.until = tw.clock + 30_000
@@ -250,16 +348,16 @@ func (tw *twin) command(c Command) Result {
 			break
 		}
 		if old.command != r.command {
-			return Result{Status: StatusKeyReused}
+			return refuse(StatusKeyReused)
 		}
 		result := Result{Status: StatusOK, Existed: old.existed, Version: old.version, Replayed: true}
-		if old.valued {
+		if old.valued && old.parts == nil {
 			result.HasValue, result.Value, result.ContentType = true, []byte(old.val), old.contentType
 		}
-		return result
+		return result, old.parts
 	}
 	remembered := true
-	result, changed := tw.keyed(c, func() bool {
+	result, parts, changed := do(func() bool {
 		need := r.cost() + 64 + 1024
 		opaque := twin{records: slices.DeleteFunc(slices.Clone(tw.records), func(r twinRecord) bool { return r.timed })}
 		for tw.recordBytes() <= tw.limit/16 && opaque.recordBytes()+need <= tw.limit/16 && tw.recordBytes()+need > tw.limit/16 {
@@ -279,9 +377,12 @@ func (tw *twin) command(c Command) Result {
 		return true
 	})
 	if changed && remembered {
-		r.version, r.existed = result.Version, result.Existed
+		r.version, r.existed, r.parts = result.Version, result.Existed, parts
 		if result.HasValue && len(result.Value) <= 64 {
 			r.valued, r.val, r.contentType = true, string(result.Value), result.ContentType
+		}
+		if parts != nil {
+			r.valued, r.val = true, strings.Repeat("?", (len(parts)+7)/8)
 		}
 		r.stamp = tw.stamp()
 		tw.records = append(tw.records, r)
@@ -289,7 +390,7 @@ func (tw *twin) command(c Command) Result {
 	if changed {
 		tw.makeRoom()
 	}
-	return result
+	return result, nil
 }
 
 // keyed applies a command on one key; room is asked before anything changes.
@@ -321,6 +422,14 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 	}
 	result = Result{Status: StatusOK, Existed: live}
 	switch c.Kind {
+	case KindGet:
+		if live {
+			result = Result{Status: StatusOK, Existed: true, Version: old.version, HasValue: true, Value: []byte(old.value), ContentType: old.contentType}
+			if old.expireAt > 0 {
+				result.TTL = old.expireAt - tw.clock
+			}
+		}
+		return result, false
 	case KindDelete:
 		if !live {
 			return result, false
@@ -393,6 +502,9 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 }
 
 func (tw *twin) makeRoom() {
+	if tw.held {
+		return
+	}
 	for bytes := tw.bytes(); bytes > tw.bound && len(tw.entries) > 0; {
 		bytes -= tw.cost(tw.entries[0])
 		tw.loseAt(0)
@@ -448,7 +560,7 @@ func (tw *twin) grant(g Grant) Result {
 	if slices.Compare([]uint64{g.Generation, g.Epoch, bits}, have) <= 0 || tw.granted && bits <= tw.bits {
 		return Result{Status: StatusStale}
 	}
-	if g.Generation > 1 && g.Generation > tw.generation && tw.level == 2 {
+	if g.Generation > 1 && g.Generation > tw.generation && tw.level > 1 {
 		tw.horizon = max(tw.horizon, tw.clock)
 	}
 	tw.granted = true
