@@ -204,6 +204,16 @@ func (h *fakeHost) servesLocked(id shard.ID) error {
 	return nil
 }
 
+// DoBatch implements host, as Do does.
+func (h *fakeHost) DoBatch(ctx context.Context, node string, b shard.Batch) ([]shard.Reply, error) {
+	replies := make([]shard.Reply, len(b.Ops))
+	for i, req := range b.Ops {
+		req.Shard = b.Shard
+		replies[i].Response, replies[i].Err = h.Do(ctx, node, req)
+	}
+	return replies, nil
+}
+
 // Do implements host: the leader of a shard serves what lies in its range. It keeps no entries.
 func (h *fakeHost) Do(_ context.Context, node string, req shard.Request) (shard.Response, error) {
 	r := h.rig

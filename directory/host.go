@@ -27,6 +27,7 @@ type host interface {
 	OpenGroup(spec shard.Spec, newMachine func() shard.StateMachine) (group, error)
 	Status() []shard.Status
 	Do(ctx context.Context, node string, req shard.Request) (shard.Response, error)
+	DoBatch(ctx context.Context, node string, b shard.Batch) ([]shard.Reply, error)
 	// Replicas names the replicas that were created here, or begun, and not destroyed.
 	Replicas() []shard.ReplicaID
 	// Holdings tells what there is of them.

@@ -32,6 +32,7 @@ type Router struct {
 	leader  func(shard.ID) (node string, term uint64)
 	up      func(node string) bool
 	do      func(ctx context.Context, node string, req shard.Request) (shard.Response, error)
+	doBatch func(ctx context.Context, node string, b shard.Batch) ([]shard.Reply, error)
 	retried func(reason string)
 }
 
@@ -162,22 +163,31 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 }
 
 // attempt asks one node once. Of a read it makes any failure a refusal.
-func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (shard.Response, error) {
+func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (resp shard.Response, err error) {
 	if req.Op != shard.OpGet {
 		return r.do(ctx, node, req)
 	}
-	try, cancel := context.WithTimeout(ctx, readAttempt+req.Fill) // what waits for a fill is no silence
+	err = attemptRead(ctx, readAttempt+req.Fill, node, func(ctx context.Context) error { // what waits for a fill is no silence
+		resp, err = r.do(ctx, node, req)
+		return err
+	})
+	return resp, err
+}
+
+// attemptRead has node asked for a read, for no longer than patience.
+func attemptRead(ctx context.Context, patience time.Duration, node string, ask func(context.Context) error) error {
+	try, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	resp, err := r.do(try, node, req)
+	err := ask(try)
 	if errors.Is(err, shard.ErrOutcomeUnknown) {
 		// %v: a read has no outcome that could be unknown.
-		return resp, fmt.Errorf("%w: %s did not answer the read: %v", errUnanswered, node, err)
+		return fmt.Errorf("%w: %s did not answer the read: %v", errUnanswered, node, err)
 	}
 	// The time given to the try travels rounded down, so it may end there before it does here.
 	if err != nil && (try.Err() != nil || errors.Is(err, shard.ErrDeadline)) {
-		return resp, fmt.Errorf("%w: %s did not answer the read in time: %w", errUnanswered, node, err)
+		return fmt.Errorf("%w: %s did not answer the read in time: %w", errUnanswered, node, err)
 	}
-	return resp, err
+	return err
 }
 
 // errUnanswered is a read that one node left unanswered.

@@ -201,6 +201,7 @@ func newService(cfg Config, h host) (*Service, error) {
 		leader:  s.soft.leader,
 		up:      func(node string) bool { state, _ := s.soft.state(node); return state == NodeUp },
 		do:      h.Do,
+		doBatch: h.DoBatch,
 		retried: s.metrics.retried,
 	}
 	if cfg.Registry != nil {

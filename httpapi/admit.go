@@ -37,3 +37,16 @@ func (s *server) admit(h handler) handler {
 		return h(w, r)
 	}
 }
+
+// take counts requests and bytes as in hand until release is called, or refuses them.
+func (a *admission) take(requests, bytes int64) (release func(), err error) {
+	release = func() {
+		a.requests.Add(-requests)
+		a.bytes.Add(-bytes)
+	}
+	if n, size := a.requests.Add(requests), a.bytes.Add(bytes); n > a.maxRequests || size > a.maxBytes {
+		release()
+		return nil, kindOverloaded.problem("The node has its hands full. Send fewer requests at a time, or try again later.")
+	}
+	return release, nil
+}

@@ -20,6 +20,8 @@ type Data interface {
 	// Do performs req where its key is served, here or one hop away, and waits while that place
 	// has no leader.
 	Do(ctx context.Context, req shard.Request) (shard.Response, error)
+	// DoBatch does so for the operations of b, and returns a reply for each.
+	DoBatch(ctx context.Context, b shard.Batch) ([]shard.Reply, error)
 	// Local performs req on this node's replica, or refuses at once: with NotLeaderError where
 	// another node leads.
 	Local(ctx context.Context, req shard.Request) (shard.Response, error)

@@ -17,6 +17,9 @@
 // What the interface promises and this version lacks is refused with 501, what it does not know
 // with 400: a parameter that was ignored would be a promise broken in silence.
 //
+// The operations of a batch are read and checked before any of them is done, a stream's one by one. Each is answered as its
+// own request would have been, whatever became of the others.
+//
 // # Concurrency
 //
 // The handler has no state of its own but metrics; any number of requests run at once, each on the
@@ -43,6 +46,10 @@
 //
 // PUT of a leader may find its shard led by that node for another reason than the request: it answers
 // for the state, not for who brought it about.
+//
+// A batch is always forwarded: route has no meaning for keys of many leaders. Its reads are linearizable. JSON of batches is read
+// with the second version of encoding/json (as go-json-experiment/json has it), which refuses what would change a key on its
+// way: names that come twice or in other letters, text that is not UTF-8, half a surrogate pair.
 //
 // Listener works on the bytes of HTTP/1.1: under TLS it belongs around the TLS listener, not below.
 //

@@ -302,6 +302,14 @@ func (c *contract) check(r *http.Request, status int, header http.Header, body [
 	if mediaType == "text/plain" {
 		return nil
 	}
+	if mediaType == ndjson {
+		for line := range bytes.Lines(body) {
+			if err := c.validate(resp.at+"/content/"+strings.ReplaceAll(mediaType, "/", "~1")+"/schema", line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	return c.validate(resp.at+"/content/"+strings.ReplaceAll(mediaType, "/", "~1")+"/schema", body)
 }
 

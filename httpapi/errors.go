@@ -130,6 +130,8 @@ var (
 	kindMethod               = kind{"method-not-allowed", "Method not allowed", 405, AppliedNo, false}
 	kindBodyTimeout          = kind{"request-timeout", "The request's body came too slowly", 408, AppliedNo, false}
 	kindValueTooLarge        = kind{"value-too-large", "Value too large", 413, AppliedNo, false}
+	kindBadBatch             = kind{"bad-batch", "Batch refused", 422, AppliedNo, false}
+	kindBatchTooLarge        = kind{"batch-too-large", "Batch too large", 413, AppliedNo, false}
 	kindBodyTooLarge         = kind{"body-too-large", "Body too large", 413, AppliedNo, false}
 	kindKeyTooLong           = kind{"key-too-long", "Key too long", 414, AppliedNo, false}
 	kindContentEncoding      = kind{"content-encoding", "Content coding not kept", 415, AppliedNo, false}
@@ -150,6 +152,10 @@ var (
 	kindConflict         = kind{"conflict", "The cluster's state does not allow it", 409, AppliedNo, false}
 	kindPrecondition     = kind{"precondition-failed", "Precondition failed", 412, AppliedNo, false}
 	kindEntryTooBig      = kind{"entry-too-large", "Entry too large for its shard", 413, AppliedNo, false}
+	kindAnswerTooLarge   = kind{"answer-too-large", "Values too large for one answer", 413, AppliedNo, false}
+	kindSpansShards      = kind{"batch-spans-shards", "The batch spans several shards", 422, AppliedNo, false}
+	kindAborted          = kind{"aborted", "Not applied because of another operation", 424, AppliedNo, false}
+	kindNotAttempted     = kind{"not-attempted", "Not attempted", 503, AppliedNo, true}
 	kindNotInteger       = kind{"not-an-integer", "Not an integer", 422, AppliedNo, false}
 	kindKeyReused        = kind{"idempotency-key-reused", "Idempotency key of another change", 422, AppliedNo, false}
 	kindKeyTooNew        = kind{"idempotency-key-too-new", "Idempotency key from the future", 422, AppliedNo, false}
@@ -201,7 +207,10 @@ func unknown(what string) func(error) bool {
 // that matches decides: an error may wrap others, as a deadline does the last refusal. A shard that
 // this node doesn't host is no 404 here, since to a reader that would say that the key is absent.
 var errorTable = []errorRow{
+	{as[*directory.NotAttemptedError], kindNotAttempted, "Send it again once you know what became of the earlier ones."}, // it tells of an unknown outcome
 	{is(shard.ErrOutcomeUnknown), kindUnknown, lookAdvice},
+	{as[*directory.SpansShardsError], kindSpansShards, "Nothing was done. Keys with the same {tag} are always in one shard."},
+	{is(shard.ErrAnswerTooLarge), kindAnswerTooLarge, "Read it in another batch, or by itself."},
 	{as[*directory.ConflictError], kindConflict, "Nothing was changed."},
 	{as[*directory.ConfError], kindPrecondition, "Look at its members again before deciding."},
 	{as[*directory.SettingsVersionError], kindPrecondition, "Look at them again before deciding."},
@@ -302,6 +311,8 @@ func statusProblem(resp shard.Response) *Problem {
 		return kindKeyTooNew.problem("The time in the Idempotency-Key lies too far ahead of the cluster's. Set the clock right, or use a key that does not begin with a time.")
 	case fsm.StatusKeysFull:
 		return kindKeysFull.problem("The shard has no room to remember another Idempotency-Key. Try again later, or begin keys with their time.")
+	case fsm.StatusAborted:
+		return kindAborted.problem("Another operation of the atomic batch was refused, so none was applied.")
 	case fsm.StatusNotOwner:
 		return problemOf(&shard.NotOwnerError{Epoch: resp.Epoch}, false)
 	default:

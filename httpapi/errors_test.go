@@ -45,6 +45,18 @@ var errorCases = map[string]struct {
 	"NotOwnerError":     {&shard.NotOwnerError{Epoch: 4}, 503, "moved", AppliedNo, 503, "moved", AppliedNo},
 }
 
+// batchErrorCases has the errors that batches alone meet, and what each is for an operation, or for all of them.
+var batchErrorCases = map[string]struct {
+	err    error
+	status int
+	name   string
+	whole  bool
+}{
+	"ErrAnswerTooLarge": {shard.ErrAnswerTooLarge, 413, "answer-too-large", false},
+	"SpansShardsError":  {&directory.SpansShardsError{A: 0, B: 1}, 422, "batch-spans-shards", true},
+	"NotAttemptedError": {&directory.NotAttemptedError{Cause: shard.ErrOutcomeUnknown}, 503, "not-attempted", false},
+}
+
 // adminErrorCases has the errors of package directory that only changes of the cluster, and questions
 // about them, meet: what each is for a change, and for a read (0: it meets none).
 var adminErrorCases = map[string]struct {
@@ -64,7 +76,12 @@ var adminErrorCases = map[string]struct {
 // Each error that packages shard and directory export for requests has a row in the table and a case
 // here, so that none can be added without deciding what a client is told.
 func TestEveryErrorHasARow(t *testing.T) {
-	checkErrorsHaveCases(t, "../shard/errors.go", 10, func(name string) bool { _, ok := errorCases[name]; return ok })
+	checkErrorsHaveCases(t, "../shard/errors.go", 10, func(name string) bool {
+		_, ok := errorCases[name]
+		_, ofBatch := batchErrorCases[name]
+		return ok || ofBatch
+	})
+	checkErrorsHaveCases(t, "../directory/batch.go", 2, func(name string) bool { _, ok := batchErrorCases[name]; return ok })
 	checkErrorsHaveCases(t, "../directory/operation_view.go", 3, func(name string) bool {
 		_, ok := adminErrorCases[name]
 		return ok || !strings.HasSuffix(name, "Error")
@@ -171,6 +188,28 @@ func TestErrorTable(t *testing.T) {
 				p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, AppliedNo)
 				if p.ETag != tc.etag || w.Header().Get("ETag") != tc.etag {
 					t.Errorf("got ETag %q in the body and %q in the header, want %q", p.ETag, w.Header().Get("ETag"), tc.etag)
+				}
+			}
+		})
+	}
+	for name, tc := range batchErrorCases {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			for _, err := range []error{tc.err, fmt.Errorf("shard 3 on b: %w", tc.err)} {
+				use(err)
+				f.data.answerBatch = func(context.Context, shard.Batch) ([]shard.Reply, error) {
+					if tc.whole {
+						return nil, err
+					}
+					return []shard.Reply{{Err: err}}, nil
+				}
+				w := f.request(t, http.MethodPost, "/v1/batch", `{"ops":[{"op":"delete","key":"k"}],"atomic":true}`)
+				if tc.whole {
+					checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), tc.status, tc.name, AppliedNo)
+					continue
+				}
+				if got := resultsOf(t, w)[0]; got.Status != tc.status || got.Problem == nil || got.Problem.Type != "/problems/"+tc.name || got.Problem.Applied != AppliedNo {
+					t.Errorf("got %+v, want %d %s", got, tc.status, tc.name)
 				}
 			}
 		})

@@ -29,6 +29,7 @@ type fakeData struct {
 	entries  map[string]fakeEntry
 	version  uint64
 	requests []shard.Request
+	batches  []shard.Batch
 	locals   int
 	located  []byte // key of the last Locate
 	leader   string // that Locate names
@@ -37,6 +38,8 @@ type fakeData struct {
 	// answer, when set, answers instead of the map; local does for Local.
 	answer func(context.Context, shard.Request) (shard.Response, error)
 	local  func(context.Context, shard.Request) (shard.Response, error)
+	// answerBatch, when set, answers batches.
+	answerBatch func(context.Context, shard.Batch) ([]shard.Reply, error)
 }
 
 type fakeEntry struct {
@@ -54,6 +57,21 @@ func (d *fakeData) Do(ctx context.Context, req shard.Request) (shard.Response, e
 		return d.answer(ctx, req)
 	}
 	return d.applyLocked(req), nil
+}
+
+func (d *fakeData) DoBatch(ctx context.Context, b shard.Batch) ([]shard.Reply, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.batches = append(d.batches, b)
+	if d.answerBatch != nil {
+		return d.answerBatch(ctx, b)
+	}
+	replies := make([]shard.Reply, len(b.Ops))
+	for i, req := range b.Ops {
+		replies[i].Response = d.applyLocked(req)
+		replies[i].Response.Position = uint32(i)
+	}
+	return replies, nil
 }
 
 func (d *fakeData) Local(ctx context.Context, req shard.Request) (shard.Response, error) {

@@ -239,7 +239,7 @@ func TestOpenAPIDocument(t *testing.T) {
 				t.Errorf("%s: lacks default, 400 or 500", name)
 			}
 			withBody := path == "/v1/kv/{key}" && (method == http.MethodPut || method == http.MethodPatch || method == http.MethodPost) ||
-				path == "/v1/shards/{id}/leader" || path == "/v1/shards/{id}/recover" || path == "/v1/directory/rebuild" || name == "PATCH /v1/settings"
+				path == "/v1/shards/{id}/leader" || path == "/v1/shards/{id}/recover" || path == "/v1/directory/rebuild" || name == "PATCH /v1/settings" || path == batchPath
 			if (op.RequestBody != nil) != withBody {
 				t.Errorf("%s: has a request body: %t", name, op.RequestBody != nil)
 			}

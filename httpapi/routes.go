@@ -19,7 +19,7 @@ func (s *server) routes() []route {
 	get := func(h handler) map[string]handler { return map[string]handler{http.MethodGet: h} }
 	return []route{
 		s.dataRoute(),
-		{path: "/v1/batch", methods: map[string]handler{http.MethodPost: unbuilt("A batch")}},
+		{path: batchPath, methods: map[string]handler{http.MethodPost: s.batch}},
 		{path: "/v1/keys", methods: map[string]handler{
 			http.MethodGet:    unbuilt("Listing keys"),
 			http.MethodDelete: unbuilt("Removing keys by prefix"),

@@ -305,7 +305,7 @@ func (r Request) command() *fsm.Command {
 	if r.IdempotencyKey != "" && !bugNoDedup.on() {
 		c.IdempotencyKey = r.IdempotencyKey
 		c.Caller = r.Caller
-		c.DefaultTTL = r.DefaultTTL && (r.Op == OpPut || r.Op == OpIncr || r.Op == OpAppend)
+		c.DefaultTTL = r.DefaultTTL && r.Op.ages()
 	}
 	ttl := uint64(r.TTL / time.Millisecond)
 	switch r.Op {
@@ -350,13 +350,8 @@ func (c *Cache) write(ctx context.Context, req Request) (Response, error) {
 	case err != nil:
 		return Response{}, err
 	}
-	if o.result.Status == fsm.StatusNotOwner {
-		return Response{}, &NotOwnerError{Epoch: o.epoch}
-	}
-	r := c.response(o.epoch, o.index, o.position)
-	r.Status, r.Version, r.Existed, r.Replayed = o.result.Status, o.result.Version, o.result.Existed, o.result.Replayed
-	r.HasValue, r.Value, r.ContentType = o.result.HasValue, o.result.Value, o.result.ContentType
-	return r, nil
+	done := c.written(&o.result, &o, o.position)
+	return done.Response, done.Err
 }
 
 // get is a linearizable read, on the leader or on a follower. An entry that is due by the stamp that the
@@ -374,6 +369,11 @@ func (c *Cache) get(ctx context.Context, req Request) (Response, error) {
 	if err != nil {
 		return Response{}, err
 	}
+	return c.lookAsLeader(ctx, i, req, path)
+}
+
+// lookAsLeader is the rest of a linearizable read on the leader that i is, after its read barrier, which path confirmed.
+func (c *Cache) lookAsLeader(ctx context.Context, i *instance, req Request, path ReadPath) (Response, error) {
 	m := i.fsm.machine.(*cacheMachine) // the one that the read was admitted on
 	for {
 		l, place, none := m.look(req.Key)
@@ -414,6 +414,11 @@ func (c *Cache) getAsFollower(ctx context.Context, i *instance, req Request) (Re
 	if err != nil {
 		return Response{}, err
 	}
+	return c.lookAsFollower(i, x, req)
+}
+
+// lookAsFollower is the rest of getAsFollower, after its barrier.
+func (c *Cache) lookAsFollower(i *instance, x readIndex, req Request) (Response, error) {
 	m := i.fsm.machine.(*cacheMachine)
 	l, place, none := m.look(req.Key)
 	switch {

@@ -15,6 +15,9 @@
 // proposed after its own deadline, also where the process was stopped in between: the age of a frame
 // is measured on arrival (transit), and the deadline is looked at again when the log entry is made.
 //
+// What comes together goes together (batch.go): [Cache.DoBatch] makes one entry of many operations, reads among them
+// included, or one read round where there are reads alone.
+//
 // # Reads
 //
 // A linearizable read costs a round to a quorum of voters and no disk (see probe.go for the

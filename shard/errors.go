@@ -35,6 +35,8 @@ var (
 	ErrConfChanged = errors.New("the shard's configuration has changed")
 	// ErrDiverged: refused; the replica's state differs from that of others, or may (verdict.go).
 	ErrDiverged = errors.New("diverged")
+	// ErrAnswerTooLarge: refused; a read of a batch whose values together are more than one answer may have.
+	ErrAnswerTooLarge = errors.New("the values of the batch are too large for one answer")
 	// ErrWrongCluster: the peer belongs to another cluster, or speaks no protocol of ours.
 	ErrWrongCluster = errors.New("peer belongs to another cluster")
 )

@@ -19,7 +19,7 @@ const maxForward = 10 * time.Minute
 // It never forwards further: a node that does not lead refuses with NotLeaderError.
 func (h *Host) Do(ctx context.Context, node string, req Request) (Response, error) {
 	if node == h.cfg.Node {
-		c, err := h.replicaFor(req)
+		c, err := h.replicaFor(req.Shard, req.R)
 		if err != nil {
 			return Response{}, err
 		}
@@ -53,14 +53,14 @@ func (h *Host) Do(ctx context.Context, node string, req Request) (Response, erro
 	return resp, nil
 }
 
-// replicaFor returns the replica here that a request means.
-func (h *Host) replicaFor(req Request) (*Cache, error) {
-	c := h.Cache(req.Shard)
+// replicaFor returns the replica here that a request means: r of a shard, or whichever there is where r is 0.
+func (h *Host) replicaFor(id ID, r uint64) (*Cache, error) {
+	c := h.Cache(id)
 	if c == nil {
 		return nil, ErrUnknownShard
 	}
-	if req.R != 0 && req.R != c.group.id.R {
-		return nil, fmt.Errorf("%w: replica %d is meant, %d is here", ErrUnknownShard, req.R, c.group.id.R)
+	if r != 0 && r != c.group.id.R {
+		return nil, fmt.Errorf("%w: replica %d is meant, %d is here", ErrUnknownShard, r, c.group.id.R)
 	}
 	return c, nil
 }
@@ -78,7 +78,7 @@ func (h *Host) serveData(ctx context.Context, age time.Duration, body []byte) ([
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout-age)
 	defer cancel()
-	c, err := h.replicaFor(req)
+	c, err := h.replicaFor(req.Shard, req.R)
 	if err != nil {
 		return nil, err
 	}

@@ -158,7 +158,7 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 			h.serveTouches(in.node, body)
 		}
 		return nil
-	case frameRaft, frameCall, frameData, frameIndex:
+	case frameRaft, frameCall, frameData, frameIndex, frameBatch:
 	default:
 		in.reply(id, nil, fmt.Errorf("unknown frame kind %d", kind), false)
 		return nil
@@ -189,6 +189,9 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 			in.reply(id, answer, err, false)
 		case frameData:
 			answer, err := h.serveData(ctx, age, body)
+			in.reply(id, answer, err, false)
+		case frameBatch:
+			answer, err := h.serveBatch(ctx, age, body)
 			in.reply(id, answer, err, false)
 		case frameIndex:
 			answer, err := h.serveReadIndex(ctx, in.node, age, body)

@@ -18,7 +18,9 @@ const (
 	// is refused at once (R16).
 	queueLength = 4096
 	queueBytes  = 32 << 20
-	// A log entry takes commands until it has maxBatchCommands of them or maxBatchBytes.
+	// commandWeight is about what a command takes in memory beside its bytes, and counts where a proposal has several.
+	commandWeight = 256
+	// A log entry takes proposals until it has maxBatchCommands or maxBatchBytes.
 	maxBatchCommands = 1024
 	maxBatchBytes    = 256 << 10
 	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. While
@@ -31,13 +33,15 @@ const (
 	answerTime = 2 * time.Millisecond
 )
 
-// proposal is one command on its way into the log, or a tick (command nil).
+// proposal is one command on its way into the log, or several that go into one entry, one after the other, or a tick
+// (neither).
 type proposal struct {
-	ctx     context.Context
-	command *fsm.Command
-	need    uint64 // tick: the log clock that it must reach
-	state   atomic.Int32
-	done    chan outcome
+	ctx      context.Context
+	command  *fsm.Command
+	commands []fsm.Command
+	need     uint64 // tick: the log clock that it must reach
+	state    atomic.Int32
+	done     chan outcome
 }
 
 // States of a proposal: whoever moves it on from waiting decides its fate.
@@ -47,9 +51,11 @@ const (
 	abandoned = 2
 )
 
-// outcome is the answer to a proposal: a result and its place in the log, or an error.
+// outcome is the answer to a proposal: a result and its place in the log, or an error. Of several commands it has
+// all results, and the place of the first.
 type outcome struct {
 	result   fsm.Result
+	results  []fsm.Result
 	index    uint64
 	position uint32
 	epoch    uint64
@@ -95,30 +101,48 @@ func (b *batcher) submit(ctx context.Context, c *fsm.Command) (outcome, error) {
 	return b.enqueue(&proposal{ctx: ctx, command: c, done: make(chan outcome, 1)})
 }
 
+// submitAll is submit for several commands, at most maxBatchCommands and one more. They have one entry, and stand in it
+// one after the other: so one answer is that of all.
+func (b *batcher) submitAll(ctx context.Context, commands []fsm.Command) (outcome, error) {
+	return b.enqueue(&proposal{ctx: ctx, commands: commands, done: make(chan outcome, 1)})
+}
+
 // tick moves the log clock to need or beyond.
 func (b *batcher) tick(ctx context.Context, need uint64) error {
 	_, err := b.enqueue(&proposal{ctx: ctx, need: need, done: make(chan outcome, 1)})
 	return err
 }
 
+// size is about what the commands take in the log.
 func (p *proposal) size() int64 {
-	if p.command == nil {
-		return 0
+	if p.command != nil {
+		return sizeOf(p.command)
 	}
-	c := p.command
+	size := int64(0)
+	for i := range p.commands {
+		size += sizeOf(&p.commands[i])
+	}
+	return size
+}
+
+func sizeOf(c *fsm.Command) int64 {
 	return int64(len(c.Key) + len(c.Value) + len(c.ContentType) + len(c.Caller) + len(c.IdempotencyKey))
 }
 
+// weight is what counts against queueBytes: the queue bounds the number of proposals, but not that of the commands that
+// some of them have.
+func (p *proposal) weight() int64 { return p.size() + int64(len(p.commands))*commandWeight }
+
 func (b *batcher) enqueue(p *proposal) (outcome, error) {
-	if b.bytes.Add(p.size()) > queueBytes {
-		b.bytes.Add(-p.size())
+	if b.bytes.Add(p.weight()) > queueBytes {
+		b.bytes.Add(-p.weight())
 		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
 	}
 	select {
 	case b.queue <- p:
 	default:
-		b.bytes.Add(-p.size())
+		b.bytes.Add(-p.weight())
 		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
 	}
@@ -150,7 +174,7 @@ func (b *batcher) enqueue(p *proposal) (outcome, error) {
 // take claims a proposal for a log entry; false when nobody waits for it any more, or must not:
 // nothing is proposed after its own deadline, also where this process was stopped in between.
 func (b *batcher) take(p *proposal) bool {
-	b.bytes.Add(-p.size())
+	b.bytes.Add(-p.weight())
 	if p.late() {
 		if p.state.CompareAndSwap(waiting, abandoned) {
 			p.done <- outcome{err: ErrDeadline}
@@ -181,11 +205,11 @@ func (b *batcher) giveBack(batch []*proposal) {
 			}
 			continue
 		}
-		b.bytes.Add(p.size())
+		b.bytes.Add(p.weight())
 		select {
 		case b.queue <- p:
 		default:
-			b.bytes.Add(-p.size())
+			b.bytes.Add(-p.weight())
 			if p.state.CompareAndSwap(waiting, abandoned) {
 				p.done <- outcome{err: ErrOverloaded}
 			}
@@ -223,13 +247,14 @@ func (b *batcher) run() {
 // gather takes what waits, up to one entry's worth, first of all first, if it is not nil.
 func (b *batcher) gather(first *proposal) []*proposal {
 	var batch []*proposal
-	size := int64(0)
+	commands, size := 0, int64(0)
 	for p := first; ; {
 		if p != nil && b.take(p) {
 			batch = append(batch, p)
+			commands += max(len(p.commands), 1)
 			size += p.size()
 		}
-		if len(batch) >= maxBatchCommands || size >= maxBatchBytes {
+		if commands >= maxBatchCommands || size >= maxBatchBytes {
 			return batch
 		}
 		select {
@@ -253,9 +278,11 @@ func (i *instance) pack(batch []*proposal) (commands []fsm.Command, left []*prop
 	left = batch[:0]
 	level := i.fsm.machine.(*cacheMachine).featureLevel()
 	for _, p := range batch {
+		n := len(commands)
 		if p.command != nil {
-			n := len(commands)
 			commands = append(commands, *p.command)
+		}
+		if commands = append(commands, p.commands...); len(commands) > n {
 			if needs := fsm.LevelOf(commands[n:]); needs > level {
 				commands = commands[:n]
 				p.done <- outcome{err: fmt.Errorf("%w: feature level %d is needed, the shard is at %d", ErrNoLeader, needs, level)}
@@ -372,6 +399,10 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 			if p.command != nil {
 				o.result, o.position = a.results[n], uint32(n)
 				n++
+			}
+			if all := len(p.commands); all > 0 {
+				o.results, o.position = a.results[n:n+all:n+all], uint32(n)
+				n += all
 			}
 			p.done <- o
 		}

@@ -115,7 +115,7 @@ func TestDeadlineAfterStop(t *testing.T) {
 	defer cancel()
 	for name, ctx := range map[string]context.Context{"fired": past, "not fired": late{context.Background()}} {
 		p := &proposal{ctx: ctx, command: &fsm.Command{Key: []byte("k")}, done: make(chan outcome, 1)}
-		b.bytes.Add(p.size())
+		b.bytes.Add(p.weight())
 		if b.take(p) {
 			t.Fatalf("%s: proposed", name)
 		}

@@ -2,8 +2,8 @@ package shard
 
 import (
 	"context"
-	"errors"
 	"encoding/binary"
+	"errors"
 	"strings"
 	"testing"
 	"time"

@@ -24,6 +24,7 @@ import (
 //	data     timeout(ms) caller request
 //	index    timeout(ms) shard source target probe(1): a follower asks for a read index
 //	touch    shard source target count, then count touches, oldest first: never answered
+//	batch    timeout(ms) caller batch (batch.go)
 const (
 	frameReply byte = 0
 	frameHello byte = 1
@@ -34,6 +35,7 @@ const (
 	frameData  byte = 6
 	frameIndex byte = 7
 	frameTouch byte = 8
+	frameBatch byte = 9
 )
 
 const (

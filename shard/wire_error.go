@@ -28,6 +28,7 @@ var wireErrors = []struct {
 	{9, ErrWrongCluster},
 	{10, ErrConfChanged},
 	{11, ErrDiverged},
+	{12, ErrAnswerTooLarge},
 }
 
 const (
