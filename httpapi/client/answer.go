@@ -27,6 +27,9 @@ type answer struct {
 	hasValue    bool // of a write
 	replayed    bool
 	fillToken   string
+
+	results []OpResult // of a batch
+	changed bool       // an atomic batch was applied, and made a change
 }
 
 func (a *answer) entry() Entry {
@@ -45,14 +48,22 @@ func (a *answer) result() Result {
 }
 
 // made reports whether a write that succeeded changed something, now or at an earlier attempt. All do but the delete of
-// what is not there.
-func (a *answer) made(r *request) bool { return r.method != http.MethodDelete || a.existed }
+// what is not there, and batches that were refused, or did nothing else.
+func (a *answer) made(r *request) bool {
+	if r.batch != nil {
+		return a.changed
+	}
+	return r.method != http.MethodDelete || a.existed
+}
 
 // settle says what came of r by the answer resp. With the error ErrNotFound or ErrPrecondition comes the
 // answer's place.
 func (r *request) settle(n *node, resp *http.Response, maxValue int64) (*answer, *Error) {
 	if resp.StatusCode >= 400 {
 		return r.problem(n, resp)
+	}
+	if r.batch != nil {
+		return r.settleBatch(n, resp, maxValue)
 	}
 	a, err := r.success(resp)
 	if err != nil {
@@ -207,13 +218,22 @@ const (
 	tooNew = "/problems/idempotency-key-too-new"
 )
 
+// problemJSON is a problem on the wire.
+type problemJSON struct {
+	Type, Detail string
+	Status       int
+	Applied      Applied
+}
+
+// good reports whether p is a problem of Larder's with that status.
+func (p *problemJSON) good(status int) bool {
+	return p.Status == status && strings.HasPrefix(p.Type, "/problems/") &&
+		(p.Applied == AppliedNo || p.Applied == AppliedYes || p.Applied == AppliedUnknown)
+}
+
 // problem reads an answer of 400 or above.
 func (r *request) problem(n *node, resp *http.Response) (*answer, *Error) {
-	var p struct {
-		Type, Detail string
-		Status       int
-		Applied      Applied
-	}
+	var p problemJSON
 	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || media != "application/problem+json" {
 		return nil, r.foreign(n, resp, fmt.Errorf("its content type is %q", resp.Header.Get("Content-Type")))
 	}
@@ -224,8 +244,7 @@ func (r *request) problem(n *node, resp *http.Response) (*answer, *Error) {
 	if err != nil {
 		return nil, r.foreign(n, resp, err)
 	}
-	if p.Status != resp.StatusCode || !strings.HasPrefix(p.Type, "/problems/") ||
-		p.Applied != AppliedNo && p.Applied != AppliedYes && p.Applied != AppliedUnknown {
+	if !p.good(resp.StatusCode) {
 		return nil, r.foreign(n, resp, errors.New("its body is another problem's"))
 	}
 	e := &Error{Op: r.op, Applied: p.Applied, Node: n.host, Status: p.Status, Type: p.Type, Detail: p.Detail}

@@ -44,7 +44,7 @@ func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
 	defer context.AfterFunc(c.ctx, cancel)()
 	c.awaitTable(ctx)
 	r.fillEnd = time.Now().Add(r.fill)
-	if r.once == "" && !r.read() && r.op != "touch" && !c.cfg.NoRetry && !c.cfg.NoIdempotency {
+	if r.once == "" && r.takesKey() && !c.cfg.NoRetry && !c.cfg.NoIdempotency {
 		r.once = c.newKey()
 	}
 
@@ -158,8 +158,8 @@ func (p *path) next() (n *node, mode string) {
 	usable := func(n *node) bool { return n != nil && n.good() && !slices.Contains(p.tried, n) }
 	if sh != nil && !p.forward {
 		mode := routeLocal
-		if p.c.cfg.NoRetry {
-			mode = routeForward // the one request must do
+		if p.c.cfg.NoRetry || p.r.batch != nil {
+			mode = routeForward // the one request must do, or has keys of many
 		}
 		if p.r.anyReplica && len(sh.members) > 0 {
 			turn := int(p.c.turn.Add(1) % uint64(len(sh.members)))
@@ -292,7 +292,7 @@ func (p *path) learn(n *node, a *answer) {
 	n.answered()
 	t := p.c.table.Load()
 	sh := t.find(p.slot)
-	if sh == nil {
+	if sh == nil || p.r.batch != nil {
 		return
 	}
 	if a.place.Shard != sh.id || a.place.Epoch > sh.epoch {

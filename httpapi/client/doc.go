@@ -67,7 +67,10 @@
 // NoIdempotency leave the keys out: an outcome that is unknown is then for the caller to settle, by reading the
 // key or by a write with a condition. Whoever repeats a call itself names it by WithIdempotencyKey.
 //
-// Batch, Watch and the administration of a cluster are not part of the client yet.
+// Batch sends its operations to one node, which forwards those of other shards; the results of operations are not retried. One that
+// is not atomic, or has a get, carries no idempotency key: once it may have been applied it is not sent again.
+//
+// Watch and the administration of a cluster are not part of the client yet.
 //
 // # Why not the obvious
 //

@@ -16,6 +16,8 @@ var (
 	ErrPrecondition = errors.New("precondition failed")
 	// ErrNotInteger: Incr; the value is no decimal integer of 64 bits, or the sum would be none.
 	ErrNotInteger = errors.New("not an integer")
+	// ErrAborted: operations of an atomic batch; another one of them was refused.
+	ErrAborted = errors.New("another operation of the batch was refused")
 	// ErrTooLarge: Put, Create, Swap, Append; the value is longer than the cluster takes. Get: longer than Config.MaxValueBytes.
 	ErrTooLarge = errors.New("too large")
 	// ErrBadRequest: all; the request is wrong, or the server is too old for it. Nothing but a change of it helps.

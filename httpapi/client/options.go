@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -197,14 +198,23 @@ type request struct {
 	repeated    bool       // an earlier attempt may have been applied
 	fill        time.Duration
 	fillEnd     time.Time // of all attempts
+	batch       *batch    // nil: r is of one key
 	bad         error     // why it can't be sent
+}
+
+// takesKey reports whether r is a write that an idempotency key is for.
+func (r *request) takesKey() bool {
+	if b := r.batch; b != nil {
+		return b.atomic && !slices.ContainsFunc(b.ops, func(o Op) bool { return o.r.op == "get" })
+	}
+	return !r.read() && r.op != "touch"
 }
 
 // repeatable reports whether a write does no harm when it is sent again although it may have been applied.
 func (r *request) repeatable() bool { return r.once != "" || r.op == "touch" }
 
 // read reports whether r changes nothing.
-func (r *request) read() bool { return r.op == "get" }
+func (r *request) read() bool { return r.op == "get" || r.batch != nil && r.batch.reads }
 
 // refuse notes the first thing that is wrong with r.
 func (r *request) refuse(format string, args ...any) {
@@ -231,6 +241,7 @@ func (r *request) loosen(consistency string) {
 // check is why r must not be sent, nil if it may.
 func (r *request) check(maxValue int64) *Error {
 	switch {
+	case r.batch != nil:
 	case r.key == "":
 		r.refuse("the key is empty")
 	case len(r.key) > maxKeyBytes:
@@ -245,7 +256,7 @@ func (r *request) check(maxValue int64) *Error {
 	if r.bad != nil {
 		return &Error{Op: r.op, Kind: ErrBadRequest, Applied: AppliedNo, Detail: r.bad.Error()}
 	}
-	if int64(len(r.value)) > maxValue {
+	if int64(len(r.value)) > maxValue && r.batch == nil {
 		return &Error{Op: r.op, Kind: ErrTooLarge, Applied: AppliedNo,
 			Detail: fmt.Sprintf("the value has %d bytes, Config.MaxValueBytes allows %d", len(r.value), maxValue)}
 	}

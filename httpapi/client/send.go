@@ -76,10 +76,14 @@ func (c *Client) newRequest(ctx context.Context, n *node, mode string, r *reques
 	if r.once != "" {
 		h[idempotencyHeader] = []string{`"` + escapeKey.Replace(r.once) + `"`}
 	}
+	path := keyPath(r.key)
+	if r.batch != nil {
+		path, query = "/v1/batch", ""
+	}
 	req := (&http.Request{
 		Method: r.method,
 		// An opaque URL is sent as it is.
-		URL:    &url.URL{Scheme: c.scheme, Host: n.host, Opaque: keyPath(r.key), RawQuery: query},
+		URL:    &url.URL{Scheme: c.scheme, Host: n.host, Opaque: path, RawQuery: query},
 		Header: h,
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}).WithContext(ctx)
