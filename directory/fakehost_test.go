@@ -365,6 +365,9 @@ func (h *fakeHost) Raise(_ context.Context, id shard.ID, level uint8) error {
 	return h.changeCache(id, func(st *fsm.Stats) { st.Level = max(st.Level, level) })
 }
 
+// SetShards implements host.
+func (h *fakeHost) SetShards(int) {}
+
 // SetTouchInterval implements host.
 func (h *fakeHost) SetTouchInterval(d time.Duration) {
 	h.rig.mu.Lock()

@@ -59,6 +59,8 @@ type host interface {
 	// SetTouchInterval says how long reads are gathered before their recency is replicated; 0: it never
 	// is.
 	SetTouchInterval(d time.Duration)
+	// SetShards says how many shards the cluster has, before replicas are opened.
+	SetShards(n int)
 	// SetSnapshotBandwidth says how many bytes of snapshots this node may send in a second; 0: no limit.
 	SetSnapshotBandwidth(bytes uint64)
 }

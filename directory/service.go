@@ -360,6 +360,7 @@ func (s *Service) step(t *Table) {
 	s.countRates(t, time.Now())
 	s.setPeers(t)
 	s.setTouchInterval(t)
+	s.host.SetShards(len(t.Shards))
 	s.setSnapshotBandwidth(t)
 	s.follow(t)
 	s.keep(t)

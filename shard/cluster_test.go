@@ -30,6 +30,7 @@ type cluster struct {
 	cluster  string
 	tune     func(node string, c *Config)
 	wrong    bool // the test made replicas differ
+	shards   int  // of the cluster, as its nodes are told
 	low      bool // the shard stays at feature level 1
 	volatile bool // replicas are kept in memory alone
 	owned    fsm.Range
@@ -177,6 +178,7 @@ func (c *cluster) launch(name string) *Host {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	h.SetShards(c.shards)
 	if err := h.Start(); err != nil {
 		c.t.Fatal(err)
 	}

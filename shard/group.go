@@ -34,6 +34,8 @@ type Group struct {
 	handed       atomic.Uint64 // term whose leader has handed leadership to this replica
 	promise      promise
 
+	patience time.Duration // how long its leader may be silent though its node is not (succession.go)
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -45,7 +47,7 @@ type clocked interface{ Clock() uint64 }
 func newGroup(h *Host, spec Spec, store replicaStore, snaps snapshotStore, spoolDir string, newMachine func() StateMachine) *Group {
 	ctx, cancel := context.WithCancel(h.ctx)
 	return &Group{host: h, id: ReplicaID{spec.Shard, h.cfg.Node, spec.R}, spec: spec, store: store, snaps: snaps,
-		newMachine: newMachine, spools: spools{dir: spoolDir, traffic: h.snapshots}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+		newMachine: newMachine, patience: h.patience(), spools: spools{dir: spoolDir, traffic: h.snapshots}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
 }
 
 // start starts the first instance and the goroutine that watches over it.
@@ -67,6 +69,8 @@ func (g *Group) instance() *instance { return g.inst.Load() }
 
 func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 	cfg := g.host.cfg
+	cfg.HeartbeatTimeout = g.patience
+	cfg.CommitTimeout *= g.patience / g.host.cfg.HeartbeatTimeout
 	if g.stopped.Load() != nil { // others first
 		cfg.HeartbeatTimeout *= sealedPatience
 		cfg.ElectionTimeout *= sealedPatience

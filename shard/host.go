@@ -72,6 +72,7 @@ type Host struct {
 	missing      chan struct{} // one token: a node is gone, or a replica has begun
 	fatalOnce    sync.Once
 
+	shards        atomic.Int64 // of the cluster (SetShards)
 	touchInterval atomic.Int64 // nanoseconds; 0 = recency is not replicated
 
 	opening gate // held while a replica is opened or destroyed, disk writes and the end of its instance included, and to close
@@ -117,6 +118,26 @@ func NewHost(cfg Config) (*Host, error) {
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge], h.handlers[methodSuccession] = h.handleSum, h.handleJudge, h.handleSuccession
 	return h, nil
+}
+
+// manyShards is how many shards a cluster may have before its groups' heartbeats become rarer, and mostPatience how much rarer at most.
+const (
+	manyShards   = 64
+	mostPatience = 4
+)
+
+// SetShards says how many shards the cluster has, before replicas are opened. Where they are many, the leaders of those opened from
+// then on send heartbeats less often: that of the nodes themselves tells the rest (succession.go). All nodes are to be told
+// about the same; a factor of two makes no difference.
+func (h *Host) SetShards(n int) { h.shards.Store(int64(n)) }
+
+// patience is how long a leader may be silent whose node is not, before a follower takes it for lost.
+func (h *Host) patience() time.Duration {
+	factor := 1
+	for n := int(h.shards.Load()); n > manyShards && factor < mostPatience; n /= 2 {
+		factor *= 2
+	}
+	return h.cfg.HeartbeatTimeout * time.Duration(factor)
 }
 
 // SetTouchInterval changes how soon reads that no write follows renew the recency of what they found. 0:

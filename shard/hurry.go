@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	hurryPause = 20 * time.Millisecond
-	hurryLimit = 10 * time.Second
+	hurryPause     = 20 * time.Millisecond
+	mostHurryPause = 300 * time.Millisecond
+	hurryLimit     = 10 * time.Second
 )
 
 // hurry makes this replica stand for the very first election as soon as the other members are there,
@@ -19,7 +20,7 @@ const (
 func (g *Group) hurry() {
 	ctx, cancel := context.WithTimeout(g.ctx, hurryLimit)
 	defer cancel()
-	patience := time.Now().Add(300 * time.Millisecond)
+	patience, wait := time.Now().Add(300*time.Millisecond), hurryPause
 	bound := g.promise.left(g.host.mono()) > 0 // and so may the others be, from when they were opened (promise.go)
 	for ctx.Err() == nil {
 		i := g.instance()
@@ -38,7 +39,7 @@ func (g *Group) hurry() {
 		if g.store.Term() > 1 { // somebody stood meanwhile
 			return
 		}
-		pause := hurryPause
+		pause := wait
 		switch n := len(g.spec.Members); {
 		case here < n && (here <= n/2 || time.Now().Before(patience)):
 		case bound:
@@ -48,6 +49,7 @@ func (g *Group) hurry() {
 			return
 		}
 		t := time.NewTimer(pause)
+		wait = min(2*wait, mostHurryPause) // a thousand groups may be waiting for the same node
 		select {
 		case <-t.C:
 		case <-ctx.Done():

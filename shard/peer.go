@@ -41,6 +41,7 @@ type peer struct {
 
 	heard   atomic.Int64 // monotonic time of the last frame from the node, by any link; 0 = never
 	refuses atomic.Int64 // monotonic time since when the node refuses our data folder; 0 = it does not
+	broke   atomic.Int64 // monotonic time when the last link that was dialed ended; 0 = none did
 	refused atomic.Int64 // monotonic time since when no process takes links at its address; 0 = unknown, or one does
 
 	mu      sync.Mutex // guards following
@@ -188,6 +189,8 @@ func (p *peer) session() error {
 	p.link, p.out = nil, nil
 	p.up = make(chan struct{})
 	p.mu.Unlock()
+	p.broke.Store(int64(p.host.mono()) + 1)
+	notify(p.host.missing)
 	out.close()
 	p.mu.Lock()
 	lost := p.pending // complete: without out nobody joins it

@@ -22,8 +22,13 @@ import (
 // them miss it too, or the leader itself says that it does not lead:
 //
 //	the leader's process is gone       its links break and its address refuses new ones: at once
-//	the process was started again      it says that it does not lead: missesAfter
-//	the machine is gone, or silent     nobody has heard it for HeartbeatTimeout
+//	the process was started again      the links break, and it says that it does not lead: at once
+//	the machine is gone, or silent     nobody has heard anything of that node for HeartbeatTimeout
+//	it leads no more, or is stuck      no heartbeat for the group's patience
+//
+// A node is heard with anything that comes from it, pings among others, so one silence tells of all that it led. The patience of a
+// group is HeartbeatTimeout where shards are few. Of a thousand the heartbeats would cost more than all else, and say no more than
+// the node's own: there it is longer (Host.SetShards).
 //
 // One that misses its leader alone does not stand, nor one that could not win. Of several the one with the longest log goes
 // first, then the one that comes first in an order that differs from shard to shard: so that the votes are not split, and
@@ -36,7 +41,7 @@ import (
 // asked for as after a transfer, so voters give them although they may take the lost one for their leader.
 
 const (
-	// missesAfter is the part of HeartbeatTimeout, two in so many, after which a silent leader is asked about. A heartbeat
+	// missesAfter is the part of a group's patience, two in so many, after which a silent leader is asked about. A heartbeat
 	// comes each quarter at the latest, later by what it waits for company and by the way.
 	missesAfter = 5
 	// askPause is the pause between two questions of a replica about its leader; it doubles, up to half of HeartbeatTimeout, once
@@ -49,6 +54,9 @@ const (
 	maxDeferred = 4
 	// raftPatience is how long the library waits, in quarters of HeartbeatTimeout.
 	raftPatience = 5
+
+	// lookCost bounds what the looks after all groups take, together, to a few hundredths of a processor.
+	lookCost = 50 * time.Microsecond
 
 	methodSuccession = "shard.succession"
 )
@@ -113,20 +121,21 @@ func (h *Host) succeed() {
 				next = min(next, i.lookAfterLeader())
 			}
 		}
-		timer.Reset(max(next, askPause/10))
+		// Of many groups some are always due: they are looked at together.
+		timer.Reset(max(next, askPause/10, time.Duration(len(groups))*lookCost))
 	}
 }
 
 // lookAfterLeader asks about the leader if it is missed, and returns in how long to look again.
 func (i *instance) lookAfterLeader() time.Duration {
-	timeout := i.group.host.cfg.HeartbeatTimeout
+	timeout, patience := i.group.host.cfg.HeartbeatTimeout, i.group.patience
 	if i.raft.State() != raft.Follower {
 		return timeout
 	}
 	now, heard := i.group.host.mono(), i.heirs.heard.Load()
-	gone, silent, misses := i.leaderGone(), now-time.Duration(heard), timeout*2/missesAfter
-	if !gone && heard != 0 && silent < misses {
-		return misses - silent
+	signs, silent, misses := i.signs(now), now-time.Duration(heard), patience*2/missesAfter
+	if !signs.gone && !signs.broken && signs.left > 0 && heard != 0 && silent < misses {
+		return min(misses-silent, signs.left)
 	}
 	if i.group.stopped.Load() != nil || i.group.store.Term() <= 1 || !i.votes() { // the first leader is hurry's business
 		return timeout
@@ -141,18 +150,19 @@ func (i *instance) lookAfterLeader() time.Duration {
 		s.since, s.tries, s.deferred = heard, 0, 0
 	}
 	pause := min(askPause<<min(s.tries, 10), timeout/2)
-	if s.tries == 0 && !gone && heard != 0 && silent < timeout {
-		pause = min(timeout/8, timeout-silent) // it may be late, and so may the leaders of all other shards there
+	lost := signs.gone || signs.left <= 0 || heard == 0 || silent >= patience
+	if s.tries == 0 && !lost {
+		pause = min(timeout/8, patience-silent) // it may be late, and so may the leaders of all other shards there
 	}
 	switch {
 	case s.asking:
 		return askPause
-	case s.asked != 0 && now-s.asked < pause && (s.tries > 0 || !gone):
+	case s.asked != 0 && now-s.asked < pause && (s.tries > 0 || !signs.gone):
 		return pause - (now - s.asked)
 	case !i.enter():
 		return timeout
 	}
-	if gone || heard == 0 || silent >= timeout {
+	if lost {
 		s.tries++
 	}
 	s.asking, s.asked = true, max(now, 1)
@@ -166,15 +176,34 @@ func (i *instance) lookAfterLeader() time.Duration {
 	return pause
 }
 
-// leaderGone reports whether the process of the leader is gone: its address refuses links, and it was not heard since.
-func (i *instance) leaderGone() bool {
+// leaderPeer is the node of the leader that this replica follows, nil for none.
+func (i *instance) leaderPeer() *peer {
 	_, id := i.raft.LeaderWithID()
 	r, err := ParseReplicaID(string(id))
 	if err != nil || r == i.group.id {
-		return false
+		return nil
 	}
-	p := i.group.host.peer(r.Node)
-	return p != nil && p.refused.Load() > i.heirs.heard.Load()
+	return i.group.host.peer(r.Node)
+}
+
+// leaderSigns are what this node knows of the leader's node.
+type leaderSigns struct {
+	gone   bool          // its address refuses links, and the leader was not heard since
+	broken bool          // a link to it ended, and the leader was not heard since: a reason to ask
+	left   time.Duration // for how long it may be silent yet until all that it leads counts as lost; not above 0: it does
+}
+
+func (i *instance) signs(now time.Duration) leaderSigns {
+	p, timeout := i.leaderPeer(), i.group.host.cfg.HeartbeatTimeout
+	if p == nil {
+		return leaderSigns{left: timeout}
+	}
+	heard := i.heirs.heard.Load()
+	return leaderSigns{
+		gone:   p.refused.Load() > heard,
+		broken: p.broke.Load() > heard,
+		left:   time.Duration(max(p.heard.Load(), heard)) + timeout - now,
+	}
 }
 
 // knows is this replica's own answer.
@@ -185,11 +214,13 @@ func (i *instance) knows() successionAnswer {
 		a.LastTerm = last.Term
 	}
 	state, heard := i.raft.State(), i.heirs.heard.Load()
-	silent := i.group.host.mono() - time.Duration(heard)
+	now := i.group.host.mono()
+	silent := now - time.Duration(heard)
 	a.Leads = state == raft.Leader
-	a.Lost = !a.Leads && (heard == 0 || silent >= i.group.host.cfg.HeartbeatTimeout || i.leaderGone())
+	signs := i.signs(now)
+	a.Lost = !a.Leads && (heard == 0 || silent >= i.group.patience || signs.left <= 0 || signs.gone)
 	a.Stands = state == raft.Candidate
-	a.Bound = i.group.promise.left(i.group.host.mono()) > 0
+	a.Bound = i.group.promise.left(now) > 0
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
 	return a
 }
@@ -201,6 +232,11 @@ func (i *instance) stand() {
 	voters, _ := i.voters()
 	mine := i.knows()
 	answers := i.askVoters(voters, mine)
+	if l, err := ParseReplicaID(string(leader)); err == nil {
+		if a := answers[l]; a.Leads && a.Term == mine.Term && i.heirs.heard.CompareAndSwap(heard, int64(i.group.host.mono())+1) {
+			return // it says so itself: as good as a heartbeat
+		}
+	}
 	switch decide(i.group.id, voters, string(leader), answers) {
 	case staysBehind:
 		return

@@ -2,12 +2,14 @@ package shard
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 // TestSuccession ensures that a lost leader is replaced as soon as what happened to it can be told: well before the library's
-// own timeouts, by one election, and whatever was written before.
+// own timeouts, by one election, and whatever was written before; also where shards are so many that heartbeats are rare.
 func TestSuccession(t *testing.T) {
 	for _, l := range []struct {
 		name   string
@@ -18,26 +20,76 @@ func TestSuccession(t *testing.T) {
 		{"its process is started again", func(c *cluster, leader string) { c.crash(leader); c.start(leader) }, 700 * time.Millisecond},
 		{"its machine is gone", func(c *cluster, leader string) { c.net.Kill(leader) }, 1300 * time.Millisecond},
 	} {
-		t.Run(l.name, func(t *testing.T) {
-			for round := range 10 {
-				inBubble(t, 3+2*(round%2), nil, func(c *cluster) {
-					leader := c.leader()
-					c.mustPut(leader, "k", "v")
-					time.Sleep(time.Second + time.Duration(round)*17*time.Millisecond)
-					term, began := leader.Group(testShard).Status().Term, time.Now()
-					l.lose(c, leader.Node())
-					next := c.leader(c.others(leader.Node())...)
-					if took := time.Since(began); took > l.within {
-						t.Errorf("another leads after %v, at most %v expected", took, l.within)
-					}
-					if now := next.Group(testShard).Status().Term; now != term+1 {
-						t.Errorf("%d elections, one expected", now-term)
-					}
-					c.wantGet(next, "k", "v")
-					c.net.Revive(leader.Node())
-				})
+		for _, shards := range []int{0, 1000} {
+			t.Run(fmt.Sprintf("%s, %d shards", l.name, shards), func(t *testing.T) {
+				for round := range 10 {
+					inBubbleWithShards(t, 3+2*(round%2), shards, func(c *cluster) {
+						leader := c.leader()
+						c.mustPut(leader, "k", "v")
+						time.Sleep(time.Second + time.Duration(round)*17*time.Millisecond)
+						term, began := leader.Group(testShard).Status().Term, time.Now()
+						l.lose(c, leader.Node())
+						next := c.leader(c.others(leader.Node())...)
+						if took := time.Since(began); took > l.within {
+							t.Errorf("another leads after %v, at most %v expected", took, l.within)
+						}
+						if now := next.Group(testShard).Status().Term; now != term+1 {
+							t.Errorf("%d elections, one expected", now-term)
+						}
+						c.wantGet(next, "k", "v")
+						c.net.Revive(leader.Node())
+					})
+				}
+			})
+		}
+	}
+}
+
+// inBubbleWithShards is inBubble in a cluster that has so many shards.
+func inBubbleWithShards(t *testing.T, n, shards int, f func(c *cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, n, nil)
+		c.shards = shards
+		defer c.close()
+		c.startAll()
+		f(c)
+	})
+}
+
+// TestManyShards ensures that groups whose leaders' nodes are heard make do with rare heartbeats where shards are many, that nobody
+// stands for election meanwhile, and that a leader is replaced which can't be heard though its node is.
+func TestManyShards(t *testing.T) {
+	heartbeats := map[int]int{} // by shards, in a minute
+	for _, shards := range []int{manyShards, 1000} {
+		inBubbleWithShards(t, 3, shards, func(c *cluster) {
+			leader := c.leader()
+			c.mustPut(leader, "k", "v")
+			var raftFrames atomic.Int64
+			c.net.DropWhen(func(from, _ string, frame []byte) bool {
+				if from == leader.Node() && frame[0] == frameRaft {
+					raftFrames.Add(1)
+				}
+				return false
+			})
+			term := leader.Group(testShard).Status().Term
+			time.Sleep(time.Minute)
+			heartbeats[shards] = int(raftFrames.Load())
+			if now := leader.Group(testShard).Status(); !now.Ready || now.Term != term {
+				t.Errorf("%d shards: term %d became %d within a quiet minute", shards, term, now.Term)
 			}
+			c.net.DropWhen(func(from, _ string, frame []byte) bool { return from == leader.Node() && frame[0] == frameRaft })
+			began := time.Now()
+			next := c.leader(c.others(leader.Node())...)
+			if took := time.Since(began); took > 3*time.Second*time.Duration(leader.patience()/time.Second) {
+				t.Errorf("%d shards: a leader that can't be heard is replaced after %v", shards, took)
+			}
+			c.net.DropWhen(nil)
+			c.wantGet(next, "k", "v")
 		})
+	}
+	if few, many := heartbeats[manyShards], heartbeats[1000]; many == 0 || many > few/(mostPatience-1) {
+		t.Errorf("%d messages of the leader in an idle minute with few shards, %d with many", few, many)
 	}
 }
 
