@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test soak check lint fuzz bench bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
+.PHONY: run build test soak check lint fuzz bench bench-go bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -17,6 +17,7 @@ build:
 test:
 	go test ./...
 	go test -C integration ./...
+	go test -C integration/bench/peers ./...
 
 # Whole clusters in virtual time under random faults, each scenario judged, one after the other until TIME is over:
 # thousands in a minute. On a failure it names the seed, and how to repeat it. make soak TIME=1h SEED=1000
@@ -27,15 +28,18 @@ soak:
 check: lint
 	go test -race -short ./...
 	go test -C integration -race -short ./...
+	go test -C integration/bench/peers -short ./...
 
 lint:
 	gofmt -l . | (! grep .)
 	go vet ./...
 	go vet -tags faults ./...
 	go vet -C integration -tags extra ./...
+	go vet -C integration/bench/peers ./...
 	$(STATICCHECK) ./...
 	$(STATICCHECK) -tags faults ./...
 	cd integration && $(STATICCHECK) -tags extra ./...
+	cd integration/bench/peers && $(STATICCHECK) ./...
 
 # Each fuzz test for FUZZTIME.
 fuzz:
@@ -46,7 +50,14 @@ fuzz:
 	go test ./directory -run '^$$' -fuzz '^FuzzDecodeCommand$$' -fuzztime $(FUZZTIME)
 	go test ./httpapi -run '^$$' -fuzz '^FuzzKey$$' -fuzztime $(FUZZTIME)
 
+# Larder beside etcd, Redis (where redis-server is in PATH) and a bare handler: rates, latencies, processor time, allocations,
+# memory. Up to 20 minutes; ARGS=-quick takes 4. ARGS='-systems larder-8,etcd-E1 -conns 64 -json out/bench.json -plots out'
 bench:
+	go build -C integration/bench/peers -o ../../../bin/peers .
+	cd integration/bench/peers && exec ../../../bin/peers $(ARGS)
+
+# The benchmarks of Go's packages.
+bench-go:
 	go test -run '^$$' -bench . -benchmem ./...
 
 # The state machine beside golang-lru, a map with a list, and Redis where redis-server is in PATH: speed, memory,

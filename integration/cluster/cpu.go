@@ -16,7 +16,12 @@ func (n *Node) CPU() (time.Duration, error) {
 	if p == nil {
 		return 0, fmt.Errorf("processor time of %s: %w", n.ID, ErrNotRunning)
 	}
-	fields, err := statOf(p.cmd.Process.Pid)
+	return CPUOf(p.cmd.Process.Pid)
+}
+
+// CPUOf returns the processor time that a process has taken so far, in user and in system mode, to 1/100 s. Linux only.
+func CPUOf(pid int) (time.Duration, error) {
+	fields, err := statOf(pid)
 	if err != nil {
 		return 0, err
 	}
@@ -24,7 +29,7 @@ func (n *Node) CPU() (time.Duration, error) {
 	for _, field := range []int{statUser, statSystem} {
 		n, err := strconv.ParseUint(fields[field], 10, 63)
 		if err != nil {
-			return 0, fmt.Errorf("/proc/%d/stat: %w", p.cmd.Process.Pid, err)
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 		}
 		ticks += n
 	}

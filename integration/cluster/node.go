@@ -79,7 +79,7 @@ func (n *Node) Start() error {
 	cmd := exec.Command(n.binary, n.args...)
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = tied()
+	cmd.SysProcAttr = Tied()
 	if err := n.cluster.network.start(n.ID, cmd); err != nil {
 		return fmt.Errorf("starting %s: %w", n.ID, err)
 	}

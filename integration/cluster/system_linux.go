@@ -10,9 +10,9 @@ import (
 	"github.com/larder-cache/larder/integration/tap"
 )
 
-// tied makes the kernel kill a node when the thread that started it ends, and so when this process dies, however it dies. It is in a
+// Tied makes the kernel kill a node when the thread that started it ends, and so when this process dies, however it dies. It is in a
 // process group of its own, so that an interrupt from the terminal is for this process alone, which ends in good order.
-func tied() *syscall.SysProcAttr {
+func Tied() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
 

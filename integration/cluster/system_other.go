@@ -10,7 +10,8 @@ import (
 
 var errLinux = fmt.Errorf("only Linux has it: %w", errors.ErrUnsupported)
 
-func tied() *syscall.SysProcAttr { return nil }
+// Tied ties nothing: the system has no means for it.
+func Tied() *syscall.SysProcAttr { return nil }
 
 // CanTap says that there can be no network of the kind Tap.
 func CanTap() error { return errLinux }

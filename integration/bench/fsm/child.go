@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
 )
 
@@ -95,19 +94,4 @@ func (p *process) do(words ...any) (answer, error) {
 func (p *process) close() {
 	p.in.Close()
 	_ = p.cmd.Wait() // it was asked to end, or killed
-}
-
-// memoryOf reads a line of /proc/PID/status, such as VmRSS, in bytes; pid "self" is this process.
-func memoryOf(pid, name string) (uint64, error) {
-	data, err := os.ReadFile("/proc/" + pid + "/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, name+":"); ok {
-			kib, err := strconv.ParseUint(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kib << 10, err
-		}
-	}
-	return 0, fmt.Errorf("no %s in /proc/%s/status", name, pid)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/integration/bench/local"
 	"github.com/larder-cache/larder/integration/bench/report"
 )
 
@@ -97,7 +98,7 @@ func runChurn(words []string) (answer, error) {
 			}
 			c.Written += written
 		}
-		rss, err := memoryOf("self", "VmRSS")
+		rss, err := local.Memory("self", "VmRSS")
 		if err != nil {
 			return answer{}, err
 		}
@@ -108,7 +109,7 @@ func runChurn(words []string) (answer, error) {
 		c.Phases = append(c.Phases, churnPhase{Name: phase.name, Entries: st.Entries, Bytes: st.Bytes, RSS: rss})
 	}
 	c.GCShare = (collecting() - collected) / (cpuTime(unix.CLOCK_PROCESS_CPUTIME_ID) - used).Seconds()
-	c.Peak, err = memoryOf("self", "VmHWM")
+	c.Peak, err = local.Memory("self", "VmHWM")
 	return answer{Churn: c}, err
 }
 

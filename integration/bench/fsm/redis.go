@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/larder-cache/larder/integration/bench/local"
 )
 
 // errNoRedis says why Redis is not measured.
@@ -49,7 +51,7 @@ func redisRSS(ctx context.Context, dir string, entries int) (rss uint64, version
 	if err := fillRedis(conn, entries); err != nil {
 		return 0, "", err
 	}
-	if rss, err = memoryOf(strconv.Itoa(cmd.Process.Pid), "VmRSS"); err != nil {
+	if rss, err = local.Memory(strconv.Itoa(cmd.Process.Pid), "VmRSS"); err != nil {
 		return 0, "", err
 	}
 	out, err := exec.CommandContext(ctx, binary, "--version").Output() // "Redis server v=7.0.15 sha=..."

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/integration/bench/local"
 )
 
 // bench is the state of a child: a subject and the ids of the keys in it.
@@ -55,7 +56,7 @@ func (b *bench) do(words []string) (answer, error) {
 	case "decode":
 		return b.decode(number(1), number(2))
 	case "heap":
-		rss, err := memoryOf("self", "VmRSS")
+		rss, err := local.Memory("self", "VmRSS")
 		return answer{Heap: liveHeap() - b.baseline, RSS: rss}, err
 	case "mixed":
 		return b.mixed(time.Duration(number(1)) * time.Millisecond)
