@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test soak check lint fuzz bench bench-go bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
+.PHONY: run build test soak check lint fuzz bench bench-go bench-idle bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -55,6 +55,10 @@ fuzz:
 bench:
 	go build -C integration/bench/peers -o ../../../bin/peers .
 	cd integration/bench/peers && exec ../../../bin/peers $(ARGS)
+
+# What a thousand idle shards cost three nodes, and how long a node's death keeps them without leaders: a minute or two.
+bench-idle:
+	go run -C integration ./bench/idle $(ARGS)
 
 # The benchmarks of Go's packages.
 bench-go:

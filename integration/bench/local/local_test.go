@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -37,8 +38,12 @@ func TestProcess(t *testing.T) {
 			t.Error("the process is there after Close")
 		}
 	}
-	if err := p.Await(t.Context(), "ready", func() bool { return false }); err == nil {
-		t.Error("a process that ended became ready")
+	talker, err := Start("sh", log, "sh", "-c", "echo last words; exit 3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := talker.Await(t.Context(), "ready", func() bool { return false }); err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "last words") {
+		t.Errorf("got %v, want how it ended, and its output", err)
 	}
 	if _, err := Start("nothing", log, filepath.Join(t.TempDir(), "nothing")); err == nil {
 		t.Error("what isn't there was started")

@@ -100,11 +100,21 @@ func (p *Process) Await(ctx context.Context, what string, done func() bool) erro
 	})
 	switch {
 	case gone:
-		return fmt.Errorf("%s ended (%v) before it was %s: see %s", p.name, p.err, what, p.log)
+		return fmt.Errorf("%s ended (%v) before it was %s:\n%s", p.name, p.err, what, p.lastWords())
 	case err != nil:
-		return fmt.Errorf("%s is not %s: %w: see %s", p.name, what, err, p.log)
+		return fmt.Errorf("%s is not %s: %w:\n%s", p.name, what, err, p.lastWords())
 	}
 	return nil
+}
+
+// lastWords is the end of the process's output.
+func (p *Process) lastWords() string {
+	const size = 2 << 10
+	data, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(len(data)-size, 0):])
 }
 
 // Memory reads a line of /proc/PID/status, such as VmRSS, in bytes; pid "self" is this process.
