@@ -40,7 +40,8 @@
 // with route=local, so that a wrong belief is refused with the right name instead of being forwarded silently. A
 // leader that can't be reached, or that nobody knows, is left to another node, which forwards and waits for
 // an election better than a client could. The table is a matter of speed alone: with none at all each
-// request takes that way.
+// request takes that way. Programs that send requests of their own go by the same table, with Leader and Answered
+// (package load does).
 //
 // # Concurrency
 //

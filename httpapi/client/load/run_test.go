@@ -286,10 +286,9 @@ func (s slow) Close() error                              { return nil }
 // TestWarmup ensures that what was due in the warm-up is no part of the latencies, however late it was answered.
 func TestWarmup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		first := true
+		var asked atomic.Bool
 		server := conn{get: func([]byte) error {
-			if first {
-				first = false
+			if !asked.Swap(true) {
 				time.Sleep(time.Second)
 			}
 			return nil
