@@ -107,8 +107,11 @@ func (b *bench) values(keys uint64, clients int) load.Config {
 	return load.Config{Clients: clients, Keys: keys, MinValue: valueSize, MaxValue: valueSize, Duration: b.cfg.duration, Warmup: b.cfg.warmup, Seed: 1}
 }
 
-// fillers is how many clients store the first values.
-const fillers = 64
+// fillers is how many clients store the first values, manyFillers where there are many.
+const (
+	fillers     = 64
+	manyFillers = 256
+)
 
 // measure has one system go through all numbers of connections and all mixes.
 func (b *bench) measure(ctx context.Context, f *findings, name string, round int) (err error) {
@@ -117,7 +120,7 @@ func (b *bench) measure(ctx context.Context, f *findings, name string, round int
 		return err
 	}
 	defer func() { err = errors.Join(err, clean()) }()
-	if err := b.fill(ctx, s, b.cfg.keys); err != nil {
+	if err := b.fill(ctx, s, b.cfg.keys, fillers); err != nil {
 		return err
 	}
 	for _, conns := range b.cfg.conns {
@@ -135,13 +138,13 @@ func (b *bench) measure(ctx context.Context, f *findings, name string, round int
 }
 
 // fill gives all keys a value.
-func (b *bench) fill(ctx context.Context, s system, keys uint64) error {
+func (b *bench) fill(ctx context.Context, s system, keys uint64, clients int) error {
 	dial, end, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	cfg := b.values(keys, fillers)
-	next := keys / 10
+	cfg := b.values(keys, clients)
+	next := keys / 10 // a line for each tenth
 	cfg.Progress = func(p load.Progress) {
 		if p.Keys >= next {
 			fmt.Fprintf(b.status, "stored %d of %d\n", p.Keys, p.AllKeys)
@@ -254,7 +257,7 @@ func (b *bench) weigh(ctx context.Context, f *findings, name string) (err error)
 	if err != nil {
 		return err
 	}
-	if err := b.fill(ctx, s, b.cfg.items); err != nil {
+	if err := b.fill(ctx, s, b.cfg.items, manyFillers); err != nil {
 		return err
 	}
 	timer := time.NewTimer(settle)
