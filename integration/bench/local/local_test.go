@@ -22,6 +22,9 @@ func TestProcess(t *testing.T) {
 	if rss, err := p.RSS(); err != nil || rss == 0 {
 		t.Errorf("memory: got %d, %v", rss, err)
 	}
+	if mapped, err := p.MappedRSS(); err != nil || mapped == 0 {
+		t.Errorf("mapped files: got %d, %v", mapped, err)
+	}
 	if cpu, err := p.CPU(); err != nil || cpu > time.Second {
 		t.Errorf("processor time: got %v, %v", cpu, err)
 	}

@@ -52,8 +52,11 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // CPU returns the processor time that the process has taken so far, to 1/100 s.
 func (p *Process) CPU() (time.Duration, error) { return cluster.CPUOf(p.Pid()) }
 
-// RSS returns the memory of the process, bytes.
+// RSS returns the memory of the process, bytes, files that are mapped into it included.
 func (p *Process) RSS() (uint64, error) { return Memory(strconv.Itoa(p.Pid()), "VmRSS") }
+
+// MappedRSS is the part of RSS that is of mapped files, bytes: the kernel takes it back when others need memory.
+func (p *Process) MappedRSS() (uint64, error) { return Memory(strconv.Itoa(p.Pid()), "RssFile") }
 
 // Kill ends the process as kill -9 does, and returns when it is gone.
 func (p *Process) Kill() error { return p.end(syscall.SIGKILL) }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/larder-cache/larder/httpapi/client/load"
+	"github.com/larder-cache/larder/integration/bench/local"
 	"github.com/larder-cache/larder/integration/cluster"
 )
 
@@ -253,7 +254,7 @@ func (b *bench) weigh(ctx context.Context, f *findings, name string) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, clean()) }()
-	empty, err := rss(s)
+	empty, err := rss(s, (*local.Process).RSS)
 	if err != nil {
 		return err
 	}
@@ -267,19 +268,24 @@ func (b *bench) weigh(ctx context.Context, f *findings, name string) (err error)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	full, err := rss(s)
+	full, err := rss(s, (*local.Process).RSS)
 	if err != nil {
 		return err
 	}
-	f.Memory = append(f.Memory, weight{System: name, Items: b.cfg.items, Empty: slices.Max(empty), Full: slices.Max(full)})
+	mapped, err := rss(s, (*local.Process).MappedRSS)
+	if err != nil {
+		return err
+	}
+	most := slices.Index(full, slices.Max(full))
+	f.Memory = append(f.Memory, weight{System: name, Items: b.cfg.items, Empty: empty[most], Full: full[most], Mapped: mapped[most]})
 	return nil
 }
 
-// rss is the memory of each server, bytes.
-func rss(s system) ([]uint64, error) {
+// rss is the memory of each server, by kind, bytes.
+func rss(s system, kind func(*local.Process) (uint64, error)) ([]uint64, error) {
 	var all []uint64
 	for _, p := range s.processes() {
-		n, err := p.RSS()
+		n, err := kind(p)
 		if err != nil {
 			return nil, err
 		}

@@ -43,6 +43,7 @@ type weight struct {
 	Items  uint64 `json:"items"`
 	Empty  uint64 `json:"empty"` // before anything was stored
 	Full   uint64 `json:"full"`
+	Mapped uint64 `json:"mapped"` // part of Full that is of mapped files
 }
 
 // skip notes once why something was left out.
@@ -129,9 +130,9 @@ func (f *findings) printMemory(r *report.Report) {
 	r.Section(fmt.Sprintf("memory of a server (RSS), keys of 16 bytes, values of %d", valueSize))
 	var rows [][]string
 	for _, w := range f.Memory {
-		rows = append(rows, []string{w.System, fmt.Sprint(w.Items), mib(w.Empty), mib(w.Full), fmt.Sprintf("%.0f", w.perItem()), fmt.Sprintf("%.0f", w.growth())})
+		rows = append(rows, []string{w.System, fmt.Sprint(w.Items), mib(w.Empty), mib(w.Full), mib(w.Mapped), fmt.Sprintf("%.0f", w.perItem()), fmt.Sprintf("%.0f", w.growth())})
 	}
-	r.Table([]string{"system", "entries", "empty MiB", "full MiB", "B/entry", "B/entry without empty"}, rows)
+	r.Table([]string{"system", "entries", "empty MiB", "full MiB", "of it files", "B/entry", "B/entry without empty"}, rows)
 }
 
 func (w weight) perItem() float64 { return float64(w.Full) / float64(w.Items) }
