@@ -49,6 +49,7 @@ fuzz:
 	go test ./directory -run '^$$' -fuzz '^FuzzDecodeReport$$' -fuzztime $(FUZZTIME)
 	go test ./directory -run '^$$' -fuzz '^FuzzDecodeCommand$$' -fuzztime $(FUZZTIME)
 	go test ./httpapi -run '^$$' -fuzz '^FuzzKey$$' -fuzztime $(FUZZTIME)
+	go test ./httpapi -run '^$$' -fuzz '^FuzzPlainHeader$$' -fuzztime $(FUZZTIME)
 
 # Larder beside etcd, Redis (where redis-server is in PATH) and a bare handler: rates, latencies, processor time, allocations,
 # memory. Up to 20 minutes; ARGS=-quick takes 4. ARGS='-systems larder-8,etcd-E1 -conns 64 -json out/bench.json -plots out'

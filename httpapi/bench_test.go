@@ -84,9 +84,10 @@ func benchmarkData(b *testing.B, method string) {
 			b.Fatal(err)
 		}
 		srv := NewServer(handler)
+		srv.noPlain = allByNetHTTP
 		done := make(chan struct{})
 		go func() {
-			srv.Serve(Listener(l))
+			srv.Serve(l)
 			close(done)
 		}()
 		defer func() { <-done }()

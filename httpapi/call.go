@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -41,7 +40,7 @@ func (s *server) newCall(r *http.Request, values map[string][]string) (call, err
 
 // perform does req as the call's mode says. Its error is a *Problem or one for errorTable.
 func (c call) perform(req shard.Request) (shard.Response, error) {
-	ctx, cancel := context.WithDeadline(c.r.Context(), c.deadline)
+	ctx, cancel := withDeadline(c.r.Context(), c.deadline)
 	defer cancel()
 	if c.mode == Forward {
 		return c.s.cfg.Data.Do(ctx, req)

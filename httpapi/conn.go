@@ -31,9 +31,8 @@ const (
 	maxHeaderBytes = 64 << 10
 )
 
-// NewServer returns a server of handler with this package's limits. It is to serve a Listener.
-// Bodies are bounded by the handlers that read them. Shutdown ends the waits for a change of the table.
-func NewServer(handler http.Handler) *http.Server {
+// newRest returns what serves handler by net/http, on connections that are *conn, and what ends when that shuts down.
+func newRest(handler http.Handler) (_ *http.Server, closing context.Context) {
 	closing, shutDown := context.WithCancel(context.Background())
 	srv := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -58,7 +57,7 @@ func NewServer(handler http.Handler) *http.Server {
 		DisableGeneralOptionsHandler: true, // OPTIONS * has no answer of its own: 404 as for other paths
 	}
 	srv.RegisterOnShutdown(shutDown)
-	return srv
+	return srv, closing
 }
 
 // closingKey is the context key of the context that ends when the request's server shuts down.
@@ -72,28 +71,25 @@ func closing(ctx context.Context) context.Context {
 	return context.Background()
 }
 
-// Listener wraps l for a NewServer: requests so malformed that net/http answers them itself, in
-// text/plain, get the same status as a problem instead.
-func Listener(l net.Listener) net.Listener { return listener{l} }
-
-type listener struct{ net.Listener }
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &conn{Conn: c}, nil
-}
-
 // connKey is the context key of a request's *conn.
 type connKey struct{}
 
 // conn is a connection that knows whether a handler is answering on it. While none is, all that is
-// written comes from net/http: it can't be a value that looks like such an answer.
+// written comes from net/http: it can't be a value that looks like such an answer. Requests so malformed that net/http
+// answers them itself, in text/plain, get the same status as a problem instead.
 type conn struct {
 	net.Conn
+	unread  []byte      // to be read before what comes from the connection
 	serving atomic.Bool // from the handler's start until its answer is flushed
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.unread) > 0 {
+		n := copy(p, c.unread)
+		c.unread = c.unread[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
 }
 
 // CloseWrite is what net/http uses to let a client read the answer to a request that it hasn't sent

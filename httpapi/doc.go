@@ -9,7 +9,7 @@
 // Every error is a problem (RFC 9457) whose member "applied" says whether the request had an effect.
 // errorTable is the one place that decides this for errors from below; an error that nobody planned
 // never claims that a write did not happen. This holds for requests that are too malformed to reach
-// a handler, too: see Listener.
+// a handler, too: see conn.
 //
 // Conditions are handed to the state machine and decided there. Nothing is compared before the log,
 // since what was compared could be untrue by the time the write applies.
@@ -20,11 +20,27 @@
 // The operations of a batch are read and checked before any of them is done, a stream's one by one. Each is answered as its
 // own request would have been, whatever became of the others.
 //
+// # What goes where
+//
+// A connection is first served by this package's own loop, which knows one kind of request: a plain one, that is a
+// request on a key (GET, HEAD, PUT, DELETE, POST, PATCH of /v1/kv/) in HTTP/1.1 whose header fits 4 KiB, is written
+// as the grammar wants it to the byte, and asks for nothing but an answer (see plainHeader). The first request of
+// another kind takes the connection to net/http, with all bytes that are not answered yet, and there it stays: another
+// resource, which gorilla/mux finds; HTTP/1.0, chunked bodies and those of 256 KiB and above, Expect, Connection: close
+// and Upgrade, absolute targets, folded lines, two lengths, and whatever is malformed. So the loop decides nothing of
+// which readings of HTTP could differ, and there is one parser for all that is doubtful. Handlers don't know
+// who serves them: to both they are an http.Handler.
+//
+// To each request the loop answers byte for byte what net/http does, but for the Date. Tests hold the two against each
+// other, and all tests of this package run by each. What differs is time: the loop sees within a quarter of a second, not at
+// once, that a client has gone, and a shutdown closes a connection that never sent a byte at once. net/http serves all on
+// connections that are not the system's own, as those of TLS are, and will have HTTP/2: there is neither yet.
+//
 // # Concurrency
 //
 // The handler has no state of its own but metrics; any number of requests run at once, each on the
-// goroutine that net/http gave it, and none starts another. A request ends by its Larder-Timeout,
-// which bounds the wait for its body and for its operation alike.
+// goroutine of its connection, and none starts another. A request ends by its Larder-Timeout,
+// which bounds the wait for its body and for its operation alike, or when the client goes.
 //
 // # Caveats
 //
@@ -51,7 +67,10 @@
 // with the second version of encoding/json (as go-json-experiment/json has it), which refuses what would change a key on its
 // way: names that come twice or in other letters, text that is not UTF-8, half a surrogate pair.
 //
-// Listener works on the bytes of HTTP/1.1: under TLS it belongs around the TLS listener, not below.
+// What turns net/http's own answers into problems works on the bytes of HTTP/1.1: under TLS it belongs around the TLS
+// connection, not below.
+//
+// A client that begins a request which isn't plain, and is slow, has readHeaderTimeout twice: once until that shows.
 //
 // Range, If-Modified-Since and If-Unmodified-Since are ignored, as RFC 9110 has it for a resource
 // without ranges and without a modification date.
@@ -62,4 +81,9 @@
 // which is another key here; and for an encoded slash they match a decoded one. mux with
 // UseEncodedPath and SkipClean does neither. Methods are told apart after the path, by a map, since
 // routers differ in when they answer 405 and whether they name the methods that there are.
+//
+// net/http takes most of the time of a read that is answered from memory: for each request it has a goroutine look whether
+// the client goes, and makes a dozen objects. valyala/fasthttp takes as little as the loop here, but reads more than the
+// grammar allows, answers what is malformed by itself, does not see that a client goes, and has handlers of its own:
+// before it could be trusted with a request, the request would have to be known to be plain, which is most of the loop.
 package httpapi

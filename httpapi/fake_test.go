@@ -208,7 +208,7 @@ type fixture struct {
 	addr  string // host:port
 	// handler is what the server serves, for tests without a socket.
 	handler http.Handler
-	server  *http.Server // nil without a socket
+	server  *Server // nil without a socket
 }
 
 // newHandler makes the handler alone. Each of its answers is held against the OpenAPI document.
@@ -245,11 +245,13 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 		t.Fatal(err)
 	}
 	srv := NewServer(f.handler)
-	srv.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	srv.noPlain = allByNetHTTP
+	srv.errLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	srv.rest.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	f.server = srv
 	done := make(chan struct{})
 	go func() {
-		srv.Serve(Listener(l))
+		srv.Serve(l)
 		close(done)
 	}()
 	t.Cleanup(func() {

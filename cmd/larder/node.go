@@ -180,7 +180,7 @@ type node struct {
 	log    *slog.Logger
 	host   *shard.Host
 	dir    *directory.Service
-	server *http.Server
+	server *httpapi.Server
 	cancel context.CancelFunc
 	work   sync.WaitGroup // forming the cluster, serving REST
 	failed chan error     // one error: the node can't go on
@@ -258,7 +258,7 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 	})
 	n.server = httpapi.NewServer(control(handler))
 	n.work.Go(func() {
-		if err := n.server.Serve(httpapi.Listener(listener)); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			fail(fmt.Errorf("REST: %w", err))
 		}
 	})
