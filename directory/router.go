@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/larder-cache/larder/fsm"
@@ -229,10 +230,10 @@ type hunt struct {
 	read     bool
 	listed   bool // only a replica that the table lists may serve it
 	attempts int
-	hint     string          // named by a refusal: ask it next, without a pause
-	failed   string          // asked last, in vain
-	asked    map[string]bool // since the last pause
-	turn     int             // over the members
+	hint     string   // named by a refusal: ask it next, without a pause
+	failed   string   // asked last, in vain
+	asked    []string // since the last pause; a few at most
+	turn     int      // over the members
 	wait     time.Duration
 }
 
@@ -242,10 +243,7 @@ type hunt struct {
 func (h *hunt) next(s Shard) string {
 	node := h.choose(s)
 	if node != "" {
-		if h.asked == nil {
-			h.asked = make(map[string]bool)
-		}
-		h.asked[node] = true
+		h.asked = append(h.asked, node)
 		h.attempts++
 	}
 	return node
@@ -276,7 +274,7 @@ func (h *hunt) choose(s Shard) string {
 	for range s.Members {
 		node := s.Members[h.turn%len(s.Members)].Node
 		h.turn++
-		if node != h.failed && h.router.up(node) && !(h.read && node == h.router.self && h.asked[node]) {
+		if node != h.failed && h.router.up(node) && !(h.read && node == h.router.self && slices.Contains(h.asked, node)) {
 			return node
 		}
 	}
@@ -295,7 +293,7 @@ func (h *hunt) follow(s Shard, node string, err error) bool {
 		return true
 	}
 	var notLeader *shard.NotLeaderError
-	if !errors.As(err, &notLeader) || notLeader.Leader == "" || h.asked[notLeader.Leader] {
+	if !errors.As(err, &notLeader) || notLeader.Leader == "" || slices.Contains(h.asked, notLeader.Leader) {
 		return own
 	}
 	if _, member := s.Member(notLeader.Leader); !member || !h.router.up(notLeader.Leader) {
@@ -307,7 +305,7 @@ func (h *hunt) follow(s Shard, node string, err error) bool {
 
 // pause waits before the next try: until its time is over, a newer table came, or ctx ended.
 func (h *hunt) pause(ctx context.Context, replaced <-chan struct{}) {
-	clear(h.asked)
+	h.asked = h.asked[:0]
 	h.wait = min(max(2*h.wait, minPause), maxPause)
 	t := time.NewTimer(h.wait/2 + rand.N(h.wait/2+1))
 	defer t.Stop()
