@@ -89,6 +89,9 @@ type succession struct {
 	// heard is the monotonic time when an entry or heartbeat of a leader came, or this replica gave its vote to one that is to
 	// have time to lead; 0 = never.
 	heard atomic.Int64
+	// preVote is the term for which the library asked last whether this replica would get votes, 0 once it was told to stand, and
+	// wouldWin the last one for which a voter said yes.
+	preVote, wouldWin atomic.Uint64
 
 	mu       sync.Mutex // guards following
 	asking   bool
@@ -206,7 +209,8 @@ func (i *instance) signs(now time.Duration) leaderSigns {
 	}
 }
 
-// knows is this replica's own answer.
+// knows is this replica's own answer. A candidate of the library whose pre-vote nobody grants does not stand: voters refuse it as long
+// as their own patience is not over, and whoever waited for it would wait for an election timeout.
 func (i *instance) knows() successionAnswer {
 	a := successionAnswer{Term: i.group.store.Term(), LastIndex: i.raft.LastIndex()}
 	var last raft.Log
@@ -219,7 +223,7 @@ func (i *instance) knows() successionAnswer {
 	a.Leads = state == raft.Leader
 	signs := i.signs(now)
 	a.Lost = !a.Leads && (heard == 0 || silent >= i.group.patience || signs.left <= 0 || signs.gone)
-	a.Stands = state == raft.Candidate
+	a.Stands = state == raft.Candidate && (i.heirs.preVote.Load() != a.Term+1 || i.heirs.wouldWin.Load() == a.Term+1)
 	a.Bound = i.group.promise.left(now) > 0
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
 	return a
@@ -252,6 +256,7 @@ func (i *instance) stand() {
 	// Where Raft is busy for longer, with a leader's entries or a candidate's vote, the answers may not hold any more.
 	ctx, cancel := context.WithTimeout(i.trans.ctx, askPause)
 	defer cancel()
+	i.heirs.preVote.Store(0)
 	_, _ = i.trans.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(i.group.id.String())}, nil)
 }
 

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // TestSuccession ensures that a lost leader is replaced as soon as what happened to it can be told: well before the library's
@@ -117,6 +119,33 @@ func TestSuccessionSlowDisk(t *testing.T) {
 				c.net.Revive(leader.Node())
 			})
 		}
+	}
+}
+
+// TestSuccessionPassesPreVotes ensures that a voter whose own patience ends first, and which asks for votes in vain before it stands,
+// holds up nobody who could win.
+func TestSuccessionPassesPreVotes(t *testing.T) {
+	for n := range 2 {
+		inBubble(t, 3, nil, func(c *cluster) {
+			leader := c.leader()
+			c.mustPut(leader, "k", "v")
+			time.Sleep(time.Second)
+			began := time.Now()
+			c.net.Kill(leader.Node())
+			time.Sleep(750 * time.Millisecond)
+			early := raftOf(c.hosts[c.others(leader.Node())[n]])
+			rc := early.ReloadableConfig()
+			rc.HeartbeatTimeout = 650 * time.Millisecond
+			if err := early.ReloadConfig(rc); err != nil {
+				t.Fatal(err)
+			}
+			c.until("it asks", func() bool { return early.State() == raft.Candidate })
+			c.leader(c.others(leader.Node())...)
+			if took := time.Since(began); took > 1300*time.Millisecond {
+				t.Errorf("another leads after %v", took)
+			}
+			c.net.Revive(leader.Node())
+		})
 	}
 }
 

@@ -175,7 +175,15 @@ func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *ra
 }
 
 func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	inst := t.group.instance()
+	mine := inst != nil && inst.trans == t
+	if mine {
+		inst.heirs.preVote.Store(args.Term)
+	}
 	term, granted, err := t.vote(id, rpcPreVote, args.Term, args.LastLogIndex, args.LastLogTerm, false)
+	if mine && granted {
+		inst.heirs.wouldWin.Store(args.Term)
+	}
 	*resp = raft.RequestPreVoteResponse{RPCHeader: header(string(id)), Term: term, Granted: granted}
 	return err
 }
@@ -353,6 +361,7 @@ func (t *transport) timeoutNow(ctx context.Context, source string, term uint64) 
 		return errors.New("repeated")
 	}
 	g.handed.Store(term)
+	inst.heirs.preVote.Store(0)
 	_, err := t.deliver(ctx, &raft.TimeoutNowRequest{RPCHeader: header(source)}, nil)
 	if err != nil {
 		inst.lastTimeoutNow.CompareAndSwap(term, last) // it may be given again
