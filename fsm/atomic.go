@@ -63,9 +63,13 @@ func (m *Machine) applyAtomic(c *Command, commands []Command, results []Result) 
 	var id keyID
 	if c.IdempotencyKey != "" {
 		var past Result
-		switch id, past = m.recallIn(names[0].slot, c, m.fingerprintAll(commands)); past.Status {
+		switch id, past = m.recallIn(names[0].slot, c, m.fingerprintAll(c, commands)); past.Status {
 		case 0:
 		case StatusOK:
+			if len(past.Value) != bitmapLen(len(commands)) { // another's, whose fingerprint was made to be the same
+				refuse(StatusKeyReused, StatusAborted)
+				return
+			}
 			m.warming.next += len(commands)
 			replay(past, commands, results)
 			return
@@ -102,7 +106,7 @@ func (m *Machine) applyAtomic(c *Command, commands []Command, results []Result) 
 
 // existed has a bit for each result, the first one in the lowest bit of the first byte.
 func existed(results []Result) []byte {
-	bits := make([]byte, (len(results)+7)/8)
+	bits := make([]byte, bitmapLen(len(results)))
 	for i := range results {
 		if results[i].Existed {
 			bits[i/8] |= 1 << (i % 8)
@@ -110,6 +114,9 @@ func existed(results []Result) []byte {
 	}
 	return bits
 }
+
+// bitmapLen is the length of a bitmap of n bits, in bytes.
+func bitmapLen(n int) int { return (n + 7) / 8 }
 
 // replay answers commands that were applied before from what is remembered: the last version that they made, and which
 // keys had entries. Versions were given one after the other. That of an entry which only got another time to live is not
@@ -128,11 +135,15 @@ func replay(past Result, commands []Command, results []Result) {
 	}
 }
 
-// fingerprintAll tells commands from others under the same idempotency key.
-func (m *Machine) fingerprintAll(commands []Command) xxh3.Uint128 {
+// fingerprintAll tells commands that c holds together from others under the same idempotency key, and one from the command
+// by itself.
+func (m *Machine) fingerprintAll(c *Command, commands []Command) xxh3.Uint128 {
 	h := xxh3.New()
-	for i := range commands {
-		b := appendPlain(m.scratch[:0], &commands[i])
+	for i := -1; i < len(commands); i++ {
+		if i >= 0 {
+			c = &commands[i]
+		}
+		b := appendPlain(m.scratch[:0], c)
 		h.Write(b)
 		if cap(b) <= 64<<10 {
 			m.scratch = b

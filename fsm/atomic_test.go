@@ -238,3 +238,33 @@ func TestAtomicKeyWithoutChange(t *testing.T) {
 		t.Errorf("with one: %+v", got)
 	}
 }
+
+// TestAtomicOfOne ensures that one command held together with no other is another change than the command by itself, so
+// that neither answers for the other under the same idempotency key.
+func TestAtomicOfOne(t *testing.T) {
+	one := put("a")
+	one.IdempotencyKey = "i"
+	for name, commands := range map[string][2][]Command{
+		"held together later": {{one}, together("i", put("a"))},
+		"by itself later":     {together("i", put("a")), {one}},
+	} {
+		d := granted(t, 1<<20)
+		d.at(1000, commands[0]...)
+		if got := d.at(1000, commands[1]...); got[0].Status != StatusKeyReused {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestAtomicForgedFingerprint ensures that a record of another change whose fingerprint is the same, as fingerprints can be
+// forged, is none that a replay is made of.
+func TestAtomicForgedFingerprint(t *testing.T) {
+	d := granted(t, 1<<20)
+	d.at(1000)
+	commands := together("i", put("a"))
+	id, _ := d.recallIn(Slot([]byte("a")), &commands[0], d.fingerprintAll(&commands[0], commands[1:]))
+	d.remember(&id, &Result{Version: d.version})
+	if got := statuses(d.at(1000, commands...)); !slices.Equal(got, []Status{StatusKeyReused, StatusAborted}) {
+		t.Errorf("statuses %v", got)
+	}
+}
