@@ -23,13 +23,13 @@
 // # What goes where
 //
 // A connection is first served by this package's own loop, which knows one kind of request: a plain one, that is a
-// request on a key (GET, HEAD, PUT, DELETE, POST, PATCH of /v1/kv/) in HTTP/1.1 whose header fits 4 KiB, is written
-// as the grammar wants it to the byte, and asks for nothing but an answer (see plainHeader). The first request of
-// another kind takes the connection to net/http, with all bytes that are not answered yet, and there it stays: another
-// resource, which gorilla/mux finds; HTTP/1.0, chunked bodies and those of 256 KiB and above, Expect, Connection: close
-// and Upgrade, absolute targets, folded lines, two lengths, and whatever is malformed. So the loop decides nothing of
-// which readings of HTTP could differ, and there is one parser for all that is doubtful. Handlers don't know
-// who serves them: to both they are an http.Handler.
+// request (GET, HEAD, PUT, DELETE, POST, PATCH) for what clients use beside each other, keys, their places and the table
+// (see plainPaths), in HTTP/1.1, whose header fits 4 KiB, is written as the grammar wants it to the byte, and asks for
+// nothing but an answer (see plainHeader). The first request of another kind takes the connection to net/http, with all
+// bytes that are not answered yet, and there it stays: another resource, which gorilla/mux finds; HTTP/1.0, chunked
+// bodies and those of 256 KiB and above, Expect, Connection: close and Upgrade, absolute targets, folded lines, two
+// lengths, and whatever is malformed. So the loop decides nothing of which readings of HTTP could differ, and there is
+// one parser for all that is doubtful. Handlers don't know who serves them: to both they are an http.Handler.
 //
 // To each request the loop answers byte for byte what net/http does, but for the Date. Tests hold the two against each
 // other, and all tests of this package run by each. What differs is time: the loop sees within a quarter of a second, not at

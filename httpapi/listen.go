@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Server serves the REST interface on connections. Plain requests on keys, which are all but a few in number, it takes in
-// by itself (see plainHeader); for whatever else a client sends, its connection is handed to net/http, with what
+// Server serves the REST interface on connections. Plain requests, which are all but a few in number, it takes in by
+// itself (see plainHeader); for whatever else a client sends, its connection is handed to net/http, with what
 // was read of it, and stays there. Both have the same handler, the same limits and the same answers.
 //
 // A goroutine accepts, and one per plain connection serves; Close ends them and Shutdown waits for them.

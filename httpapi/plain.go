@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -148,6 +149,9 @@ func (c *plainConn) respond() bool {
 		r.Body = &c.body
 	}
 	c.answer.begin(h.method)
+	if !strings.HasPrefix(h.target, kvPrefix) {
+		c.watch(ctx, time.Time{}) // an operation on a key is watched once it has its deadline
+	}
 	if !c.handle(r) {
 		return false
 	}
@@ -196,15 +200,12 @@ func (c *plainConn) linger() {
 	}
 }
 
-// watch has ctx ended at its deadline, or when the client goes.
+// watch has ctx ended at its deadline, where it has one, or when the client goes.
 func (c *plainConn) watch(ctx *plainContext, deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = ctx
-	next := ctx.began.Add(firstLook)
-	if deadline.Before(next) {
-		next = deadline
-	}
+	next := earlier(ctx.began.Add(firstLook), deadline)
 	// A look that an earlier request left behind comes no later, and goes on from there.
 	if c.looks.IsZero() || next.Before(c.looks) {
 		c.lookLocked(next)
@@ -240,17 +241,21 @@ func (c *plainConn) lookAfter() {
 	now := time.Now()
 	deadline, _ := ctx.Deadline()
 	switch {
-	case !now.Before(deadline):
+	case !deadline.IsZero() && !now.Before(deadline):
 		ctx.end(context.DeadlineExceeded)
 	case gone(c.raw):
 		ctx.end(context.Canceled)
 	default:
-		next := now.Add(min(max(now.Sub(ctx.began), firstLook), lastLook))
-		if deadline.Before(next) {
-			next = deadline
-		}
-		c.lookLocked(next)
+		c.lookLocked(earlier(now.Add(min(max(now.Sub(ctx.began), firstLook), lastLook)), deadline))
 	}
+}
+
+// earlier is the earlier of t and a deadline, which is zero where there is none.
+func earlier(t, deadline time.Time) time.Time {
+	if !deadline.IsZero() && deadline.Before(t) {
+		return deadline
+	}
+	return t
 }
 
 // plainBody is what is left of the body of the request in hand.

@@ -152,7 +152,10 @@ var conversations = map[string]string{
 	"three bytes":                   "GET",
 	"three bytes more":              "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nGET",
 	"half a header":                 "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/kv/old HTTP/1.1\r\nHost: a\r\n",
-	"another resource":              "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/locate/old HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nPUT /v1/kv/k HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+	"another resource":              "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nPUT /v1/kv/k HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+	"the table":                     "GET /v1/directory HTTP/1.1\r\nHost: a\r\n\r\nHEAD /v1/directory HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/directory HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"42\"\r\n\r\nGET /v1/directory?x=1 HTTP/1.1\r\nHost: a\r\n\r\nPUT /v1/directory HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+	"paths near the table":          "GET /v1/directory/ HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/directoryx HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/director HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/director%79 HTTP/1.1\r\nHost: a\r\n\r\n",
+	"the place of a key":            "GET /v1/locate/a%2Fb HTTP/1.1\r\nHost: a\r\n\r\nDELETE /v1/locate/a HTTP/1.1\r\nHost: a\r\n\r\nHEAD /v1/locate/ HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/locate HTTP/1.1\r\nHost: a\r\n\r\n",
 	"no resource":                   "GET /v1/kv HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\n",
 	"a path in another writing":     "GET /v1/k%76/old HTTP/1.1\r\nHost: a\r\n\r\nGET //v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nGET /v1/./kv/old HTTP/1.1\r\nHost: a\r\n\r\n",
 	"an absolute target":            "GET http://b/v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\nGET http://b/v1/kv/old HTTP/1.1\r\n\r\n",
@@ -233,7 +236,7 @@ func TestSameAnswersToAny(t *testing.T) {
 	}
 	targets := []string{"/v1/kv/old", "/v1/kv/old", "/v1/kv/k", "/v1/kv/k", "/v1/kv/a%2Fb", "/v1/kv/a//b", "/v1/kv/../b", "/v1/kv/%00", "/v1/kv/%ff", "/v1/kv/%zz", "/v1/kv/", "/v1/kv/a\"<>|b",
 		"/v1/kv/\xc3\xa4", "/v1/kv/a#b", "/v1/kv/a b", "/v1/kv/k?ttl=60s", "/v1/kv/k?return=old", "/v1/kv/k?op=incr", "/v1/kv/k?op=append", "/v1/kv/k?op=touch", "/v1/kv/k?", "/v1/kv/k??",
-		"/v1/kv/k?x=1", "/v1/kv/k?consistency=any", "/v1/kv/k?route=local", "/v1/kv/k?a;b", "/v1/kv", "/livez", "/nothing", "//v1/kv/k", "http://h/v1/kv/k", "*", "", "/v1/kv/k?ttl=%36%30s"}
+		"/v1/kv/k?x=1", "/v1/kv/k?consistency=any", "/v1/kv/k?route=local", "/v1/kv/k?a;b", "/v1/kv", "/livez", "/v1/directory", "/v1/directory?", "/v1/locate/k", "/v1/directory/rebuild", "/nothing", "//v1/kv/k", "http://h/v1/kv/k", "*", "", "/v1/kv/k?ttl=%36%30s"}
 	rapid.Check(t, func(t *rapid.T) {
 		var raw bytes.Buffer
 		for range rapid.IntRange(1, 4).Draw(t, "requests") {
@@ -374,6 +377,25 @@ func TestClientGone(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A wait for a change of the table ends when its client goes.
+func TestWaitingClientGone(t *testing.T) {
+	f := newFixture(t)
+	waiting, ended := make(chan struct{}), make(chan error, 1)
+	f.admin.newer = func(ctx context.Context, _ uint64) error {
+		close(waiting)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return ctx.Err()
+	}
+	conn := f.dial(t)
+	fmt.Fprintf(conn, "GET /v1/directory HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"42\"\r\nPrefer: wait=60\r\n\r\n")
+	<-waiting
+	conn.Close()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
 	}
 }
 

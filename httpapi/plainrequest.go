@@ -15,6 +15,20 @@ const maxPlainBody = 256<<10 - 1
 // plainMethods begin the request lines of plain requests.
 var plainMethods = []string{http.MethodGet, http.MethodPut, http.MethodHead, http.MethodDelete, http.MethodPost, http.MethodPatch}
 
+// plainPaths are the paths of plain requests: what clients ask for on the connections that they use for keys. The answers of
+// their handlers all have a Content-Length, or no body.
+var plainPaths = []string{kvPrefix, tablePath, locatePrefix}
+
+// isPlain reports whether a target is under one of plainPaths, or is one with or without a query.
+func isPlain(target string) bool {
+	for _, path := range plainPaths {
+		if rest, ok := strings.CutPrefix(target, path); ok && (rest == "" || rest[0] == '?' || strings.HasSuffix(path, "/")) {
+			return true
+		}
+	}
+	return false
+}
+
 // Classes of bytes, as bits of plainBytes.
 const (
 	inToken  = 1 << iota // of the name of a field (RFC 9110 5.6.2)
@@ -55,8 +69,14 @@ func all(s string, class uint8) bool {
 // mayBePlain reports whether a plain request may begin with b.
 func mayBePlain(b []byte) bool {
 	for _, method := range plainMethods {
-		if hasCommonPrefix(b, method) && (len(b) <= len(method) || hasCommonPrefix(b[len(method):], " "+kvPrefix)) {
-			return true
+		if !hasCommonPrefix(b, method) {
+			continue
+		}
+		target, _ := bytes.CutPrefix(b[min(len(b), len(method)):], []byte(" "))
+		for _, path := range plainPaths {
+			if hasCommonPrefix(target, path) {
+				return true
+			}
 		}
 	}
 	return false
@@ -79,7 +99,7 @@ type plainHeader struct {
 var endOfHeader = []byte("\r\n\r\n")
 
 // parse takes in the header that b begins with, up to and with its empty line at end, and reports whether the request
-// is plain: one on a key, of HTTP/1.1, each byte of which is where the strictest reading of the grammar wants it, with
+// is plain: one for plainPaths, of HTTP/1.1, each byte of which is where the strictest reading of the grammar wants it, with
 // nothing in it that asks for more than an answer. Those it reads as net/http does; of all others it says nothing.
 func (h *plainHeader) parse(b []byte, end int) bool {
 	text := string(b[:end]) // without the last CRLF; all that is kept of the header is part of it
@@ -92,7 +112,7 @@ func (h *plainHeader) parse(b []byte, end int) bool {
 	if h.target, version, ok = strings.Cut(line, " "); !ok || version != "HTTP/1.1" {
 		return false
 	}
-	if !strings.HasPrefix(h.target, kvPrefix) || !all(h.target, inTarget) || !h.knownMethod() {
+	if !isPlain(h.target) || !all(h.target, inTarget) || !h.knownMethod() {
 		return false
 	}
 	if all(h.target, inPath) {

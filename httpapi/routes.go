@@ -5,6 +5,9 @@ import "net/http"
 // locatePrefix precedes the key in the path that tells where it lives.
 const locatePrefix = "/v1/locate/"
 
+// tablePath is the table for clients.
+const tablePath = "/v1/directory"
+
 // nodesPath is the list of nodes; each is under it by its id.
 const nodesPath = "/v1/nodes"
 
@@ -27,7 +30,7 @@ func (s *server) routes() []route {
 		{path: "/v1/events", methods: get(unbuilt("The feed of changes"))},
 
 		{path: locatePrefix, under: true, methods: get(s.locate)},
-		{path: "/v1/directory", methods: get(s.showTable)},
+		{path: tablePath, methods: get(s.showTable)},
 		{path: "/v1/directory/rebuild", methods: map[string]handler{http.MethodPost: s.rebuildDirectory}},
 		{path: "/v1/shards", methods: get(s.showShards)},
 		{path: "/v1/shards/{id}", methods: get(s.showShard)},
