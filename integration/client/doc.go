@@ -6,6 +6,9 @@
 // settles the operation, since a refusal is not remembered under the key and says nothing of an attempt that may
 // still be on its way. Repeat sends what was settled once more and holds the answer against the first.
 //
+// Batch sends several operations in one request, each of which is an operation of its own, and holds their places in the log
+// against their order.
+//
 // An answer that the interface does not allow is a defect of the server, told to the recorder: a status outside the
 // outcome table, a header that lacks or contradicts another, a redirect to another key.
 //

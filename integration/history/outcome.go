@@ -21,6 +21,7 @@ const (
 	ProblemKeyTooOld    = "/problems/idempotency-key-too-old"
 	ProblemKeyTooNew    = "/problems/idempotency-key-too-new"
 	ProblemConflict     = "/problems/conflict"
+	ProblemAborted      = "/problems/aborted" // by another operation of an atomic batch
 )
 
 // row is one row of an outcome table: an answer that the interface documents, and what it means.
@@ -63,6 +64,7 @@ var data = []row{
 	{504, Kind.Write, ProblemUnknown, "unknown", Unknown},
 	{507, Kind.Write, "", "no", Refused},
 
+	{424, all, ProblemAborted, "no", Refused},
 	{421, all, "", "no", Refused},
 	{429, all, "", "no", Refused},
 	{503, all, "", "no", Refused},

@@ -2,8 +2,8 @@
 //
 // A workload is a name (Names) for what is asked for: register all kinds of requests on values, counter increments, set
 // unique elements that are appended, durable many keys of few requests, ttl values that end, evict far more than there is room
-// for, bounded and follower reads by the node asked alone, idempotency requests that are sent again and again, directory the
-// cluster's settings and table, admin changes of members and leaders beside register, and mixed several of them.
+// for, bounded and follower reads by the node asked alone, idempotency requests that are sent again and again, batch many
+// operations in one request, one batch in three being atomic, directory the cluster's settings and table, admin changes of members and leaders beside register, and mixed several of them.
 //
 // Some clients are pinned to a node each, as programs are that run beside one; others ask any node, and some of those follow
 // redirects (?route=redirect) or know who leads (?route=local). Half of all clients never send a request twice; the others

@@ -1,10 +1,13 @@
 package workload
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,6 +84,8 @@ func (f *fake) node(name string, url func(node string) string) http.Handler {
 		r := reply{Header: http.Header{"X-Content-Type-Options": {"nosniff"}}, status: 204}
 		route, read := req.URL.Query().Get("route"), req.Method == http.MethodGet
 		switch {
+		case req.URL.Path == "/v1/batch":
+			f.batch(&r, body)
 		case req.URL.Path == "/v1/settings":
 			f.settings(&r, req, string(body))
 		case req.URL.Path == "/v1/directory":
@@ -126,7 +131,7 @@ func (f *fake) look(key string) (entry, bool) {
 }
 
 func (f *fake) serve(r *reply, req *http.Request, body string) {
-	key := strings.TrimPrefix(req.URL.EscapedPath(), "/v1/kv/")
+	key, _ := url.PathUnescape(strings.TrimPrefix(req.URL.EscapedPath(), "/v1/kv/"))
 	f.version++
 	r.Set("Larder-Shard", "1")
 	r.Set("Larder-Epoch", "2")
@@ -160,6 +165,89 @@ func (f *fake) serve(r *reply, req *http.Request, body string) {
 		}
 		f.made[id] = past
 	}
+}
+
+// batch performs the operations of a batch as single requests.
+func (f *fake) batch(r *reply, body []byte) {
+	var in struct {
+		Atomic bool
+		Ops    []struct {
+			Op, Key, Value, Return string
+			IfMatch                string `json:"if_match"`
+			IfNoneMatch            string `json:"if_none_match"`
+			By                     int64
+		}
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		r.fail(400, "bad-body")
+		return
+	}
+	entries, gone := maps.Clone(f.entries), maps.Clone(f.gone)
+	var results []map[string]any
+	refused := -1
+	for i, op := range in.Ops {
+		query := url.Values{}
+		if op.Return != "" {
+			query.Set("return", op.Return)
+		}
+		if op.Op == "incr" || op.Op == "append" || op.Op == "touch" {
+			query.Set("op", op.Op)
+			query.Set("by", strconv.FormatInt(op.By, 10))
+		}
+		method := map[string]string{"get": "GET", "put": "PUT", "delete": "DELETE"}[op.Op]
+		req := &http.Request{Method: cmp.Or(method, "POST"), URL: &url.URL{Path: "/v1/kv/" + op.Key, RawPath: "/v1/kv/" + url.PathEscape(op.Key), RawQuery: query.Encode()}, Header: http.Header{}}
+		if op.IfMatch != "" {
+			req.Header.Set("If-Match", op.IfMatch)
+		}
+		if op.IfNoneMatch != "" {
+			req.Header.Set("If-None-Match", op.IfNoneMatch)
+		}
+		one := reply{Header: http.Header{"Larder-Served-By": {f.leader}}, status: 204}
+		f.serve(&one, req, op.Value)
+		index := one.Get("Larder-Index")
+		if in.Atomic {
+			index = fmt.Sprintf("%d.%d", f.version-uint64(i), i) // that of the first
+		}
+		result := map[string]any{"status": one.status, "shard": 1, "epoch": 2, "index": index, "served_by": f.leader}
+		switch {
+		case one.status >= 400:
+			result["problem"] = json.RawMessage(one.body)
+			if refused < 0 && (op.Op != "get" || one.status != 404) {
+				refused = i
+			}
+			if op.Op == "get" {
+				result["read"], result["miss"] = "log", strings.TrimPrefix(one.Get("Cache-Status"), "larder; detail=")
+			}
+		case op.Op == "get":
+			result["read"], result["value"] = "log", one.body
+		case one.status == 200:
+			result["value"] = one.body
+		}
+		if tag := one.Get("ETag"); tag != "" {
+			result["etag"] = tag
+		}
+		if existed := one.Get("Larder-Existed"); existed != "" {
+			result["existed"] = existed == "?1"
+		}
+		results = append(results, result)
+	}
+	answer := map[string]any{"results": results}
+	if in.Atomic {
+		if answer["applied"] = "yes"; refused >= 0 {
+			answer["applied"] = "no"
+			f.entries, f.gone = entries, gone
+			for i := range results {
+				if i != refused {
+					var one reply
+					one.Header = http.Header{}
+					one.fail(424, "aborted")
+					results[i] = map[string]any{"status": 424, "problem": json.RawMessage(one.body)}
+				}
+			}
+		}
+	}
+	text, _ := json.Marshal(answer)
+	r.status, r.body = 200, string(text)
 }
 
 func (f *fake) read(r *reply, req *http.Request, key string) {

@@ -14,6 +14,9 @@ const (
 	unknownsPerKey = 4
 )
 
+// keyGroups is how many groups tagged keys fall into.
+const keyGroups = 3
+
 // keys is the set of keys in use; spent ones are replaced.
 type keys struct {
 	prefix  string
@@ -28,6 +31,7 @@ type keys struct {
 // slot is a key in use.
 type slot struct {
 	key      string
+	tag      int // of a tagged flavor: which group
 	flavor   *flavor
 	at       int // in current
 	most     int // operations before it is given up
@@ -49,6 +53,10 @@ func (k *keys) freshLocked(i int) *slot {
 	f := k.flavors[i%len(k.flavors)]
 	n := len(k.all)
 	s := &slot{key: fmt.Sprintf("%s/%s/%d", k.prefix, f.name, n), flavor: f, at: i, most: f.least + n*7%(f.most-f.least+1)}
+	if f.tagged {
+		s.tag = i / len(k.flavors) % keyGroups
+		s.key = fmt.Sprintf("%s/%s/{%d}%d", k.prefix, f.name, s.tag, n)
+	}
 	k.all = append(k.all, s.key)
 	return s
 }
@@ -74,7 +82,24 @@ func (k *keys) take(rng *rand.Rand) *slot {
 	return nil
 }
 
-// retake takes the key that give was just called for once more, and reports whether it may be.
+// takeLike takes other keys of the same group for one operation each, at most most of them.
+func (k *keys) takeLike(s *slot, most int) (others []*slot) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.current {
+		o := k.current[(s.at+1+i)%len(k.current)]
+		if len(others) == most {
+			break
+		}
+		if o != s && o.tag == s.tag && o.underWay+o.unknowns < concurrency {
+			o.underWay++
+			others = append(others, o)
+		}
+	}
+	return others
+}
+
+// retake takes a key that was taken or given just now once more, and reports whether it may be.
 func (k *keys) retake(s *slot) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

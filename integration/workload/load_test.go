@@ -87,6 +87,7 @@ func answers(ops []history.Operation) map[string]int {
 		n[fmt.Sprintf("replayed=%t", o.Replayed)]++
 		n[fmt.Sprintf("touched=%t", !o.NoTouch)]++
 		n[fmt.Sprintf("large=%t", len(o.Value) > 2<<10)]++
+		n[fmt.Sprintf("status %d", o.Status)]++
 	}
 	return n
 }
@@ -112,8 +113,10 @@ func TestShapes(t *testing.T) {
 		"bounded":     slices.Concat(old, []string{"put", "delete"}),
 		"follower":    {"get local=true", "put", "delete existed=true"},
 		"idempotency": slices.Concat(conditions, swaps, []string{"incr keyed=true", "append keyed=true", "put keyed=true", "replayed=false"}),
-		"directory":   {"get-any found=true", "put existed=true", "replace", "create"},
-		"mixed":       slices.Concat(reads, old, ways, []string{"swap", "touch", "incr", "append", "expire ttl=true", "put ttl=true"}),
+		"batch": slices.Concat(conditions, swaps, []string{"get found=true", "get found=false", "touched=false", "touch existed=true", "incr", "append found=true",
+			"put existed=true", "large=true", "status 424", "status 412"}),
+		"directory": {"get-any found=true", "put existed=true", "replace", "create"},
+		"mixed":     slices.Concat(reads, old, ways, []string{"swap", "touch", "incr", "append", "expire ttl=true", "put ttl=true"}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake("a", "b", "c")
@@ -160,10 +163,10 @@ func shaped(t *testing.T, load *Load, ops []history.Operation) {
 			t.Errorf("value %q is used twice", o.Value)
 		}
 		values[o.Value] = true
-		if o.Outcome == history.Unknown || o.Outcome == history.Refused && o.Key != settingKey {
+		if o.Outcome == history.Unknown || o.Outcome == history.Refused && o.Key != settingKey && o.Problem != history.ProblemAborted {
 			t.Errorf("a cluster without faults: %s", o)
 		}
-		if o.Kind.Read() {
+		if o.Kind.Read() && o.Outcome == history.OK {
 			n := hits[o.Kind]
 			if o.Found {
 				n.Hits++

@@ -38,6 +38,8 @@ type flavor struct {
 	ttl func(rng *rand.Rand) time.Duration
 	// loads: who misses the value stores one, as a cache's clients do.
 	loads bool
+	// tagged keys fall into a few groups, each of which is in one shard.
+	tagged bool
 }
 
 // part is a kind of request and its weight in a mix.
@@ -146,6 +148,16 @@ var (
 	}}
 )
 
+// What stands in batches: as elsewhere, without what only a single request can ask for.
+var (
+	batched = &flavor{name: "batched", least: 100, most: 150, tagged: true, mix: []part{
+		{30, get}, {24, just(history.Put)}, {10, just(history.Create)}, {9, conditional(history.Replace, history.Put)}, {6, just(history.Swap)},
+		{8, just(history.Delete)}, {4, conditional(history.DeleteIf, history.Delete)}, {4, just(history.Touch)},
+	}}
+	batchedCounters = &flavor{name: "batched-counter", least: 100, most: 150, tagged: true, mix: []part{{35, get}, {65, incr}}}
+	batchedSets     = &flavor{name: "batched-set", least: 100, most: 150, tagged: true, mix: []part{{35, get}, {65, just(history.Append)}}}
+)
+
 // shapes are the workloads.
 var shapes = []shape{
 	{name: "register", flavors: []*flavor{registers}, work: onKeys},
@@ -157,6 +169,7 @@ var shapes = []shape{
 	{name: "bounded", flavors: []*flavor{agings}, work: onKeys},
 	{name: "follower", flavors: []*flavor{followed}, work: onKeys},
 	{name: "idempotency", flavors: []*flavor{repeated, counters, sets}, work: onKeys, retries: always},
+	{name: "batch", flavors: []*flavor{batched, batchedCounters, batched, batchedSets}, keys: 24, work: onBatches, retries: never},
 	{name: "directory", flavors: []*flavor{registers}, work: onDirectory},
 	{name: "admin", flavors: []*flavor{registers}, work: onKeys, operated: true},
 	{name: "mixed", flavors: []*flavor{registers, counters, sets, timed, agings, repeated}, work: onKeys},

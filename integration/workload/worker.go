@@ -20,6 +20,7 @@ type worker struct {
 	route   string
 	again   bool // sends writes again
 	process int
+	lanes   []int // processes of the operations of a batch
 	// seen is the version last shown of each key, 0 when there was none.
 	seen     map[string]uint64
 	interval time.Duration // between requests; 0: think
