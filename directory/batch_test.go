@@ -261,6 +261,16 @@ func TestBatchOfReads(t *testing.T) {
 			}
 			return nil, nil
 		}
+		rig.script[2] = func(_ context.Context, _ int, node string, b shard.Batch) ([]shard.Reply, error) {
+			owner, _ := rig.latest.Table().Lookup(fsm.Slot(b.Ops[0].Key))
+			if m, _ := owner.Member(node); b.R != m.R || b.R == 0 {
+				t.Errorf("replica %d is meant, the table lists %d", b.R, m.R)
+			}
+			return nil, nil
+		}
+		if _, err := rig.DoBatch(t.Context(), shard.Batch{Ops: rig.ops(shard.OpGet, 2)}); err != nil {
+			t.Error(err)
+		}
 		replies, err := rig.DoBatch(t.Context(), shard.Batch{Ops: rig.ops(shard.OpGet, 1, 1)})
 		if err != nil || replies[0].Err != nil || replies[1].Err != nil {
 			t.Errorf("%+v, %v", replies, err)

@@ -43,8 +43,8 @@ func (s *server) batchStream(w http.ResponseWriter, r *http.Request, timeout tim
 	if err := conn.EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return kindMalformed.problem("The body could not be read: %v.", err).hangingUp()
 	}
-	down := context.AfterFunc(closing(r.Context()), func() { conn.SetReadDeadline(time.Now()) })
-	defer down()
+	ending := closing(r.Context())
+	defer context.AfterFunc(ending, func() { conn.SetReadDeadline(time.Now()) })()
 	h := w.Header()
 	h.Set("Content-Type", ndjson)
 	h.Set("Cache-Control", "no-store")
@@ -52,11 +52,14 @@ func (s *server) batchStream(w http.ResponseWriter, r *http.Request, timeout tim
 	in := lineReader{from: bufio.NewReaderSize(r.Body, 64<<10), most: int(s.cfg.MaxValueBytes)/3*4 + 64<<10}
 	out := bufio.NewWriterSize(w, 64<<10)
 	for {
-		if closing(r.Context()).Err() != nil {
+		conn.SetReadDeadline(time.Now().Add(streamIdle))
+		if ending.Err() != nil { // looked at afterwards, or the wait could outlast the shutdown
 			return nil
 		}
-		conn.SetReadDeadline(time.Now().Add(streamIdle))
 		b, bad, end := s.readWindow(&in, noLease)
+		if ending.Err() != nil && errors.Is(in.err, os.ErrDeadlineExceeded) {
+			bad = nil // what is here is done; the end of the stream says that nothing else is
+		}
 		conn.SetWriteDeadline(time.Now().Add(timeout + streamIdle))
 		replies, err := s.performBatch(r, time.Now().Add(timeout), b)
 		if err != nil {
@@ -106,6 +109,7 @@ func (s *server) readWindow(in *lineReader, noLease bool) (b *batchRequest, bad 
 		case errors.Is(err, errLongLine):
 			return b, kindBodyTooLarge.problem("A line may have %d bytes. Values of any bytes are shortest as value_b64.", in.most), true
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			in.err = err
 			return b, kindBodyTimeout.problem("No operation came within %s.", streamIdle), true
 		case err == io.EOF:
 			return b, nil, true
@@ -134,6 +138,7 @@ var errLongLine = errors.New("line too long")
 type lineReader struct {
 	from *bufio.Reader
 	most int
+	err  error // that it ended by, where that is the deadline
 }
 
 // ready reports whether a line can be read without waiting.

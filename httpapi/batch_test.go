@@ -433,6 +433,24 @@ func TestBatchStreamCancelled(t *testing.T) {
 	}
 }
 
+// A node that shuts down ends streams that wait, without a word: what was sent is answered.
+func TestBatchStreamShutdown(t *testing.T) {
+	f := newFixture(t)
+	s := openStream(t, f)
+	s.send("{\"op\":\"put\",\"key\":\"k\",\"value\":\"v\"}\n")
+	if r, err := s.next(); err != nil || r.Status != 201 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := f.server.Shutdown(ctx); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	if r, err := s.next(); err != io.EOF {
+		t.Errorf("after the shutdown: %+v, %v", r, err)
+	}
+}
+
 // Keys and values of any bytes come back as they were.
 func TestBatchBytes(t *testing.T) {
 	f := newFixture(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/larder-cache/larder/fsm"
@@ -297,6 +298,10 @@ func (h *Host) DoBatch(ctx context.Context, node string, b Batch) ([]Reply, erro
 	body = appendString(body, b.Caller)
 	body = appendBatch(body, b)
 	answer, err := p.call(ctx, frameBatch, body, false)
+	var remote *RemoteError
+	if errors.As(err, &remote) && strings.Contains(remote.Text, unknownFrame) {
+		return nil, fmt.Errorf("%w: %s", ErrUnreachable, remote.Text) // its build is older; another node may lead soon
+	}
 	if err != nil {
 		if b.Reads() && errors.Is(err, ErrOutcomeUnknown) {
 			return nil, fmt.Errorf("%w: %v", ErrUnreachable, err)

@@ -130,6 +130,30 @@ func TestBatchOfReadsMeetsDue(t *testing.T) {
 	})
 }
 
+// TestBatchReadsAreUses ensures that a read in a batch makes its entry recent, among writes or without, unless it is to leave no trace.
+func TestBatchReadsAreUses(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		c.fillLRU(l, 8)
+		quiet := getOp(lruKey(1))
+		quiet.NoTouch = true
+		if _, err := doBatch(l, getOp(lruKey(0)), quiet, putOp(lruKey(7), lruValue)); err != nil {
+			t.Fatal(err)
+		}
+		c.replicated(l, 1)
+		c.mustPut(l, lruKey(8), lruValue)
+		quiet.Key = []byte(lruKey(2))
+		if _, err := doBatch(l, quiet, getOp(lruKey(3))); err != nil {
+			t.Fatal(err)
+		}
+		c.replicated(l, 2)
+		for k := 9; k < 11; k++ {
+			c.mustPut(l, lruKey(k), lruValue)
+		}
+		c.wantThere(l, 11, func(k int) bool { return k != 1 && k != 2 && k != 4 })
+	})
+}
+
 // TestBatchRefusals ensures that what the state machine refuses keeps nothing else of a batch from being done, and that a
 // shard says of each operation whether it owns the key.
 func TestBatchRefusals(t *testing.T) {
@@ -308,6 +332,78 @@ func TestBatchRoundTrip(t *testing.T) {
 	if _, err := decodeReplies([]byte{255, 255, 255, 127}, "b"); err == nil {
 		t.Error("too many were read")
 	}
+}
+
+// TestBatchLeaderChange ensures that a leader which loses its followers, and then its leadership, while batches are under way leaves each
+// of them applied whole or not at all, and tells its fate as unknown unless it is known; and that what the next leader is asked for
+// comes after that.
+func TestBatchLeaderChange(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		c.mustPut(l, "n", "0")
+		for _, node := range c.others(l.Node()) {
+			c.net.Hold(l.Node(), node) // what was sent arrives later, or never
+		}
+		type end struct {
+			replies []Reply
+			err     error
+		}
+		const batches = 5
+		ends := make(chan end, batches)
+		for i := range batches {
+			go func() {
+				replies, err := doBatch(l, Request{Op: OpIncr, Key: []byte("n"), Delta: 1}, getOp("n"), putOp(fmt.Sprint("k", i), "v"), Request{Op: OpIncr, Key: []byte("n"), Delta: 1})
+				ends <- end{replies, err}
+			}()
+		}
+		reads := make(chan end, 1)
+		go func() {
+			replies, err := doBatch(l, getOp("n"), getOp("k0"))
+			reads <- end{replies, err}
+		}()
+		others := c.others(l.Node())
+		next := c.leader(others...)
+		before, err := doBatch(next, getOp("n"), Request{Op: OpIncr, Key: []byte("n"), Delta: 100}, getOp("n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, node := range others {
+			c.net.Release(l.Node(), node)
+		}
+		unknown := 0
+		for range batches {
+			switch e := <-ends; {
+			case errors.Is(e.err, ErrOutcomeUnknown):
+				unknown++
+			case e.err == nil:
+				t.Errorf("a batch that no majority has was answered: %+v", e.replies)
+			case !Refused(e.err):
+				t.Error(e.err)
+			}
+		}
+		if e := <-reads; e.err == nil || !Refused(e.err) {
+			t.Errorf("reads of a leader that nobody confirms: %+v, %v", e.replies, e.err)
+		}
+		if unknown == 0 {
+			t.Error("no outcome is unknown: nothing was under way")
+		}
+		var n int
+		if _, err := fmt.Sscan(string(before[0].Response.Value), &n); err != nil || n%2 != 0 || string(before[2].Response.Value) != fmt.Sprint(n+100) {
+			t.Errorf("the next leader has %q, and then %q", before[0].Response.Value, before[2].Response.Value)
+		}
+		applied := 0
+		for i := range batches {
+			if r, err := get(next, fmt.Sprint("k", i)); err != nil {
+				t.Error(err)
+			} else if r.Found {
+				applied++
+			}
+		}
+		if n != 2*applied {
+			t.Errorf("%d increments of %d batches", n, applied)
+		}
+		c.wantSameState()
+	})
 }
 
 // TestBatchLikeSingles ensures that operations come to the same, whether they are performed as a batch or one by one.

@@ -123,6 +123,10 @@ func (cl *client) run(stop <-chan struct{}, keys *keyspace) {
 		if to == "" || cl.rnd.IntN(5) == 0 {
 			to = cl.anyNode()
 		}
+		if cl.s.batches && cl.rnd.IntN(4) == 0 {
+			cl.doBatch(via, to, cl.draw(keys), time.Duration(20+cl.rnd.IntN(800))*time.Millisecond)
+			continue
+		}
 		o := operation{key: keys.pick(cl.rnd)}
 		switch p := cl.rnd.IntN(10); {
 		case p < 4: // most of whatever replica, also through its own node
@@ -196,6 +200,61 @@ func (cl *client) request(o operation) Request {
 		}
 	}
 	return req
+}
+
+// draw makes up the operations of a batch, some of them on the same keys; some are reads alone.
+func (cl *client) draw(keys *keyspace) (ops []operation) {
+	kinds := []int{opGet, opGet, opPut, opPut, opPutAbsent, opDelete}
+	if cl.rnd.IntN(3) == 0 {
+		kinds = kinds[:2]
+	}
+	for range 2 + cl.rnd.IntN(4) {
+		o := operation{kind: kinds[cl.rnd.IntN(len(kinds))], key: keys.pick(cl.rnd)}
+		if n := len(ops); n > 0 && cl.rnd.IntN(2) == 0 {
+			o.key = ops[n-1].key
+		}
+		if (o.kind == opPut || o.kind == opPutAbsent) && cl.s.mortal && cl.rnd.IntN(3) == 0 {
+			o.ttl = time.Duration(200+cl.rnd.IntN(6000)) * time.Millisecond
+		}
+		ops = append(ops, o)
+	}
+	return ops
+}
+
+// doBatch performs operations together. Each counts as one, from the first call to the return, and their places must be in their
+// order.
+func (cl *client) doBatch(via *Host, to string, ops []operation, timeout time.Duration) {
+	b := Batch{Shard: testShard}
+	for i := range ops {
+		ops[i] = cl.history.begin(ops[i])
+		req := cl.request(ops[i])
+		req.IdempotencyKey = ""
+		b.Ops = append(b.Ops, req)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	replies, err := via.DoBatch(ctx, to, b)
+	var last Response
+	for i, o := range ops {
+		var r Reply
+		if r.Err = err; err == nil {
+			r = replies[i]
+		}
+		if o.kind == opGet && errors.Is(r.Err, ErrOutcomeUnknown) {
+			r.Err = ErrNoLeader // a read has no outcome: whoever forwards a batch knows
+		}
+		if err := cl.history.end(o, r.Response, r.Err); err != nil {
+			cl.t.Error(err)
+		}
+		if r.Err != nil {
+			continue
+		}
+		now := r.Response
+		if ordered := now.Index > last.Index || now.Index == last.Index && (now.Position > last.Position || b.Reads() && now.Position == last.Position); !ordered {
+			cl.t.Errorf("operation %d of a batch has the place %d.%d, the one before it %d.%d", i, now.Index, now.Position, last.Index, last.Position)
+		}
+		last = now
+	}
 }
 
 // errKeyRefused refuses: nothing was done under an idempotency key, this time.

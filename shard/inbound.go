@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// unknownFrame is how a node says that it knows no frames of a kind: nothing was done.
+const unknownFrame = "unknown frame kind"
+
 // inboundRequests bounds the requests of one peer that are being served at the same time.
 const inboundRequests = 8192
 
@@ -160,7 +163,7 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 		return nil
 	case frameRaft, frameCall, frameData, frameIndex, frameBatch:
 	default:
-		in.reply(id, nil, fmt.Errorf("unknown frame kind %d", kind), false)
+		in.reply(id, nil, fmt.Errorf("%s %d", unknownFrame, kind), false)
 		return nil
 	}
 	if kind != frameCall && !in.formed {

@@ -32,6 +32,7 @@ type scenario struct {
 	once    bool // some writes have an idempotency key, and are repeated while their outcome is unknown
 	clocks  bool // one node's clock at a time may be wrong
 	patient bool // the first leader doubts its leadership late, as if its process had been stopped
+	batches bool // some operations come in batches
 	members bool // nodes join the group and leave it; there is one more
 	leases  bool // leaders read by lease, clients often enough that there is one
 
@@ -69,6 +70,7 @@ func newScenario(seed uint64, kind string) scenario {
 		entries: uint64(8 + rnd.IntN(60)), trailing: uint64(1 + rnd.IntN(8)), few: 2,
 		tight: rnd.IntN(4) == 0, mortal: rnd.IntN(3) == 0, once: rnd.IntN(3) == 0, clocks: rnd.IntN(4) == 0, members: rnd.IntN(3) == 0, patient: rnd.IntN(3) == 0}
 	s.leases = rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0
+	s.batches = rand.New(rand.NewPCG(seed, 10)).IntN(2) == 0
 	if s.tight {
 		s.few = 16
 	}
@@ -104,8 +106,8 @@ func (s scenario) kind() string {
 }
 
 func (s *scenario) String() string {
-	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t, leases %t",
-		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient, s.leases)
+	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t, leases %t, batches %t",
+		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient, s.leases, s.batches)
 }
 
 // scenarioSums says how much scenarios prove.
