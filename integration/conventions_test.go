@@ -39,6 +39,7 @@ const fsmHash = "github.com/zeebo/xxh3"
 var onlyIn = map[string]string{
 	"github.com/hashicorp/raft":        "shard",
 	"github.com/hashicorp/raft-boltdb": "shard",
+	"github.com/cockroachdb/pebble":    "shard",
 	"github.com/gorilla/mux":           "httpapi",
 }
 

@@ -20,11 +20,17 @@ import (
 // TestKillAll ensures that after kill -9 of all nodes at once, under load, every acknowledged write
 // is there with its version, and that the replicas of each shard hold the same state at the same index.
 func TestKillAll(t *testing.T) {
+	for _, store := range []string{"bolt", "shared"} {
+		t.Run(store, func(t *testing.T) { testKillAll(t, store) })
+	}
+}
+
+func testKillAll(t *testing.T, store string) {
 	processes(t)
 	binary := builder.Binary(t)
 	c := cluster.Start(t, cluster.Config{
 		Binary: binary, Shards: 4, Delay: 2 * time.Millisecond,
-		Args: []string{"--snapshot-threshold", "300", "--trailing-logs", "100"},
+		Args: []string{"--log-store", store, "--snapshot-threshold", "300", "--trailing-logs", "100"},
 	})
 	r := startRun(t, c)
 	stop := r.writeOnce(4)

@@ -17,6 +17,10 @@ type Config struct {
 	// outlives a process. For tests.
 	Memory *Memory
 
+	// LogStore is where replicas that are made from now on keep log, term and vote, default DefaultLogStore. Those that are there
+	// keep theirs. The directory's is always in bbolt, and volatile ones have none.
+	LogStore LogStore
+
 	// Network and Addr: where peers' links come in.
 	Network Network
 	Addr    string
@@ -56,6 +60,27 @@ type Config struct {
 	CheckInterval time.Duration
 }
 
+// LogStore names a kind of log store.
+type LogStore string
+
+const (
+	// LogBolt is a bbolt file for each replica.
+	LogBolt LogStore = "bolt"
+	// LogShared is one log for all data shards of a node, so that their writes share syncs.
+	LogShared LogStore = "shared"
+
+	DefaultLogStore = LogBolt
+)
+
+// ParseLogStore reads the name of a log store.
+func ParseLogStore(s string) (LogStore, error) {
+	switch l := LogStore(s); l {
+	case LogBolt, LogShared:
+		return l, nil
+	}
+	return "", fmt.Errorf("%q is not %s or %s", s, LogBolt, LogShared)
+}
+
 func (c *Config) validate() error {
 	if err := ValidNode(c.Node); err != nil {
 		return err
@@ -74,6 +99,10 @@ func (c *Config) validate() error {
 	}
 	if c.Fatal == nil {
 		c.Fatal = func(err error) { panic(err) }
+	}
+	setDefault(&c.LogStore, DefaultLogStore)
+	if _, err := ParseLogStore(string(c.LogStore)); err != nil {
+		return fmt.Errorf("shard: log store %w", err)
 	}
 	setDefault(&c.HeartbeatTimeout, time.Second)
 	setDefault(&c.ElectionTimeout, time.Second)

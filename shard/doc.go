@@ -86,6 +86,19 @@
 // store_pages.go). One whose data is damaged or gone is left out, without the node's others, and made anew by the
 // directory where the other replicas have a quorum (lost.go).
 //
+// # The log of a node
+//
+// Log, term and vote of each replica are in a bbolt file of its own (store_disk.go), or, with Config.LogStore, in one log that all data
+// shards of the node share (store_shared.go): an instance of cockroachdb/pebble v2, whose write-ahead log gathers what is written while
+// a sync is under way into the next one. A replica keeps the store that it was made in, so the setting may change with any start. The
+// directory's replica always has a file: it writes little, and raft-boltdb is what it was proved with.
+//
+// What a write reported as done is synced, in either. An append is one transaction, or one batch, and so is a vote with its term. A
+// write or sync that fails ends the process and is never tried again; Pebble says so through its logger, goes on, and would report
+// success, so each write looks at that before it returns. What a crash tore is dropped; what is damaged is not: Pebble's own start
+// passes over damage in its newest log and in its manifest, so both are checked before (store_shared_check.go). Damage that hits a replica's
+// entries costs that replica; damage of which it can't be told whose it is keeps the node from starting, and it rejoins as new.
+//
 // # What a crash does
 //
 //	moment                                       after the restart                     shown by
@@ -98,6 +111,8 @@
 //	snapshot                                     the log that it replaces
 //	within a transfer of a snapshot              it goes on where it was               TestSnapshotContinuesLater
 //	between the two halves of a vote             the older vote stands whole           TestStoreVote
+//	within a write to the shared log             what was reported is there, of each   TestSharedTornWrites
+//	                                             replica, and nothing that none wrote
 //	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
 //	within a change of members                   made or not, alike on all; it can     TestMembersChangeAcrossCrashes
 //	                                             be made again from what is seen
@@ -109,6 +124,8 @@
 //	of a former generation                       one has all of it (see Keep)
 //	after a promise to a leader                 the voter keeps it: it begins with one             TestLeaseKeepsOthersOut
 //	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry
+//	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry,
+//	                                                                                   TestSharedFlippedBits, TestLostSharedLog
 //
 // # Concurrency
 //
@@ -119,6 +136,8 @@
 // # Caveats
 //
 //   - A data folder put back from a copy is not detected; no copy may ever be restored.
+//   - Of the shared log the very last write, where nothing was written after it and the process was killed, can't be told from a torn one if
+//     it is damaged later: it is dropped. The file of a replica (bbolt) knows.
 //   - A failed disk write ends the process and is never retried.
 //   - Followers' heartbeats wait behind their disk: HeartbeatTimeout must exceed its worst stall.
 //   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts
@@ -131,5 +150,7 @@
 //   - A leader lease by default: it rests on clocks, which stop when a machine is suspended. Nor one on the library's own
 //     LastContact or LeaderLeaseTimeout: they count answers from when these came in, those of learners too, and followers that
 //     start again, or are asked to stand, know nothing of them.
+//   - A write-ahead log of our own, or one of raft-wal's for each replica: the one would have to be proved, the other syncs as often as bbolt's
+//     files do together.
 //   - Reads through the log: each would cost a disk write on a majority.
 package shard

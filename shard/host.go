@@ -101,20 +101,20 @@ func NewHost(cfg Config) (*Host, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	var st storage
-	var err error
-	if cfg.Memory != nil {
-		st, err = cfg.Memory, cfg.Memory.claim(cfg.Node)
-	} else {
-		st, err = openDisk(cfg.Dir, cfg.Node, cfg.Log)
-	}
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, storage: st, clocks: newClocks(),
+	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, clocks: newClocks(),
 		began: time.Now(), ctx: ctx, cancel: cancel, opening: make(gate, 1), snapshotting: make(chan struct{}, 1), inMemory: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
+	var err error
+	if cfg.Memory != nil {
+		h.storage, err = cfg.Memory, cfg.Memory.claim(cfg.Node)
+	} else {
+		h.storage, err = openDisk(cfg.Dir, cfg.Node, cfg.LogStore, h.log, h.fatal)
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	h.SetTouchInterval(cfg.TouchInterval)
 	h.handlers[methodSum], h.handlers[methodJudge], h.handlers[methodSuccession] = h.handleSum, h.handleJudge, h.handleSuccession
 	return h, nil

@@ -22,8 +22,9 @@ import (
 //	table                      a copy of the directory's table, written by package directory
 //	replicas.json              every replica that it ever created: manifest
 //	replicas/<shard>-<r>/      one replica
-//	    raft.db                log, term, vote and the replica's server id
+//	    raft.db                log, term, vote and the replica's server id, unless these are in log/
 //	    snapshots/             raft.FileSnapshotStore
+//	log/                       the shared log, where any replica is in it: sharedLog
 //
 // identity.json is written once replicas.json is there, so the one without the other is damage, not
 // a first start.
@@ -33,6 +34,7 @@ const (
 	manifestName = "replicas.json"
 	replicasDir  = "replicas"
 	folderFormat = 2 // of both JSON files and of the stores; any other is refused
+	sharedFormat = 3 // of replicas.json, where it names replicas in the shared log
 )
 
 // Identity is what a data folder knows about its node (R14).

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
@@ -71,6 +73,13 @@ func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
+	var shared *sharedLog
+	var unread error // why there is no shared log
+	if _, must := needsLog(notes); must {
+		if shared, unread = openSharedLog(vfs.Default, filepath.Join(dir, sharedDir), true, true, slog.New(slog.DiscardHandler), func(error) {}); unread == nil {
+			defer shared.Close()
+		}
+	}
 	var found []Inspection
 	var damage []error
 	for _, note := range notes {
@@ -82,6 +91,9 @@ func Inspect(dir string, at map[ID]uint64) ([]Inspection, error) {
 			id:     id,
 			dir:    replicaFolder(dir, note.Shard, note.R),
 			report: Inspection{Shard: note.Shard, Replica: id.String()},
+		}
+		if note.shared() {
+			in.shared, in.unread = shared, unread
 		}
 		if note.Verdict != nil {
 			in.report.Diverged = note.Verdict.String()
@@ -110,6 +122,9 @@ type inspector struct {
 	id     ReplicaID
 	dir    string
 	report Inspection
+	// The log is in shared where that is not nil, and can't be had if unread is not.
+	shared *sharedLog
+	unread error
 
 	log    engine
 	damage []error // what could be passed over
@@ -117,6 +132,17 @@ type inspector struct {
 
 // open opens the log, which is the replica's own.
 func (in *inspector) open() error {
+	switch {
+	case in.unread != nil:
+		return in.unread
+	case in.shared != nil:
+		e := sharedEngine{in.shared, prefixOf(in.id.Shard, in.id.R)}
+		if err := checkReplica(e); err != nil {
+			return err
+		}
+		in.log = summed{e}
+		return checkMarker(in.log, in.id)
+	}
 	path := filepath.Join(in.dir, storeFile)
 	if info, err := os.Stat(path); err != nil {
 		return fmt.Errorf("%w: %w", ErrDataLost, err)

@@ -111,8 +111,9 @@ func (f *failingStorage) destroy(id ReplicaID) error {
 // keepHost is a node with a data folder and one replica of one shard, which is its group.
 type keepHost struct {
 	*Host
-	t   *testing.T
-	dir string
+	t    *testing.T
+	dir  string
+	kind LogStore
 }
 
 func (k *keepHost) restart() {
@@ -120,7 +121,7 @@ func (k *keepHost) restart() {
 	if k.Host != nil {
 		must(k.t, k.Close())
 	}
-	h, err := NewHost(Config{Node: "a", Dir: k.dir, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { k.t.Error(err) },
+	h, err := NewHost(Config{Node: "a", Dir: k.dir, LogStore: k.kind, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { k.t.Error(err) },
 		HeartbeatTimeout: 100 * time.Millisecond, ElectionTimeout: 100 * time.Millisecond})
 	must(k.t, err)
 	must(k.t, h.Start())
@@ -148,19 +149,26 @@ func (k *keepHost) checksum() [sha256.Size]byte {
 	return k.Group(7).instance().fsm.machine.(*cacheMachine).m.Checksum()
 }
 
+func grantOf(generation uint64, epoch uint64) fsm.Grant {
+	return fsm.Grant{Range: fsm.Range{End: fsm.Slots}, Generation: generation, Epoch: epoch, VersionBits: uint32(epoch), Limit: 1 << 20, TableVersion: epoch}
+}
+
 // TestKeep ensures, on a disk, that a new generation begins with all that the log of the former replica has, snapshot or not, and with its own grant; that a
 // death at each step of it leaves what is begun again or gone on with; that the former replica never opens again once the new one may have spoken;
 // and that nothing begins empty where what was to be kept is lost.
 func TestKeep(t *testing.T) {
-	grant := func(generation uint64, epoch uint64) fsm.Grant {
-		return fsm.Grant{Range: fsm.Range{End: fsm.Slots}, Generation: generation, Epoch: epoch, VersionBits: uint32(epoch), Limit: 1 << 20, TableVersion: epoch}
-	}
 	former := Spec{Shard: 7, R: 1, Members: []Member{{"a", 1}}}
-	next := Spec{Shard: 7, R: 5, Members: []Member{{"a", 5}}, Keep: Keep{R: 1, Grant: grant(2, 5)}}
+	next := Spec{Shard: 7, R: 5, Members: []Member{{"a", 5}}, Keep: Keep{R: 1, Grant: grantOf(2, 5)}}
+	for _, kind := range []LogStore{LogBolt, LogShared} {
+		t.Run(string(kind), func(t *testing.T) { testKeep(t, kind, former, next) })
+	}
+}
+
+func testKeep(t *testing.T, kind LogStore, former, next Spec) {
 	for _, death := range []string{"none", "restart before", "failing once", "creating", "destroying", "lost"} {
 		for _, snapshot := range []bool{false, true} {
 			t.Run(fmt.Sprint(death, " snapshot=", snapshot), func(t *testing.T) {
-				k := &keepHost{t: t, dir: t.TempDir()}
+				k := &keepHost{t: t, dir: t.TempDir(), kind: kind}
 				k.restart()
 				defer func() { k.Close() }()
 				must(t, k.OpenCache(former))
@@ -170,7 +178,7 @@ func TestKeep(t *testing.T) {
 						t.Fatal("no leader")
 					}
 				}
-				must(t, k.Cache(7).Grant(context.Background(), grant(1, 1)))
+				must(t, k.Cache(7).Grant(context.Background(), grantOf(1, 1)))
 				versions := map[string]uint64{}
 				for i := range 20 {
 					key := fmt.Sprint("key", i)
@@ -213,7 +221,7 @@ func TestKeep(t *testing.T) {
 					}
 				case "lost":
 					must(t, k.Close())
-					must(t, os.Remove(filepath.Join(replicaFolder(k.dir, 7, 1), storeFile)))
+					must(t, os.Rename(filepath.Join(replicaFolder(k.dir, 7, 1), snapshotFolder), filepath.Join(k.dir, "away")))
 					k.Host = nil
 					k.restart()
 					for range lossTries {

@@ -34,9 +34,14 @@ type replicaNote struct {
 	State replicaState `json:"state"`
 	// Volatile: nothing but this note outlives the process.
 	Volatile bool `json:"volatile,omitempty"`
+	// Log is where the replica's log, term and vote are, for as long as it lives; "" is LogBolt. A volatile one has none.
+	Log LogStore `json:"log,omitempty"`
 	// Verdict says why the replica is diverged.
 	Verdict *Verdict `json:"verdict,omitempty"`
 }
+
+// shared reports whether the replica is in the shared log.
+func (n replicaNote) shared() bool { return n.Log == LogShared }
 
 // manifest notes every replica that this node ever created, so that none ever speaks without what it
 // knew when it last spoke (R14). Each change is durable before the call returns.
@@ -45,15 +50,20 @@ type replicaNote struct {
 //
 //	step                                  crash before or within     next start
 //	1 begin: note "creating"              not noted, no folder       begin, if still asked for
-//	2 begin: clear and make the folder    creating, no or old folder begin again: starts over
+//	2 begin: clear its part of the        creating, no or old folder begin again: starts over
+//	  shared log; clear, make the folder
 //	3 open store, mark, bootstrap         creating, part of a store  begin again: starts over
 //	4 created: note "created"             creating, whole store      begin again: starts over; it never spoke
 //	  the replica speaks                  created, folder            check, open, checkMarker, repair
 //	  diverged: note "diverged"           created, folder            as above, until it is found again
 //	                                      diverged, folder           as above, but it serves nothing
 //	5 destroyed: note "destroyed"         created, folder            as above: still a member
-//	6 destroyed: remove the folder        destroyed, some folder     openManifest removes the rest
+//	6 destroyed: remove its part of the   destroyed, some of both    openManifest and attach remove the rest
+//	  shared log, and the folder
 //	  done                                destroyed, no folder       check and begin refuse
+//
+// A replica is made in the log store that the node is set to, and keeps it: its note names it before anything of it exists. So the
+// setting may change with each start. The directory's own is always in bbolt.
 //
 // A replica that keeps the state of a former one (Keep) goes through steps 1 to 4 beside it, and the former one through step 5 after that. Once the
 // later one is created the former one never opens again.
@@ -67,6 +77,9 @@ type replicaNote struct {
 // same replica, looks intact. No copy may ever be restored; a node that lost its disk rejoins as new.
 type manifest struct {
 	dir string
+	// log is the shared log, nil where nothing needs one, and kind where new replicas go. Both are set by attach, before use.
+	log  *sharedLog
+	kind LogStore
 
 	mu    sync.Mutex    // guards notes; held over the write of the file
 	notes []replicaNote // sorted by shard and r
@@ -123,10 +136,13 @@ func loadNotes(dir string) ([]replicaNote, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejoin, err)
 	}
-	if record.Format != folderFormat {
-		return nil, fmt.Errorf("%s has format %d, this version reads format %d", path, record.Format, folderFormat)
+	if record.Format != folderFormat && record.Format != sharedFormat {
+		return nil, fmt.Errorf("%s has format %d, this version reads formats %d and %d", path, record.Format, folderFormat, sharedFormat)
 	}
 	for i, note := range record.Replicas {
+		if note.Log != "" && !note.shared() {
+			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has its log in %q", ErrRejoin, path, note.Shard, note.R, note.Log)
+		}
 		switch note.State {
 		case replicaCreating, replicaCreated, replicaDiverged, replicaDestroyed:
 		default:
@@ -140,7 +156,54 @@ func loadNotes(dir string) ([]replicaNote, error) {
 }
 
 func saveNotes(dir string, notes []replicaNote) error {
-	return writeJSON(filepath.Join(dir, manifestName), manifestRecord{folderFormat, notes})
+	format := folderFormat
+	if slices.ContainsFunc(notes, replicaNote.shared) {
+		format = sharedFormat // a version that knows of no shared log would take these replicas for lost
+	}
+	return writeJSON(filepath.Join(dir, manifestName), manifestRecord{format, notes})
+}
+
+// needsLog reports whether a replica may be in the shared log, and whether one must be.
+func needsLog(notes []replicaNote) (may, must bool) {
+	for _, n := range notes {
+		if n.shared() && n.State != replicaDestroyed {
+			may = true
+			must = must || n.State != replicaCreating
+		}
+	}
+	return may, must
+}
+
+// attach gives the manifest the shared log, nil for none, and where new replicas go. What is left of destroyed ones is removed from
+// it. A replica in it that is not noted is ErrRejoin.
+func (m *manifest) attach(log *sharedLog, kind LogStore) error {
+	m.log, m.kind = log, kind
+	if log == nil {
+		return nil
+	}
+	found, err := log.replicas()
+	if errors.Is(err, ErrDataLost) { // whose it is shows as soon as that replica opens
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, f := range found {
+		switch i, noted := m.find(f.Shard, f.R); {
+		case !noted:
+			return fmt.Errorf("%w: shard %d, replica %d is in the shared log and not in %s", ErrRejoin, f.Shard, f.R, manifestName)
+		case m.notes[i].State == replicaDestroyed, !m.notes[i].shared(): // or begun there once, and then elsewhere
+			if err := log.remove(f.Shard, f.R); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// inLog reports whether a replica is in the shared log.
+func (m *manifest) inLog(shard ID, r uint64) bool {
+	i, noted := m.find(shard, r)
+	return noted && m.notes[i].shared()
 }
 
 func compareNotes(a, b replicaNote) int {
@@ -162,7 +225,11 @@ func (m *manifest) find(shard ID, r uint64) (int, bool) {
 // note records state durably; with mu.
 func (m *manifest) note(shard ID, r uint64, state replicaState) error {
 	i, noted := m.find(shard, r)
-	return m.record(replicaNote{Shard: shard, R: r, State: state, Volatile: noted && m.notes[i].Volatile})
+	n := replicaNote{Shard: shard, R: r, State: state}
+	if noted {
+		n.Volatile, n.Log = m.notes[i].Volatile, m.notes[i].Log
+	}
+	return m.record(n)
 }
 
 // record writes a note durably in the place of the replica's last; with mu.
@@ -242,12 +309,21 @@ func (m *manifest) alive(node string) []ReplicaID {
 	return ids
 }
 
-// intact reports a created replica whose folder, store or snapshot folder is missing or empty.
+// intact reports a created replica whose folder, store or snapshot folder is missing or empty; with mu.
 func (m *manifest) intact(shard ID, r uint64) error {
 	store := filepath.Join(m.folder(shard, r), storeFile)
-	info, err := os.Stat(store)
-	if err == nil && info.Size() == 0 {
-		err = errors.New("empty")
+	var err error
+	if m.inLog(shard, r) {
+		store = "shared log"
+		var there bool
+		if there, err = m.log.has(shard, r); err == nil && !there {
+			err = errors.New("it has nothing of it")
+		}
+	} else {
+		var info fs.FileInfo
+		if info, err = os.Stat(store); err == nil && info.Size() == 0 {
+			err = errors.New("empty")
+		}
 	}
 	if err == nil {
 		_, err = os.Stat(filepath.Join(m.folder(shard, r), snapshotFolder))
@@ -277,8 +353,17 @@ func (m *manifest) begin(shard ID, r, keep uint64) (folder string, err error) {
 	if err := m.mayBegin(shard, r, keep); err != nil {
 		return "", err
 	}
-	if err := m.record(replicaNote{Shard: shard, R: r, State: replicaCreating}); err != nil {
+	note := replicaNote{Shard: shard, R: r, State: replicaCreating}
+	if m.kind == LogShared && shard != Directory {
+		note.Log = LogShared
+	}
+	if err := m.record(note); err != nil {
 		return "", err
+	}
+	if m.log != nil { // also where an earlier attempt was made with it, and this one is not
+		if err := m.log.remove(shard, r); err != nil {
+			return "", fmt.Errorf("starting shard %d, replica %d over: %w", shard, r, err)
+		}
 	}
 	folder = m.folder(shard, r)
 	if err := removeAll(folder); err != nil {
@@ -351,6 +436,11 @@ func (m *manifest) destroyed(shard ID, r uint64) error {
 			return err
 		}
 	}
+	if m.log != nil && m.inLog(shard, r) {
+		if err := m.log.remove(shard, r); err != nil {
+			return fmt.Errorf("removing shard %d, replica %d: %w", shard, r, err)
+		}
+	}
 	if err := removeDir(m.folder(shard, r)); err != nil {
 		return fmt.Errorf("removing shard %d, replica %d: %w", shard, r, err)
 	}
@@ -365,7 +455,9 @@ func (m *manifest) diverged(shard ID, r uint64, why *Verdict) error {
 	if !noted || m.notes[i].State != replicaCreated {
 		return nil // destroyed meanwhile, or noted already
 	}
-	return m.record(replicaNote{Shard: shard, R: r, State: replicaDiverged, Volatile: m.notes[i].Volatile, Verdict: why})
+	n := m.notes[i]
+	n.State, n.Verdict = replicaDiverged, why
+	return m.record(n)
 }
 
 // verdict returns why a replica is diverged, nil if it is not.

@@ -2,12 +2,14 @@ package shard
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 )
 
@@ -29,7 +31,11 @@ func restart(t *testing.T, dir string) *manifest {
 // fill makes the store of a replica as its creation does: mark, then bootstrap.
 func fill(t *testing.T, folder string, id ReplicaID) {
 	t.Helper()
-	s := openTestDisk(t, folder)
+	fillIn(t, openTestDisk(t, folder), id)
+}
+
+func fillIn(t *testing.T, s replicaStore, id ReplicaID) {
+	t.Helper()
 	must(t, mark(s, id))
 	must(t, s.SetUint64([]byte(keyCurrentTerm), 1))
 	must(t, s.StoreLogs([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration}}))
@@ -43,63 +49,140 @@ func exists(path string) bool {
 
 // Ensures, for each row of the crash table, what the next start finds when the process stops there.
 func TestManifestCrash(t *testing.T) {
+	for _, kind := range []LogStore{LogBolt, LogShared} {
+		t.Run(string(kind), func(t *testing.T) { testManifestCrash(t, kind) })
+	}
+}
+
+// logFolder is a data folder, with its shared log where there is one.
+type logFolder struct {
+	dir  string
+	kind LogStore
+	log  *sharedLog
+}
+
+// openLog opens the shared log as the next start does.
+func (f *logFolder) openLog(t *testing.T, notes []replicaNote) {
+	t.Helper()
+	if f.kind != LogShared {
+		return
+	}
+	if f.log != nil {
+		must(t, f.log.Close())
+	}
+	var err error
+	_, must1 := needsLog(notes)
+	f.log, err = openSharedLog(vfs.Default, filepath.Join(f.dir, sharedDir), must1, false, slog.New(slog.DiscardHandler), func(err error) { t.Error(err) })
+	must(t, err)
+}
+
+// restart opens the manifest as the next start does.
+func (f *logFolder) restart(t *testing.T) *manifest {
+	t.Helper()
+	m := restart(t, f.dir)
+	f.openLog(t, m.notes)
+	must(t, m.attach(f.log, f.kind))
+	return m
+}
+
+// resume is resume, with the shared log.
+func (f *logFolder) resume(t *testing.T) *manifest {
+	t.Helper()
+	m := resume(t, f.dir)
+	if f.log == nil {
+		f.openLog(t, m.notes)
+	}
+	m.log, m.kind = f.log, f.kind
+	return m
+}
+
+// open opens the store of a replica.
+func (f *logFolder) open(t *testing.T, id ReplicaID) replicaStore {
+	t.Helper()
+	if f.kind == LogShared {
+		s, err := f.log.openStore(id, func(err error) { t.Errorf("fatal: %v", err) })
+		must(t, err)
+		return s
+	}
+	return openTestDisk(t, replicaFolder(f.dir, id.Shard, id.R))
+}
+
+// has reports whether there is anything of a store.
+func (f *logFolder) has(t *testing.T, id ReplicaID) bool {
+	t.Helper()
+	if f.kind == LogShared {
+		there, err := f.log.has(id.Shard, id.R)
+		must(t, err)
+		return there
+	}
+	return exists(filepath.Join(replicaFolder(f.dir, id.Shard, id.R), storeFile))
+}
+
+func testManifestCrash(t *testing.T, kind LogStore) {
 	id := ReplicaID{Shard: 3, Node: "a", R: 17}
 	// Each step goes on where the one before stopped.
 	steps := []struct {
 		name      string
-		do        func(t *testing.T, dir string, m *manifest)
+		do        func(t *testing.T, f *logFolder, m *manifest)
 		state     replicaState
 		err       error
 		restarted bool // whether begin may start the replica over
 		folder    bool // whether its folder is there after the restart
 	}{
-		{"nothing", func(t *testing.T, dir string, m *manifest) {}, "", nil, true, false},
-		{"within the first note", func(t *testing.T, dir string, m *manifest) {
-			must(t, os.WriteFile(filepath.Join(dir, manifestName+unfinished), []byte(`{"for`), 0o600))
+		{"nothing", func(t *testing.T, f *logFolder, m *manifest) {}, "", nil, true, false},
+		{"within the first note", func(t *testing.T, f *logFolder, m *manifest) {
+			must(t, os.WriteFile(filepath.Join(f.dir, manifestName+unfinished), []byte(`{"for`), 0o600))
 		}, "", nil, true, false},
-		{"noted as creating", func(t *testing.T, dir string, m *manifest) {
-			must(t, m.note(3, 17, replicaCreating))
+		{"noted as creating", func(t *testing.T, f *logFolder, m *manifest) {
+			must(t, m.record(replicaNote{Shard: 3, R: 17, State: replicaCreating, Log: map[LogStore]LogStore{LogShared: LogShared}[kind]}))
 		}, replicaCreating, nil, true, false},
-		{"begun", func(t *testing.T, dir string, m *manifest) {
+		{"begun", func(t *testing.T, f *logFolder, m *manifest) {
 			_, err := m.begin(3, 17, 0)
 			must(t, err)
 		}, replicaCreating, nil, true, true},
-		{"part of a store", func(t *testing.T, dir string, m *manifest) {
-			must(t, openTestDisk(t, m.folder(3, 17)).Close())
+		{"part of a store", func(t *testing.T, f *logFolder, m *manifest) {
+			s := f.open(t, id)
+			must(t, mark(s, id))
+			must(t, s.Close())
 		}, replicaCreating, nil, true, true},
-		{"bootstrapped", func(t *testing.T, dir string, m *manifest) {
-			fill(t, m.folder(3, 17), id)
+		{"bootstrapped", func(t *testing.T, f *logFolder, m *manifest) {
+			fillIn(t, f.open(t, id), id)
 		}, replicaCreating, nil, true, true},
-		{"within the second note", func(t *testing.T, dir string, m *manifest) {
-			must(t, os.WriteFile(filepath.Join(dir, manifestName+unfinished), []byte(`{"for`), 0o600))
+		{"within the second note", func(t *testing.T, f *logFolder, m *manifest) {
+			must(t, os.WriteFile(filepath.Join(f.dir, manifestName+unfinished), []byte(`{"for`), 0o600))
 		}, replicaCreating, nil, true, true},
-		{"created", func(t *testing.T, dir string, m *manifest) {
+		{"created", func(t *testing.T, f *logFolder, m *manifest) {
 			must(t, m.created(3, 17))
 			must(t, m.created(3, 17))
 		}, replicaCreated, nil, false, true},
-		{"diverged", func(t *testing.T, dir string, m *manifest) {
+		{"diverged", func(t *testing.T, f *logFolder, m *manifest) {
 			must(t, m.diverged(3, 17, &Verdict{Outcome: OutcomeMinority}))
 			must(t, m.diverged(3, 17, &Verdict{Outcome: OutcomeSplit})) // the first holds
 			must(t, m.created(3, 17))
-			if v := restart(t, dir).verdict(3, 17); v == nil || v.Outcome != OutcomeMinority {
+			if v := f.restart(t).verdict(3, 17); v == nil || v.Outcome != OutcomeMinority {
 				t.Errorf("the verdict after a restart: %+v", v)
 			}
 		}, replicaDiverged, nil, false, true},
-		{"noted as destroyed", func(t *testing.T, dir string, m *manifest) {
+		{"noted as destroyed", func(t *testing.T, f *logFolder, m *manifest) {
 			must(t, m.note(3, 17, replicaDestroyed))
 		}, "", ErrRetired, false, false},
-		{"destroyed", func(t *testing.T, dir string, m *manifest) {
+		{"destroyed", func(t *testing.T, f *logFolder, m *manifest) {
 			must(t, m.destroyed(3, 17))
 			must(t, m.destroyed(3, 17))
 		}, "", ErrRetired, false, false},
 	}
 	for n, stop := range steps {
 		t.Run(stop.name, func(t *testing.T) {
-			dir := newFolder(t)
+			f := &logFolder{dir: newFolder(t), kind: kind}
+			defer func() {
+				if f.log != nil {
+					f.log.Close()
+				}
+			}()
 			for _, step := range steps[:n+1] {
-				step.do(t, dir, resume(t, dir))
+				step.do(t, f, f.resume(t))
 			}
-			m := restart(t, dir)
+			m := f.restart(t)
 			state, err := m.check(3, 17)
 			if state != stop.state || !errors.Is(err, stop.err) {
 				t.Errorf("check: got %q, %v; want %q, %v", state, err, stop.state, stop.err)
@@ -107,12 +190,16 @@ func TestManifestCrash(t *testing.T) {
 			if got := exists(m.folder(3, 17)); got != stop.folder {
 				t.Errorf("folder is there: %v, want %v", got, stop.folder)
 			}
+			if !stop.folder && f.has(t, id) {
+				t.Error("the store is there")
+			}
 			if state == replicaCreated {
-				s := openTestDisk(t, m.folder(3, 17))
+				s := f.open(t, id)
 				must(t, checkMarker(s, id))
 				if s.Term() != 1 {
 					t.Errorf("term %d, want the bootstrap's", s.Term())
 				}
+				must(t, s.Close())
 			}
 			folder, err := m.begin(3, 17, 0)
 			if !stop.restarted {
@@ -122,12 +209,12 @@ func TestManifestCrash(t *testing.T) {
 				return
 			}
 			must(t, err)
-			if exists(filepath.Join(folder, storeFile)) || !exists(filepath.Join(folder, snapshotFolder)) {
+			if f.has(t, id) || !exists(filepath.Join(folder, snapshotFolder)) {
 				t.Error("begin did not start over in an empty folder")
 			}
-			fill(t, folder, id)
+			fillIn(t, f.open(t, id), id)
 			must(t, m.created(3, 17))
-			if state, err := restart(t, dir).check(3, 17); state != replicaCreated || err != nil {
+			if state, err := f.restart(t).check(3, 17); state != replicaCreated || err != nil {
 				t.Errorf("after starting over: got %q, %v", state, err)
 			}
 		})

@@ -60,7 +60,7 @@ func TestShortageIsNoLoss(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := unprivileged(t)
 			must(t, os.Chmod(filepath.Join(dir, name), 0))
-			if _, err := openDisk(dir, "a", slog.New(slog.DiscardHandler)); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrDataLost) {
+			if _, err := openDisk(dir, "a", LogBolt, slog.New(slog.DiscardHandler), func(err error) { t.Error(err) }); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrDataLost) {
 				t.Error(err)
 			}
 		})

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -42,9 +44,11 @@ type storage interface {
 type disk struct {
 	*IdentityFile
 	manifest *manifest
+	log      *sharedLog // nil where there is none
 }
 
-func openDisk(dir, node string, log *slog.Logger) (*disk, error) {
+// openDisk opens the data folder dir. New replicas keep their logs in kind. fatal hears of failures that no write returns.
+func openDisk(dir, node string, kind LogStore, log *slog.Logger, fatal func(error)) (*disk, error) {
 	f, err := OpenIdentity(dir, node)
 	if err != nil {
 		return nil, err
@@ -57,7 +61,45 @@ func openDisk(dir, node string, log *slog.Logger) (*disk, error) {
 	if m.remains != nil {
 		log.Warn("what is left of destroyed replicas can't be removed", "err", m.remains)
 	}
-	return &disk{f, m}, nil
+	d := &disk{IdentityFile: f, manifest: m}
+	if may, must := needsLog(m.notes); may || kind == LogShared {
+		d.log, err = openSharedLog(vfs.Default, filepath.Join(dir, sharedDir), must, false, log, fatal)
+	}
+	if err == nil {
+		err = m.attach(d.log, kind)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// Close lets go of the data folder, after all stores in it. It is idempotent.
+func (d *disk) Close() error {
+	var err error
+	if d.log != nil {
+		err = d.log.Close()
+	}
+	return errors.Join(err, d.IdentityFile.Close())
+}
+
+// openStore opens the store of a replica that was begun.
+func (d *disk) openStore(id ReplicaID, folder string, fatal func(error)) (replicaStore, error) {
+	d.manifest.mu.Lock()
+	shared := d.manifest.inLog(id.Shard, id.R)
+	d.manifest.mu.Unlock()
+	if shared {
+		s, err := d.log.openStore(id, fatal)
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	s, err := openDiskStore(folder, fatal)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (d *disk) replicas() []ReplicaID { return d.manifest.alive(d.Identity().Node) }
@@ -89,7 +131,7 @@ func (d *disk) open(id ReplicaID, volatile bool, keep uint64, log hclog.Logger, 
 			return nil, nil, err
 		}
 	}
-	store, err := openDiskStore(folder, fatal)
+	store, err := d.openStore(id, folder, fatal)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 )
 
@@ -36,6 +37,14 @@ var backends = []backend{
 			dir := t.TempDir()
 			copyFile(t, path, filepath.Join(dir, storeFile))
 			return openTestDisk(t, dir)
+		},
+	},
+	{
+		name: "shared",
+		open: func(t *testing.T) replicaStore { return openTestShared(t, vfs.NewCrashableMem()).store(t, 1) },
+		crash: func(t *testing.T, s replicaStore) replicaStore {
+			l := s.(*store).engine.(summed).engine.(sharedEngine).log
+			return openTestShared(t, l.files.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})).store(t, 1)
 		},
 	},
 }

@@ -28,7 +28,7 @@ func TestVolatileOnDisk(t *testing.T) {
 	}
 	reopen := func() *disk {
 		t.Helper()
-		d, err := openDisk(dir, "a", slog.New(slog.DiscardHandler))
+		d, err := openDisk(dir, "a", LogBolt, slog.New(slog.DiscardHandler), func(err error) { t.Error(err) })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -36,6 +36,7 @@ type nodeConfig struct {
 	settings      directory.Settings
 	route         string
 	readMode      string
+	logStore      string
 	insecure      bool
 	heap          *heapLimit // of the process
 
@@ -87,6 +88,9 @@ func (c *nodeConfig) complete() error {
 	}
 	if c.readMode != readProbe && c.readMode != readLease {
 		return usageError{fmt.Errorf("--read-mode %q is not %s or %s", c.readMode, readProbe, readLease)}
+	}
+	if _, err := shard.ParseLogStore(c.logStore); err != nil {
+		return usageError{fmt.Errorf("--log-store %w", err)}
 	}
 	if c.join != "" {
 		_, err := parseServers(c.join)
@@ -206,7 +210,7 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 	var err error
 	now, control := faultClock()
 	n.host, err = shard.NewHost(shard.Config{
-		Node: cfg.id, Dir: cfg.dataDir, Network: network, Addr: cfg.raft, Log: log, Now: now, Leases: cfg.readMode == readLease,
+		Node: cfg.id, Dir: cfg.dataDir, LogStore: shard.LogStore(cfg.logStore), Network: network, Addr: cfg.raft, Log: log, Now: now, Leases: cfg.readMode == readLease,
 		SnapshotEntries: cfg.snapshotEntries, TrailingLogs: cfg.trailingLogs,
 		Fatal: func(err error) {
 			fmt.Fprintf(os.Stderr, "larder: node %s can't go on: %v\n", cfg.id, err)

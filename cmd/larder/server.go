@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/larder-cache/larder/directory"
+	"github.com/larder-cache/larder/shard"
 )
 
 func newServerCmd() *cobra.Command {
@@ -105,6 +106,7 @@ func clusterFlags(f *pflag.FlagSet, cfg *nodeConfig, maxMemory *string) {
 	f.IntVar(&cfg.settings.Replicas, "replicas", directory.DefaultReplicas, "first start: members of each shard")
 	f.BoolVar(&cfg.settings.MemoryOnly, "memory-only", false, "first start: keep shards in memory alone: no write waits for a disk, and what a majority of a shard's\nnodes forgets at the same time is gone. Of --cache-memory two fifths are for entries, the rest for logs and snapshots")
 	f.StringVar(&cfg.readMode, "read-mode", readProbe, "how leaders here confirm a linearizable read: probe (ask a quorum), or lease (while a quorum's promise not to\nelect another binds, ask nobody: it trusts that no machine is suspended and resumed unnoticed)")
+	f.StringVar(&cfg.logStore, "log-store", string(shard.DefaultLogStore), "where replicas that are made from now on keep their logs: bolt (a file each) or shared (one log for all of\nthe node, whose writes share syncs). Those that are there keep theirs")
 	f.StringVar(&cfg.route, "route", "forward", "what to do with a key of another node: forward or redirect")
 }
 

@@ -39,6 +39,8 @@ type options struct {
 	// memoryOnly keeps shards in memory alone: whatever a majority of a shard's nodes forgets at once vanishes.
 	memoryOnly bool
 	readMode   string // of the nodes: probe or lease; auto: by the seed
+	// logStore is where nodes keep the logs of their shards; "" is their default.
+	logStore string
 
 	given []string // history.Meta.Given
 

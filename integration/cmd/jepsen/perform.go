@@ -133,6 +133,9 @@ func (r *runner) open(ctx context.Context) error {
 	if o.memoryOnly {
 		args = append(args, "--memory-only")
 	}
+	if o.logStore != "" {
+		args = append(args, "--log-store", o.logStore)
+	}
 	if movesMembers(r.plan.Enabled) { // the directory would give each shard its number of members back
 		args = append(args, "--balance", "off")
 	}
@@ -358,6 +361,9 @@ func (r *runner) meta(binary string) history.Meta {
 	m.Flags["read-mode"] = o.reads()
 	if o.memoryOnly {
 		m.Flags["memory-only"] = "true"
+	}
+	if o.logStore != "" {
+		m.Flags["log-store"] = o.logStore
 	}
 	for _, n := range r.cluster.Nodes {
 		m.Nodes = append(m.Nodes, n.ID)

@@ -48,6 +48,7 @@ func newRunCommand(o *options) *cobra.Command {
 	f.IntVar(&o.shards, "shards", 0, "shards (default drawn, 1 to 8)")
 	f.DurationVar(&o.delay, "delay", 0, "delay of each link, one way (default drawn, 1ms to 5ms)")
 	f.StringVar(&o.bug, "bug", "", "seeded bug that the nodes are to have, to see it found")
+	f.StringVar(&o.logStore, "log-store", "", "where nodes keep the logs of their shards: bolt or shared")
 	f.BoolVar(&o.memoryOnly, "memory-only", false, "nodes that keep shards in memory alone; implies --mode tight")
 	f.StringVar(&o.readMode, "read-mode", autoMode, "how the nodes' leaders confirm reads: probe or lease; auto: drawn")
 	f.StringVar(&o.binary, "binary", "", "larder binary to run (default: built from this source)")
@@ -57,7 +58,7 @@ func newRunCommand(o *options) *cobra.Command {
 }
 
 // planFlags decide what is done beyond what history.Meta tells of every run.
-var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay", "memory-only", "read-mode"}
+var planFlags = []string{"nemesis", "rounds", "rate", "clients", "least", "nodes", "replicas", "shards", "delay", "memory-only", "read-mode", "log-store"}
 
 // given returns those that were given, as history.Meta has them.
 func given(c *cobra.Command) []string {
