@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test soak check lint fuzz bench bench-go bench-idle bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
+.PHONY: run build test soak check lint fuzz bench bench-go bench-idle bench-log bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -64,6 +64,11 @@ bench-idle:
 # The benchmarks of Go's packages.
 bench-go:
 	go test -run '^$$' -bench . -benchmem ./...
+
+# Where replicas may keep their logs, side by side: a bbolt file each, the log that a node's replicas share, and raft-wal. Two
+# minutes and 4 GiB of disk. ARGS='-rounds 9'
+bench-log:
+	go run -C integration ./bench/log $(ARGS)
 
 # The state machine beside golang-lru, a map with a list, and Redis where redis-server is in PATH: speed, memory,
 # garbage collection, snapshots under load, churn. Several minutes and 8 GiB. ARGS='-only speed -entries 1000000'
