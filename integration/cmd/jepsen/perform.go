@@ -267,6 +267,11 @@ func (r *runner) rounds(ctx context.Context) {
 		if ctx.Err() != nil || r.o.rounds == 0 && time.Now().After(end) {
 			return
 		}
+		if r.o.memoryOnly { // what the last round made its members forget is to be with them again before another can be lost for good
+			if err := r.whole(ctx); err != nil && ctx.Err() == nil {
+				r.fail("before round %d, after %v: %v", i+1, convergeTime, err)
+			}
+		}
 		faults := make([]history.Fault, len(round.Steps))
 		var all sync.WaitGroup
 		for j, step := range round.Steps {
