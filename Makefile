@@ -47,6 +47,7 @@ fuzz:
 	go test ./fsm -run '^$$' -fuzz '^FuzzRestore$$' -fuzztime $(FUZZTIME)
 	go test ./shard -run '^$$' -fuzz '^FuzzFrames$$' -fuzztime $(FUZZTIME)
 	go test ./directory -run '^$$' -fuzz '^FuzzDecodeReport$$' -fuzztime $(FUZZTIME)
+	go test ./httpapi -run '^$$' -fuzz '^FuzzBatchBody$$' -fuzztime $(FUZZTIME)
 	go test ./directory -run '^$$' -fuzz '^FuzzDecodeCommand$$' -fuzztime $(FUZZTIME)
 	go test ./httpapi -run '^$$' -fuzz '^FuzzKey$$' -fuzztime $(FUZZTIME)
 	go test ./httpapi -run '^$$' -fuzz '^FuzzPlainHeader$$' -fuzztime $(FUZZTIME)

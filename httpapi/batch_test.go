@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -469,4 +470,34 @@ func TestBatchBytes(t *testing.T) {
 	if *got[2].Value != text || string(got[3].ValueB64) != string(all) || f.data.entries[text].version != 2 || f.data.entries[string(all)].version != 1 {
 		t.Errorf("%+v", got)
 	}
+}
+
+// FuzzBatchBody ensures that no body of a batch makes the node fail, and that what is taken asks for nothing that a shard would
+// refuse as malformed: keys of a length that is allowed, and what each operation has.
+func FuzzBatchBody(f *testing.F) {
+	for _, body := range []string{
+		`{"ops":[{"op":"put","key":"a","value":"x","ttl":"60s"},{"op":"get","key_b64":"/wA="}]}`,
+		`{"atomic":true,"ops":[{"op":"incr","key":"n","by":-5,"if_match":"*"},{"op":"expire","key":"n","ttl":null}]}`,
+		`{"ops":[{"op":"append","key":"\u00e9","value_b64":"AA==","content_type":"a/b"},{"op":"touch","key":"x"},{"op":"delete","key":"x","if_match":"\"7\""}]}`,
+		`{"ops":[{"op":"put","key":"a","value":"","if_none_match":"*","return":"old"},{"op":"get","key":"a","if_none_match":"\"1\"","touch":false}]}`,
+	} {
+		f.Add([]byte(body))
+	}
+	s := &server{cfg: Config{Directory: &fakeDirectory{}, MaxValueBytes: 1 << 10}}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		b, err := s.parseBatch(bytes.Clone(body), "", false)
+		if err != nil {
+			var p *Problem
+			if !errors.As(err, &p) || p.Applied != AppliedNo || p.Status < 400 || p.Status >= 500 || p.Detail == "" {
+				t.Fatalf("%q: %v", body, err)
+			}
+			return
+		}
+		for i, op := range b.ops {
+			if len(op.Key) == 0 || len(op.Key) > maxKeyBytes || len(op.Value) > 1<<10 || op.Op < shard.OpGet || op.Op > shard.OpTouch || op.TTL < 0 ||
+				op.Op == shard.OpGet && op.Cond.Kind != fsm.CondAlways {
+				t.Fatalf("%q: operation %d: %+v", body, i, op)
+			}
+		}
+	})
 }

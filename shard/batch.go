@@ -33,9 +33,9 @@ const (
 	// MaxAtomicOps and MaxAtomicBytes bound those of one that is atomic: it can't be divided.
 	MaxAtomicOps   = fsm.MaxAtomic
 	MaxAtomicBytes = 4 << 20
-	// maxBatchAnswer bounds the bytes of the values in the answer to a batch, which go back in one frame. One value alone
-	// may be larger.
-	maxBatchAnswer = 8 << 20
+	// maxBatchAnswer bounds the bytes of the values in the answer to a batch, which go back in one frame: so one value alone
+	// always has its room.
+	maxBatchAnswer = maxValue
 )
 
 // Batch is operations of one client on keys of one shard.
@@ -118,20 +118,15 @@ func (c *Cache) DoBatch(ctx context.Context, b Batch) ([]Reply, error) {
 	return replies, err
 }
 
-// room is what is left of maxBatchAnswer for values.
-type room struct {
-	left int
-	used bool
-}
+// room is what is left of maxBatchAnswer for values, bytes.
+type room int
 
-func newRoom() room { return room{left: maxBatchAnswer} }
-
-// take reports whether a value of n bytes has its place. The first always has.
+// take reports whether a value of n bytes has its place.
 func (r *room) take(n int) bool {
-	if r.used && n > r.left {
+	if n > int(*r) {
 		return false
 	}
-	r.left, r.used = r.left-n, r.used || n > 0
+	*r -= room(n)
 	return true
 }
 
@@ -155,7 +150,7 @@ func (c *Cache) getAll(ctx context.Context, reqs []Request) ([]Reply, error) {
 		return nil, err
 	}
 	replies := make([]Reply, len(reqs))
-	room := newRoom()
+	left := room(maxBatchAnswer)
 	for k := range reqs {
 		var r Response
 		if leads {
@@ -166,7 +161,7 @@ func (c *Cache) getAll(ctx context.Context, reqs []Request) ([]Reply, error) {
 		if !leads && err != nil && !isNotOwner(err) {
 			return nil, err // the leader can serve all of them
 		}
-		if err == nil && !room.take(len(r.Value)) {
+		if err == nil && !left.take(len(r.Value)) {
 			r, err = Response{}, ErrAnswerTooLarge
 		}
 		replies[k] = Reply{r, err}
@@ -214,7 +209,7 @@ func (c *Cache) writeAll(ctx context.Context, b *Batch) ([]Reply, error) {
 			}
 		}
 	}
-	room := newRoom()
+	left := room(maxBatchAnswer)
 	replies := make([]Reply, len(b.Ops))
 	for i := range b.Ops {
 		result, place := &o.results[first+i], o.position+uint32(first+i)
@@ -223,7 +218,7 @@ func (c *Cache) writeAll(ctx context.Context, b *Batch) ([]Reply, error) {
 		} else {
 			replies[i] = c.written(result, &o, place)
 		}
-		if r := &replies[i].Response; !room.take(len(r.Value)) {
+		if r := &replies[i].Response; !left.take(len(r.Value)) {
 			r.HasValue, r.Value, r.ContentType = false, nil, ""
 			if r.Found {
 				replies[i] = Reply{Err: ErrAnswerTooLarge}

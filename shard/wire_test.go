@@ -42,6 +42,9 @@ func FuzzFrames(f *testing.F) {
 		_, _, _ = decodeReply(b, "a")
 		r := reader{b: b}
 		_ = r.request()
+		r = reader{b: b}
+		_ = r.batch()
+		_, _ = decodeReplies(b, "a")
 		if _, _, _, keys, err := decodeTouches(b); err == nil && len(keys) > maxTouches {
 			t.Errorf("%d touches were taken", len(keys))
 		}
