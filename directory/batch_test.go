@@ -374,3 +374,21 @@ func TestBatchWaitsForTheTable(t *testing.T) {
 		}
 	})
 }
+
+// TestBatchRetriesFirst ensures that an operation which stays goes before the parts that follow: they may be on its key.
+func TestBatchRetriesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rig := newBatchRig(t)
+		rig.script[1] = func(_ context.Context, n int, node string, b shard.Batch) ([]shard.Reply, error) {
+			replies := rig.serve(node, b)
+			if n == 0 {
+				replies[7].Err = &shard.NotOwnerError{Epoch: 5}
+			}
+			return replies, nil
+		}
+		_, err := rig.DoBatch(t.Context(), shard.Batch{Ops: rig.ops(shard.OpPut, slices.Repeat([]shard.ID{1}, shard.MaxBatchOps+1)...)})
+		if got := rig.asked[1]; err != nil || len(got) != 2 || !strings.HasSuffix(got[1], fmt.Sprint(": 7 ", shard.MaxBatchOps)) {
+			t.Errorf("%v, the second part: %q", err, got[1:])
+		}
+	})
+}
