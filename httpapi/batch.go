@@ -114,7 +114,8 @@ func (s *server) writeBatch(w http.ResponseWriter, b *batchRequest, replies []sh
 		}
 		applied = AppliedYes
 		for i := range replies {
-			if replies[i].Response.Status != fsm.StatusOK {
+			noRoom := errors.Is(replies[i].Err, shard.ErrAnswerTooLarge) // for the value, whatever was applied
+			if !noRoom && replies[i].Response.Status != fsm.StatusOK {
 				applied = AppliedNo
 			}
 		}

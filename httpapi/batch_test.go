@@ -280,6 +280,13 @@ func TestBatchAtomic(t *testing.T) {
 	if got := resultsOf(t, w); !strings.HasPrefix(w.Body.String(), `{"applied":"no",`) || got[0].Status != 412 || got[1].Status != 424 || got[1].Problem.Applied != AppliedNo {
 		t.Errorf("refused: %s", w.Body)
 	}
+	f.data.answerBatch = func(context.Context, shard.Batch) ([]shard.Reply, error) {
+		return []shard.Reply{{Response: shard.Response{Status: fsm.StatusOK, Version: 3}}, {Err: shard.ErrAnswerTooLarge}}, nil
+	}
+	w = f.request(t, "POST", "/v1/batch", `{"atomic":true,"ops":[{"op":"put","key":"a","value":"1"},{"op":"get","key":"b"}]}`)
+	if got := resultsOf(t, w); !strings.HasPrefix(w.Body.String(), `{"applied":"yes",`) || got[0].Status != 201 || got[1].Status != 413 {
+		t.Errorf("applied, and a value has no room: %s", w.Body)
+	}
 	for status, want := range map[fsm.Status]string{fsm.StatusKeyReused: "idempotency-key-reused", fsm.StatusKeyTooNew: "idempotency-key-too-new", fsm.StatusKeysFull: "idempotency-keys-full"} {
 		answer(status, status, false)
 		w = f.request(t, "POST", "/v1/batch", body, "Idempotency-Key", `"once"`)
