@@ -206,7 +206,7 @@ func (s *series) request(n int) shard.Batch {
 // refusal is why the first of them does; done is that others have their replies now.
 func (s *series) settle(n int, node string, replies []shard.Reply) (done bool, refusal error) {
 	var again []int
-	reads := true
+	reads := !s.batch.Atomic // whose reads see one state, that of one place in the log
 	for _, i := range s.left[:n] {
 		reads = reads && s.batch.Ops[i].Op == shard.OpGet
 	}

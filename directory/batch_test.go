@@ -282,7 +282,8 @@ func TestBatchOfReads(t *testing.T) {
 }
 
 // TestBatchLargeAnswers ensures that reads whose values have no room in an answer are read again, as long as all answers
-// together stay within their bound, and then are refused; among writes they are not, as those are done.
+// together stay within their bound, and then are refused; among writes they are not, as those are done, nor in an atomic
+// batch, whose reads would see two states.
 func TestBatchLargeAnswers(t *testing.T) {
 	rig := newBatchRig(t)
 	value := make([]byte, 4<<20)
@@ -306,6 +307,11 @@ func TestBatchLargeAnswers(t *testing.T) {
 	replies, _ = rig.DoBatch(t.Context(), shard.Batch{Ops: ops})
 	if replies[1].Err != nil || !errors.Is(replies[2].Err, shard.ErrAnswerTooLarge) || !errors.Is(replies[3].Err, shard.ErrAnswerTooLarge) {
 		t.Errorf("among writes: %v %v", replies[2].Err, replies[3].Err)
+	}
+	asked := len(rig.asked[1])
+	replies, err := rig.DoBatch(t.Context(), shard.Batch{Atomic: true, Ops: rig.ops(shard.OpGet, 1, 1, 1, 1)})
+	if err != nil || !errors.Is(replies[2].Err, shard.ErrAnswerTooLarge) || len(rig.asked[1]) != asked+1 {
+		t.Errorf("atomic: %v, %v, asked %q", replies[2].Err, err, rig.asked[1][asked:])
 	}
 	rig.script[1] = func(_ context.Context, _ int, node string, b shard.Batch) ([]shard.Reply, error) {
 		return slices.Repeat([]shard.Reply{{Err: shard.ErrAnswerTooLarge}}, len(b.Ops)), nil
