@@ -34,8 +34,8 @@ func (e *NotAttemptedError) Error() string {
 // DoBatch performs the operations of b where their keys are served, those of different shards at the same time, and returns
 // a reply for each, in their order.
 //
-// Those of a shard are performed in order, in parts of at most shard.MaxBatchOps and shard.MaxBatchBytes: a part begins when
-// the one before it was answered. A part is tried again as Do tries a request again. What the state machine refuses, a
+// Those of a shard are performed in order, in parts of at most shard.MaxBatchOps, shard.MaxBatchBytes and shard.MaxBatchAppends:
+// a part begins when the one before it was answered. A part is tried again as Do tries a request again. What the state machine refuses, a
 // condition for one, keeps no later operation from being tried. A part that is refused as a whole once no other try can
 // help, or whose outcome is unknown, is the last of its shard: those after it are refused, with the same error or with a
 // NotAttemptedError. So what was applied of a shard's operations is the beginning of them, then come those of one part that may
@@ -171,11 +171,14 @@ func (s *series) run(ctx context.Context) error {
 
 // part returns how many of what is left are the next part: those at its beginning that one shard owns, within the bounds.
 func (s *series) part(table *Table, owner Shard) (n int, err error) {
-	size := 0
+	size, appends := 0, 0
 	for n < len(s.left) && (s.batch.Atomic || n < shard.MaxBatchOps) {
 		i := s.left[n]
 		size += s.batch.Ops[i].Size()
-		if n > 0 && size > shard.MaxBatchBytes && !s.batch.Atomic {
+		if s.batch.Ops[i].Op == shard.OpAppend {
+			appends++
+		}
+		if n > 0 && (size > shard.MaxBatchBytes || appends > shard.MaxBatchAppends) && !s.batch.Atomic {
 			break
 		}
 		if of, ok := table.Lookup(s.slots[i]); !ok || of.ID != owner.ID {

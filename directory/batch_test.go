@@ -143,6 +143,12 @@ func TestBatchIsBounded(t *testing.T) {
 			t.Errorf("reply %d: %+v", i, r)
 		}
 	}
+	sizes = nil
+	ops = rig.ops(shard.OpAppend, slices.Repeat([]shard.ID{1}, shard.MaxBatchAppends+5)...)
+	ops[3].Op = shard.OpGet
+	if _, err := rig.DoBatch(t.Context(), shard.Batch{Ops: ops}); err != nil || !slices.Equal(sizes, []int{shard.MaxBatchAppends + 1, 4}) {
+		t.Errorf("parts of %v appends, %v", sizes, err)
+	}
 }
 
 // TestBatchRetries ensures that a part which was refused for a while is tried again, where the refusal says; and that keys which

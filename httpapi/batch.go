@@ -264,10 +264,13 @@ func (s *server) checkBatch(b *batchRequest) error {
 	if b.key != "" && !b.atomic {
 		return kindBadBatch.problem("An Idempotency-Key goes with an atomic batch alone: give operations of their own to be repeated, or add \"atomic\":true.")
 	}
-	size := 0
+	size, appends := 0, 0
 	for i := range b.ops {
 		op := &b.ops[i]
 		size += op.Size()
+		if op.Op == shard.OpAppend {
+			appends++
+		}
 		switch {
 		case b.atomic && op.Cond.Kind == fsm.CondFill:
 			return kindBadBatch.problem("Operation %d: a fill_token is not for an atomic batch.", i)
@@ -280,6 +283,8 @@ func (s *server) checkBatch(b *batchRequest) error {
 		return kindBadBatch.problem("An atomic batch has an operation at least.")
 	case b.atomic && len(b.ops) > shard.MaxAtomicOps:
 		return kindBatchTooLarge.problem("An atomic batch may have %d operations.", shard.MaxAtomicOps)
+	case b.atomic && appends > shard.MaxBatchAppends:
+		return kindBatchTooLarge.problem("An atomic batch may have %d appends.", shard.MaxBatchAppends)
 	case b.atomic && size > shard.MaxAtomicBytes && len(b.ops) > 1:
 		return kindBatchTooLarge.problem("The keys and values of an atomic batch may have %d bytes, these have %d.", shard.MaxAtomicBytes, size)
 	}

@@ -171,6 +171,7 @@ func TestBadBatch(t *testing.T) {
 		`{"ops":[{"op":"put","key":"k","value":"v","fill_token":"1"}],"atomic":true}`:     {422, "bad-batch", "fill_token"},
 		`{"ops":[` + strings.Repeat(ok+",", maxBatchOps) + ok + `]}`:                      {413, "batch-too-large", "10000"},
 		`{"ops":[` + strings.Repeat(ok+",", shard.MaxAtomicOps) + ok + `],"atomic":true}`: {413, "batch-too-large", "512"},
+		`{"ops":[` + strings.Repeat(`{"op":"append","key":"k","value":"v"},`, shard.MaxBatchAppends) + `{"op":"append","key":"k","value":"v"}],"atomic":true}`: {413, "batch-too-large", "64"},
 	} {
 		w := f.request(t, "POST", "/v1/batch", body)
 		p := checkProblem(t, w.Code, w.Header(), w.Body.Bytes(), want.status, want.name, AppliedNo)

@@ -33,6 +33,9 @@ const (
 	// MaxAtomicOps and MaxAtomicBytes bound those of one that is atomic: it can't be divided.
 	MaxAtomicOps   = fsm.MaxAtomic
 	MaxAtomicBytes = 4 << 20
+	// MaxBatchAppends bounds the appends of either, and those for which a log entry takes further proposals. Each copies a value
+	// whose length its own bytes say nothing of, and the copies are in memory at the same time, as the results of the entry.
+	MaxBatchAppends = 64
 	// maxBatchAnswer bounds the bytes of the values in the answer to a batch, which go back in one frame: so one value alone
 	// always has its room.
 	maxBatchAnswer = maxValue
@@ -69,7 +72,7 @@ func (b *Batch) Reads() bool {
 }
 
 func (b *Batch) check() error {
-	size := 0
+	size, appends := 0, 0
 	maxOps, maxBytes := MaxBatchOps, MaxBatchBytes
 	if b.Atomic {
 		maxOps, maxBytes = MaxAtomicOps, MaxAtomicBytes
@@ -77,6 +80,9 @@ func (b *Batch) check() error {
 	for i := range b.Ops {
 		r := &b.Ops[i]
 		size += r.Size()
+		if r.Op == OpAppend {
+			appends++
+		}
 		if err := r.check(); err != nil {
 			return fmt.Errorf("operation %d: %w", i, err)
 		}
@@ -90,8 +96,8 @@ func (b *Batch) check() error {
 		}
 	}
 	switch {
-	case len(b.Ops) == 0 || len(b.Ops) > maxOps || size > maxBytes && len(b.Ops) > 1:
-		return fmt.Errorf("%w: %d operations of %d bytes together", errBadRequest, len(b.Ops), size)
+	case len(b.Ops) == 0 || len(b.Ops) > maxOps || appends > MaxBatchAppends || size > maxBytes && len(b.Ops) > 1:
+		return fmt.Errorf("%w: %d operations of %d bytes together, %d appends", errBadRequest, len(b.Ops), size, appends)
 	case len(b.IdempotencyKey) > fsm.MaxIdempotencyKey || b.IdempotencyKey != "" && !b.Atomic:
 		return fmt.Errorf("%w: idempotency key of %d bytes, atomic %t", errBadRequest, len(b.IdempotencyKey), b.Atomic)
 	case len(b.Caller) > fsm.MaxCaller:

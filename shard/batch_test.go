@@ -285,6 +285,8 @@ func TestBatchCheck(t *testing.T) {
 		"one that is longer":     {Batch{Ops: []Request{putOp("k", strings.Repeat("v", 2*MaxBatchBytes))}}, true},
 		"atomic, more bytes":     {Batch{Ops: []Request{long, long}, Atomic: true}, true},
 		"atomic, too many":       {Batch{Ops: slices.Repeat([]Request{long}, 9), Atomic: true}, false},
+		"appends":                {Batch{Ops: slices.Repeat([]Request{{Op: OpAppend, Key: []byte("k")}}, MaxBatchAppends)}, true},
+		"too many appends":       {Batch{Ops: slices.Repeat([]Request{{Op: OpAppend, Key: []byte("k")}}, MaxBatchAppends+1)}, false},
 		"atomic, too many ops":   {Batch{Ops: slices.Repeat([]Request{getOp("k")}, MaxAtomicOps+1), Atomic: true}, false},
 		"a bad operation":        {Batch{Ops: []Request{getOp("k"), {Op: OpPut}}}, false},
 		"a key of an operation":  {Batch{Ops: []Request{once}}, false},

@@ -20,7 +20,7 @@ const (
 	queueBytes  = 32 << 20
 	// commandWeight is about what a command takes in memory beside its bytes, and counts where a proposal has several.
 	commandWeight = 256
-	// A log entry takes proposals until it has maxBatchCommands or maxBatchBytes.
+	// A log entry takes proposals until it has maxBatchCommands, maxBatchBytes or MaxBatchAppends.
 	maxBatchCommands = 1024
 	maxBatchBytes    = 256 << 10
 	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. While
@@ -127,6 +127,19 @@ func (p *proposal) size() int64 {
 
 func sizeOf(c *fsm.Command) int64 {
 	return int64(len(c.Key) + len(c.Value) + len(c.ContentType) + len(c.Caller) + len(c.IdempotencyKey))
+}
+
+// appends is how many of the commands are appends.
+func (p *proposal) appends() (n int) {
+	if p.command != nil && p.command.Kind == fsm.KindAppend {
+		n++
+	}
+	for i := range p.commands {
+		if p.commands[i].Kind == fsm.KindAppend {
+			n++
+		}
+	}
+	return n
 }
 
 // weight is what counts against queueBytes: the queue bounds the number of proposals, but not that of the commands that
@@ -247,14 +260,15 @@ func (b *batcher) run() {
 // gather takes what waits, up to one entry's worth, first of all first, if it is not nil.
 func (b *batcher) gather(first *proposal) []*proposal {
 	var batch []*proposal
-	commands, size := 0, int64(0)
+	commands, appends, size := 0, 0, int64(0)
 	for p := first; ; {
 		if p != nil && b.take(p) {
 			batch = append(batch, p)
 			commands += max(len(p.commands), 1)
+			appends += p.appends()
 			size += p.size()
 		}
-		if commands >= maxBatchCommands || size >= maxBatchBytes {
+		if commands >= maxBatchCommands || appends >= MaxBatchAppends || size >= maxBatchBytes {
 			return batch
 		}
 		select {

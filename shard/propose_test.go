@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -490,4 +491,23 @@ func TestCloseWhileUntaken(t *testing.T) {
 		release()
 		wg.Wait()
 	})
+}
+
+// TestAppendsPerEntry ensures that a log entry takes few appends, however short they are: what each makes may be long.
+func TestAppendsPerEntry(t *testing.T) {
+	b := newBatcher(nil, nil)
+	for range 2 * MaxBatchAppends {
+		p := &proposal{ctx: t.Context(), command: &fsm.Command{Kind: fsm.KindAppend, Key: []byte("k")}, done: make(chan outcome, 1)}
+		b.bytes.Add(p.weight())
+		b.queue <- p
+	}
+	commands := slices.Repeat([]fsm.Command{{Kind: fsm.KindAppend}, {Kind: fsm.KindPut}}, MaxBatchAppends)
+	for range 2 {
+		b.queue <- &proposal{ctx: t.Context(), commands: commands, done: make(chan outcome, 1)}
+	}
+	for i, want := range []int{MaxBatchAppends, MaxBatchAppends, 1, 1} {
+		if batch := b.gather(nil); len(batch) != want {
+			t.Errorf("entry %d takes %d proposals, want %d", i, len(batch), want)
+		}
+	}
 }

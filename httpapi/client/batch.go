@@ -93,7 +93,7 @@ func (AtomicOption) ofBatch()         {}
 func (AtomicOption) apply(r *request) { r.batch.atomic = true }
 
 // Atomic applies all operations of a batch or none: one that is refused has its own error, the others ErrAborted. The keys must be
-// of one shard: give them the same {tag}. At most 512 operations.
+// of one shard: give them the same {tag}. At most 512 operations, 64 appends among them.
 func Atomic() AtomicOption { return AtomicOption{} }
 
 // OpResult is what an operation of a batch came to. Err is nil, or an *Error as the single call would have returned it.
