@@ -73,6 +73,7 @@ func (f *findings) of(system string, conns int, mix string, figure func(sample) 
 
 func rateOf(x sample) *float64 { return &x.Rate }
 func p50Of(x sample) *float64  { return &x.P50 }
+func cpuOf(x sample) *float64  { return pointer(x.ServerCPU + x.ClientCPU) }
 
 // columns of the tables of speed, each a median over rounds.
 var columns = []struct {

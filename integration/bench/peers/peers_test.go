@@ -213,7 +213,7 @@ func TestRatios(t *testing.T) {
 func TestJudge(t *testing.T) {
 	f := findings{Memory: []weight{{System: "larder-8", Items: 100, Full: 25_000}}}
 	add := func(system string, conns int, mix string, rate, p50 float64) {
-		f.Samples = append(f.Samples, sample{System: system, Round: 1, Conns: conns, Mix: mix, Rate: rate, P50: p50})
+		f.Samples = append(f.Samples, sample{System: system, Round: 1, Conns: conns, Mix: mix, Rate: rate, P50: p50, ServerCPU: 90 / max(rate, 1), ClientCPU: 10 / max(rate, 1)})
 	}
 	add("larder-8", 64, "read", 4, 0)
 	add("etcd-E1", 64, "read", 1, 0)
@@ -223,7 +223,7 @@ func TestJudge(t *testing.T) {
 	r := report.New(&out)
 	f.judge(r)
 	err := r.Close()
-	if n := strings.Count(out.String(), "bar: "); n != 3 || strings.Count(out.String(), "MISSED") != 1 || !strings.Contains(out.String(), "0.31, MISSED") || err == nil {
+	if n := strings.Count(out.String(), "bar: "); n != 3 || strings.Count(out.String(), "MISSED") != 1 || !strings.Contains(out.String(), "0.31, MISSED") || !strings.Contains(out.String(), "client 4.00)") || err == nil {
 		t.Errorf("got %v and\n%s", err, &out)
 	}
 	cfg, err := parse(nil, io.Discard)
