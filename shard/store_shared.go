@@ -52,7 +52,8 @@ type sharedLog struct {
 	open   map[sharedPrefix]sharedEngine
 	sound  map[string]int // damaged files that no running replica minds, and how often they were met since
 
-	failures chan error // one at most waits
+	failures chan error    // one at most waits
+	told     chan struct{} // closed once it was reported
 	damaged  chan pebble.DataCorruptionInfo
 	quit     chan struct{}
 	wg       sync.WaitGroup
@@ -90,7 +91,9 @@ func openSharedLog(fs vfs.FS, dir string, must, readOnly bool, log *slog.Logger,
 		return nil, wrap(err)
 	}
 	l := &sharedLog{files: files, log: log, report: report, open: map[sharedPrefix]sharedEngine{}, sound: map[string]int{},
-		failures: make(chan error, 1), damaged: make(chan pebble.DataCorruptionInfo, 1), quit: make(chan struct{})}
+		failures: make(chan error, 1), told: make(chan struct{}), damaged: make(chan pebble.DataCorruptionInfo, 1), quit: make(chan struct{})}
+	files.failed = l.failedFile
+	l.wg.Go(l.watch)
 	err = guard(func() (err error) {
 		l.db, err = pebble.Open(dir, l.options(readOnly))
 		return err
@@ -98,15 +101,15 @@ func openSharedLog(fs vfs.FS, dir string, must, readOnly bool, log *slog.Logger,
 	if err == nil {
 		err = l.failure()
 	}
-	switch {
-	case err == nil:
-	case there:
-		return nil, wrap(err)
-	default:
-		return nil, fmt.Errorf("making shared log %s: %w", dir, err)
+	if err == nil {
+		return l, nil
 	}
-	l.wg.Go(l.watch)
-	return l, nil
+	close(l.quit)
+	l.wg.Wait()
+	if there {
+		return nil, wrap(err)
+	}
+	return nil, fmt.Errorf("making shared log %s: %w", dir, err)
 }
 
 // options are those of a log: written once, read seldom, deleted from the front.
@@ -172,6 +175,16 @@ func (l *sharedLog) fail(err error) {
 	}
 }
 
+// failedFile hears of a failed write or sync of a log or a manifest before Pebble does, and returns once it was reported, which in production ends
+// the process: Pebble itself panics where it can't write its next record, with locks that it does not hold.
+func (l *sharedLog) failedFile(err error) {
+	l.fail(fmt.Errorf("shared log: %w", err))
+	select {
+	case <-l.told:
+	case <-l.quit:
+	}
+}
+
 func (l *sharedLog) failure() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -184,6 +197,7 @@ func (l *sharedLog) watch() {
 		select {
 		case err := <-l.failures:
 			l.report(err)
+			close(l.told)
 		case info := <-l.damaged:
 			l.judge(info)
 		case <-l.quit:

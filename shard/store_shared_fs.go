@@ -16,6 +16,7 @@ import (
 // acknowledged (checkShared).
 type syncedFiles struct {
 	vfs.FS
+	failed   func(error)   // hears of each write and sync that fails, before Pebble does
 	syncs    atomic.Uint64 // of logs
 	promises atomic.Uint64
 
@@ -87,6 +88,9 @@ func numberOf(name string) (number uint64, isLog, ok bool) {
 
 func (s *syncedFiles) watch(name string, f vfs.File, err error) (vfs.File, error) {
 	number, isLog, ok := numberOf(name)
+	if err != nil && ok {
+		s.failed(err)
+	}
 	if err != nil || !ok {
 		return f, err
 	}
@@ -121,6 +125,9 @@ type watchedFile struct {
 func (f *watchedFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	f.written += int64(n)
+	if err != nil {
+		f.files.failed(err)
+	}
 	return n, err
 }
 
@@ -135,6 +142,7 @@ func (f *watchedFile) synced(err error) error {
 		f.files.syncs.Add(1)
 	}
 	if err != nil {
+		f.files.failed(err)
 		return err
 	}
 	f.files.mu.Lock()

@@ -390,6 +390,12 @@ func TestSharedFailedSync(t *testing.T) {
 		stores = append(stores, s)
 	}
 	fs.armed.Store(true)
+	l.files.failed = func(err error) { // what Pebble hears of was reported before
+		l.failedFile(err)
+		if len(reported) != 1 {
+			t.Errorf("%d failures were reported", len(reported))
+		}
+	}
 	for _, s := range stores {
 		if err := s.StoreLogs(logs(2, 2, 1)); err == nil {
 			t.Error("an append whose sync failed was stored")
