@@ -125,7 +125,7 @@ func TestBenchExits(t *testing.T) {
 		}, exitUnknown, "503 no-leader"},
 	} {
 		address, _ := serve(t, keys(tt.reply))
-		args := []string{"bench", "--server", address, "--clients", "1", "--reads", "0", "--duration", "50ms", "--warmup", "0s"}
+		args := []string{"bench", "--server", address, "--clients", "1", "--reads", "0", "--duration", "400ms", "--warmup", "0s"}
 		code, stdout, stderr := larder(t, "", nil, args...)
 		if code != tt.want || stdout == "" || !strings.Contains(stderr, tt.said) {
 			t.Errorf("%s: got exit code %d, want %d; %s%s", what, code, tt.want, stdout, stderr)
