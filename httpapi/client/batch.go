@@ -236,7 +236,8 @@ type resultJSON struct {
 
 // settleBatch is settle for a batch.
 func (r *request) settleBatch(n *node, resp *http.Response, maxValue int64) (*answer, *Error) {
-	limit := maxValue/3*4*int64(max(len(r.batch.ops), 1)) + int64(len(r.batch.ops))*(64<<10) // any answer of Larder's is shorter
+	const escaped = 6                                                                            // bytes of JSON for a control character
+	limit := maxValue*escaped*int64(max(len(r.batch.ops), 1)) + int64(len(r.batch.ops))*(64<<10) // any answer of Larder's is shorter
 	if media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || media != "application/json" || resp.StatusCode != http.StatusOK {
 		return nil, r.foreign(n, resp, fmt.Errorf("its content type is %q", resp.Header.Get("Content-Type")))
 	}

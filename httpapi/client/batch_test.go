@@ -104,6 +104,20 @@ func TestBatchResults(t *testing.T) {
 	})
 }
 
+// TestBatchEscapedValue ensures that a value as long as allowed is taken however long its JSON is.
+func TestBatchEscapedValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newNetwork(t, "a:1")
+		w.setTable(oneShard(1, "a"))
+		const n = 100_000
+		w.set("a:1", batchAnswer(`{"results":[{"status":200,"etag":"\"7\"","value":"`+strings.Repeat(`\u0000`, n)+`","shard":1,"epoch":3,"index":"5.0","served_by":"a","read":"log"}]}`))
+		got, err := w.client(Config{MaxValueBytes: n}).Batch(t.Context(), []Op{GetOp("k")})
+		if err != nil || got[0].Err != nil || len(got[0].Entry.Value) != n {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 // TestBatchAnswers ensures that an answer which is none leaves all of it unknown, once anything may have been applied, and that reads
 // alone are asked again.
 func TestBatchAnswers(t *testing.T) {
