@@ -225,11 +225,25 @@ func (s *series) settle(n int, node string, replies []shard.Reply) (done bool, r
 		if reply.Err == nil && node != s.router.self {
 			reply.Response.ForwardedTo = node
 		}
-		s.room.Add(-int64(len(reply.Response.Value)))
-		s.replies[i] = reply
+		s.replies[i] = s.fit(reply)
 	}
 	s.left = append(again, s.left[n:]...)
 	return done, refusal
+}
+
+// fit leaves the value out of a reply where the replies before it have used up the room.
+func (s *series) fit(reply shard.Reply) shard.Reply {
+	r := &reply.Response
+	size := int64(len(r.Value))
+	switch {
+	case size == 0:
+	case s.room.Add(-size)+size > 0:
+	case r.Found:
+		return shard.Reply{Err: shard.ErrAnswerTooLarge}
+	default:
+		r.HasValue, r.Value, r.ContentType = false, nil, ""
+	}
+	return reply
 }
 
 // stays reports whether an operation is to be tried again after err, in a part that has reads alone or not, and of which

@@ -320,6 +320,27 @@ func TestBatchLargeAnswers(t *testing.T) {
 		t.Errorf("atomic: %v, %v, asked %q", replies[2].Err, err, rig.asked[1][asked:])
 	}
 	rig.script[1] = func(_ context.Context, _ int, node string, b shard.Batch) ([]shard.Reply, error) {
+		replies := rig.serve(node, b)
+		for i := range replies {
+			r := &replies[i].Response
+			r.Found, r.HasValue, r.Value = b.Ops[i].Op == shard.OpGet, b.Ops[i].Op != shard.OpGet, nil
+			if i == 0 {
+				r.Value = make([]byte, maxAnswer/2)
+			}
+		}
+		return replies, nil
+	}
+	for _, op := range []shard.Op{shard.OpGet, shard.OpIncr} {
+		replies, _ = rig.DoBatch(t.Context(), shard.Batch{Ops: rig.ops(op, slices.Repeat([]shard.ID{1}, 2*shard.MaxBatchOps+1)...)})
+		last := replies[2*shard.MaxBatchOps]
+		if op == shard.OpGet && !errors.Is(last.Err, shard.ErrAnswerTooLarge) || op != shard.OpGet && (last.Err != nil || last.Response.HasValue) {
+			t.Errorf("operation %d of a third part: %v, %d bytes", op, last.Err, len(last.Response.Value))
+		}
+		if r := replies[shard.MaxBatchOps]; r.Err != nil || len(r.Response.Value) != maxAnswer/2 {
+			t.Errorf("operation %d of a second part: %v", op, r.Err)
+		}
+	}
+	rig.script[1] = func(_ context.Context, _ int, node string, b shard.Batch) ([]shard.Reply, error) {
 		return slices.Repeat([]shard.Reply{{Err: shard.ErrAnswerTooLarge}}, len(b.Ops)), nil
 	}
 	if replies, _ = rig.DoBatch(t.Context(), shard.Batch{Ops: rig.ops(shard.OpGet, 1, 1)}); !errors.Is(replies[0].Err, shard.ErrAnswerTooLarge) {
