@@ -50,6 +50,11 @@ func (s *server) batchStream(w http.ResponseWriter, r *http.Request, timeout tim
 	h.Set("Cache-Control", "no-store")
 	protect(h)
 	in := lineReader{from: bufio.NewReaderSize(r.Body, 64<<10), most: int(s.cfg.MaxValueBytes)/3*4 + 64<<10}
+	defer func() {
+		if in.err != io.EOF { // net/http is about to read what is left of the body, which may never come
+			conn.SetReadDeadline(time.Now())
+		}
+	}()
 	out := bufio.NewWriterSize(w, 64<<10)
 	for {
 		conn.SetReadDeadline(time.Now().Add(streamIdle))
@@ -112,6 +117,7 @@ func (s *server) readWindow(in *lineReader, noLease bool) (b *batchRequest, bad 
 			in.err = err
 			return b, kindBodyTimeout.problem("No operation came within %s.", streamIdle), true
 		case err == io.EOF:
+			in.err = err
 			return b, nil, true
 		case err != nil:
 			return b, kindMalformed.problem("The stream could not be read: %v.", err), true
@@ -138,7 +144,7 @@ var errLongLine = errors.New("line too long")
 type lineReader struct {
 	from *bufio.Reader
 	most int
-	err  error // that it ended by, where that is the deadline
+	err  error // that it ended by, where that is the deadline, or io.EOF
 }
 
 // ready reports whether a line can be read without waiting.
