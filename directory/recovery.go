@@ -43,7 +43,8 @@ const methodRecover = "shard.recover"
 //	while it keeps the old one's state   the old one until the new one is whole                TestKeepAcrossCrashes, shard.Keep
 //
 // What can be seen of the former generation: nothing, once the last of its members has heard of the table. Until then a majority of them
-// that was alive all the time, and cut off from every node that has heard, goes on serving those who ask it; what it acknowledges meanwhile
+// that was alive all the time, and cut off from every node that has heard, goes on serving those who ask it (and where leaders read by lease,
+// its leader alone for a quarter of a second longer, which the next generation waits for: shard/readlease.go); what it acknowledges meanwhile
 // is lost, and clients on both sides see two states. No node can tell that from its being gone, which is why the operator must say so, and why the
 // directory's leader refuses while it hears a majority (see Recovery.Force). Nodes that know the new table ask none of them: reads
 // and writes name the replica that they mean.
