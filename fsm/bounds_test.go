@@ -134,6 +134,9 @@ func TestWorkPerPutIsBounded(t *testing.T) {
 // TestLargeEntriesLeaveInSteps ensures that the end of a batch removes few entries when they are large, both of
 // those that expired and of those above a lowered limit, and that those after it remove the rest.
 func TestLargeEntriesLeaveInSteps(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long under the race detector")
+	}
 	const entries, size = 100, 1 << 20
 	for what, end := range map[string]struct {
 		ttl uint64

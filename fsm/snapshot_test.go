@@ -247,6 +247,9 @@ func TestRestoreRefusesDamage(t *testing.T) {
 		}
 	}
 	for i := range image {
+		if testing.Short() && i >= headerSize && i%7 != 0 {
+			continue
+		}
 		bit := i % 8
 		damaged := bytes.Clone(image)
 		damaged[i] ^= 1 << bit

@@ -146,6 +146,9 @@ func TestStoreChurn(t *testing.T) {
 // TestStoreCleansOnce ensures that entries which leave in an order of their own are copied less than once each on
 // the way: cleaning puts those together that will leave together.
 func TestStoreCleansOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long under the race detector")
+	}
 	const n, size, every = 100_000, 100, 50
 	c := newChurn(1)
 	for i := range uint64(n) {
@@ -188,6 +191,9 @@ func TestStoreCleansOnce(t *testing.T) {
 // TestStoreCleaningEnds ensures that cleaning comes to an end, after which an operation does nothing for it: beside large values
 // that have segments of their own, which it never touches, and where most of what there was is gone.
 func TestStoreCleaningEnds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long under the race detector")
+	}
 	for name, tt := range map[string]struct{ lone, most, left int }{
 		"large values":  {lone: 2400, most: 20_000, left: 20_000},
 		"few are left":  {most: 10_000, left: 500},

@@ -591,6 +591,9 @@ func TestSharedDamagedBlockOfRunning(t *testing.T) {
 // Ensures that the room of compacted logs, and of removed replicas, is given back, at the latest as others go on writing: what the
 // engine has in its newest files is no load to it before there are others.
 func TestSharedSpace(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long under the race detector")
+	}
 	l := openTestShared(t, vfs.NewCrashableMem())
 	const replicas, entries, size = 4, 16 * 32, 64 << 10 // 128 MiB
 	var last *store

@@ -725,6 +725,9 @@ func touchShareOf(c *cluster, n, keys int, next func() int) (touches, requests u
 // TestTouchShare ensures that touches take at most 5 % of the bytes of keys and values of all requests, for
 // Zipf and for uniform reads, through the log of three replicas.
 func TestTouchShare(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long under the race detector")
+	}
 	const keys, n = 10_000, 40_000
 	rnd := rand.New(rand.NewPCG(1, 1))
 	for name, next := range map[string]func() int{
