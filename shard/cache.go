@@ -382,7 +382,7 @@ func (c *Cache) lookAsLeader(ctx context.Context, i *instance, req Request, path
 			l.Found = l.Found && !due(l, uint64(c.group.host.now().UnixMilli()))
 			return c.answer(l, place, none, now, path)
 		}
-		if stamps := i.stamps.Load(); stamps != nil {
+		if stamps := i.stamps.Load(); stamps != nil && l.Found && l.Entry.ExpireAt != 0 { // for others it decides nothing
 			now = max(now, stamps.peek())
 		}
 		if l.Owned && due(l, now) {

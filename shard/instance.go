@@ -28,6 +28,7 @@ type instance struct {
 	// ready is the term in which this instance leads and has applied a barrier; 0 = it does not.
 	ready   atomic.Uint64
 	stamps  atomic.Pointer[stamper] // of the ready term
+	elects  atomic.Pointer[electorate]
 	kicking atomic.Bool
 
 	// lastTimeoutNow is the term of the last TimeoutNow taken. A later instance may take another in that term: the election that this one
@@ -219,12 +220,7 @@ func (i *instance) stepDown() {
 // wall is the lower median of the voters' clocks, see clocks.median.
 func (i *instance) wall() (millis int64, known bool) {
 	h := i.group.host
-	voters, _ := i.voters()
-	names := make([]string, len(voters))
-	for n, v := range voters {
-		names[n] = v.Node
-	}
-	return h.clocks.median(h.now(), h.cfg.Node, names)
+	return h.clocks.median(h.now(), h.cfg.Node, i.electorate().nodes)
 }
 
 // notLeader is the refusal of a replica that does not lead, or does not serve yet.
@@ -240,18 +236,39 @@ func (i *instance) notLeader() error {
 	return &NotLeaderError{Leader: r.Node}
 }
 
-// voters returns the voters of the latest configuration, and whether this replica is one.
-func (i *instance) voters() (voters []ReplicaID, self bool) {
-	for _, s := range i.raft.GetConfiguration().Configuration().Servers {
+// electorate are the voters of a configuration. It doesn't change.
+type electorate struct {
+	servers []raft.Server // of the configuration that it was made of
+	voters  []ReplicaID
+	nodes   []string // of voters
+	self    bool     // this replica is one of them
+}
+
+// electorate returns the voters of the latest configuration. They are made out again only where that is another one than at the
+// last call, which its memory tells: the library never writes into a configuration, and what is kept here is not used for another.
+func (i *instance) electorate() *electorate {
+	servers := i.raft.GetConfiguration().Configuration().Servers
+	if e := i.elects.Load(); e != nil && len(e.servers) == len(servers) && (len(servers) == 0 || &e.servers[0] == &servers[0]) {
+		return e
+	}
+	e := &electorate{servers: servers}
+	for _, s := range servers {
 		if s.Suffrage != raft.Voter {
 			continue
 		}
 		if r, err := ParseReplicaID(string(s.ID)); err == nil {
-			voters = append(voters, r)
-			self = self || r == i.group.id
+			e.voters, e.nodes = append(e.voters, r), append(e.nodes, r.Node)
+			e.self = e.self || r == i.group.id
 		}
 	}
-	return voters, self
+	i.elects.Store(e)
+	return e
+}
+
+// voters returns the voters of the latest configuration, which nobody may write into, and whether this replica is one.
+func (i *instance) voters() (voters []ReplicaID, self bool) {
+	e := i.electorate()
+	return e.voters, e.self
 }
 
 func (i *instance) votes() bool {

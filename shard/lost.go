@@ -97,7 +97,7 @@ func (h *Host) Fate(id ReplicaID) (Fate, error) {
 			return Fate{}, ErrStopped
 		}
 		voters, _ := i.voters()
-		f := Fate{Leads: i.raft.State() == raft.Leader, Voters: voters}
+		f := Fate{Leads: i.raft.State() == raft.Leader, Voters: slices.Clone(voters)}
 		var err error
 		f.Last = i.raft.LastIndex()
 		f.LastTerm, err = termAt(f.Last, g.store, g.snaps)

@@ -38,6 +38,8 @@ type peer struct {
 	redial chan struct{} // one token: address or identity changed
 
 	probes probeQueue
+	asked  atomic.Int64 // monotonic time + 1 when the question in flight left; 0 = there is none
+	slow   atomic.Int64 // monotonic time until which it is not among those that are asked first
 
 	heard   atomic.Int64 // monotonic time of the last frame from the node, by any link; 0 = never
 	refuses atomic.Int64 // monotonic time since when the node refuses our data folder; 0 = it does not
@@ -355,6 +357,13 @@ func (p *peer) call(ctx context.Context, kind byte, body []byte, lazy bool) ([]b
 		p.mu.Unlock()
 		return nil, fmt.Errorf("%w: no answer from %s: %w", ErrOutcomeUnknown, p.node, ctx.Err())
 	}
+}
+
+// linked reports whether there is a link to the peer.
+func (p *peer) linked() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out != nil
 }
 
 // tellBytes bounds what may wait on a link for something that is only told to join it.

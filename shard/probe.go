@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,10 +22,16 @@ import (
 // at or below the CommitIndex that was loaded.
 //
 // Each peer has one request in flight, for all replicas of the node pair together; whoever waits
-// goes with the next. A peer that hangs holds up nobody whom the others can confirm.
+// goes with the next. As many are asked as must answer, the same for all replicas of a node as far as
+// they vote there, and all others as soon as one of them fails to, or takes long: a peer that hangs
+// holds up few, and not for long. To ask all at once would have all answer what one answer settles.
 
 const (
 	probeTimeout = time.Second
+	// probePatience is how long a round waits for those who were asked before all others are asked too.
+	probePatience = 10 * time.Millisecond
+	// slowTime is how long one who took longer is not among those who are asked first.
+	slowTime = time.Second
 	// probePause is the wait before a peer that did not confirm is asked again.
 	probePause = 30 * time.Millisecond
 )
@@ -37,18 +44,22 @@ type readRound struct {
 	visible uint64 // the last index at or below CommitIndex that the state machine sees
 
 	// Guarded by readRounds.mu.
-	term uint64
-	need int             // further voters that must confirm
-	ask  map[string]bool // voters (nodes) that have not confirmed yet
+	began time.Duration // monotonic
+	all   bool          // all are asked
+	term  uint64
+	need  int             // further voters that must confirm
+	ask   map[string]bool // voters (nodes) that have not confirmed yet
 }
 
 // readRounds are the rounds of one Raft instance.
 type readRounds struct {
 	inst *instance
 
-	mu   sync.Mutex
-	open *readRound   // gathers readers; nil = none
-	sent []*readRound // closed, undecided
+	mu    sync.Mutex
+	open  *readRound   // gathers readers; nil = none
+	sent  []*readRound // closed, undecided
+	look  *time.Timer  // when rounds are looked at that may take long
+	looks bool         // look is set
 }
 
 // join waits until a read that began before the call is linearizable, and returns the index that
@@ -61,12 +72,11 @@ func (q *readRounds) join(ctx context.Context) (visible uint64, err error) {
 	}
 	fresh := r == nil
 	if fresh {
-		r = &readRound{done: make(chan struct{})}
-		q.open = r
+		r = q.beginLocked()
 	}
 	q.mu.Unlock()
 	if fresh {
-		q.inst.askPeers(q)
+		q.inst.askPeers(false)
 	}
 	select {
 	case <-r.done:
@@ -85,30 +95,121 @@ func (q *readRounds) renew() {
 		q.mu.Unlock()
 		return
 	}
-	q.open = &readRound{done: make(chan struct{})}
+	q.beginLocked()
 	q.mu.Unlock()
-	q.inst.askPeers(q)
+	q.inst.askPeers(false)
 }
 
-// askPeers makes the probers of all voters take the open round. A shard whose only voter is this
-// node needs none.
-func (i *instance) askPeers(q *readRounds) {
-	voters, self := i.voters()
-	others := 0
-	for _, v := range i.confirmers(voters) {
-		if v.Node == i.group.id.Node {
+// beginLocked opens a round.
+func (q *readRounds) beginLocked() *readRound {
+	r := &readRound{done: make(chan struct{}), began: q.inst.group.host.mono()}
+	q.open = r
+	if !q.looks {
+		q.lookLaterLocked()
+	}
+	return r
+}
+
+func (q *readRounds) lookLaterLocked() {
+	q.looks = true
+	if q.look == nil {
+		q.look = time.AfterFunc(probePatience, q.lookAfter)
+		return
+	}
+	q.look.Reset(probePatience)
+}
+
+// lookAfter has all peers asked for rounds that take long.
+func (q *readRounds) lookAfter() {
+	q.mu.Lock()
+	q.looks = false
+	now := q.inst.group.host.mono()
+	late := false
+	for _, r := range append(q.sent, q.open) {
+		if r == nil || r.all {
 			continue
 		}
-		others++
-		if p := i.group.host.peer(v.Node); p != nil {
-			p.probes.add(i)
+		if now-r.began < probePatience {
+			if !q.looks {
+				q.lookLaterLocked()
+			}
+			continue
+		}
+		late, r.all = true, true
+	}
+	q.mu.Unlock()
+	if late {
+		q.inst.blame()
+		q.inst.askPeers(true)
+	}
+}
+
+// blame notes which peers take long to answer.
+func (i *instance) blame() {
+	now := i.group.host.mono()
+	for _, p := range i.toAsk(true) {
+		if since := p.asked.Load(); since != 0 && now-time.Duration(since-1) >= probePatience {
+			p.slow.Store(int64(now + slowTime))
 		}
 	}
-	if others == 0 && self || i.ready.Load() == 0 {
-		q.mu.Lock()
-		q.closeLocked()
-		q.mu.Unlock()
+}
+
+// askPeers makes the probers of voters take the open round, and of all voters those that are undecided. A shard whose only
+// voter is this node needs none.
+func (i *instance) askPeers(all bool) {
+	peers := i.toAsk(all)
+	for _, p := range peers {
+		p.probes.add(i)
 	}
+	if len(peers) > 0 && i.ready.Load() != 0 {
+		return
+	}
+	if e := i.electorate(); i.ready.Load() == 0 || e.self && len(e.voters) == 1 {
+		i.reads.mu.Lock()
+		i.reads.closeLocked()
+		i.reads.mu.Unlock()
+	}
+}
+
+// toAsk returns the peers that are asked at first, or all. They are taken from the configuration's order, beginning behind this
+// node, so that each node of a few has another one to ask.
+func (i *instance) toAsk(all bool) []*peer {
+	voters, self := i.voters()
+	need := needed(len(voters), self)
+	list := i.confirmers(voters)
+	h := i.group.host
+	own := slices.IndexFunc(list, func(v ReplicaID) bool { return v.Node == h.cfg.Node })
+	peers := make([]*peer, 0, len(list))
+	prompt := 0
+	now := int64(h.mono())
+	for k := range list {
+		v := list[(own+1+k)%len(list)]
+		if v.Node == h.cfg.Node {
+			continue
+		}
+		p := h.peer(v.Node)
+		if p == nil {
+			continue
+		}
+		peers = append(peers, p)
+		if now >= p.slow.Load() && p.linked() {
+			peers[prompt], peers[len(peers)-1] = p, peers[prompt]
+			prompt++
+		}
+	}
+	if all || prompt < need {
+		return peers
+	}
+	return peers[:need]
+}
+
+// needed is how many others must confirm what this replica believes, one of so many voters or none of them.
+func needed(voters int, self bool) int {
+	need := voters/2 + 1
+	if self || bugSelfCounted.on() {
+		need--
+	}
+	return need
 }
 
 // take closes the open round, and returns the term to ask node about with the rounds that its
@@ -143,10 +244,7 @@ func (q *readRounds) closeLocked() {
 	commit := i.raft.CommitIndex()
 	r.visible = i.visible(commit)
 	voters, self := i.voters()
-	r.need = len(voters)/2 + 1
-	if self || bugSelfCounted.on() {
-		r.need--
-	}
+	r.need = needed(len(voters), self)
 	r.ask = map[string]bool{}
 	for _, v := range i.confirmers(voters) {
 		if v.Node != i.group.id.Node {
@@ -180,6 +278,21 @@ func (q *readRounds) confirm(node string, rounds []*readRound) {
 	}
 }
 
+// spread has all voters asked for rounds that one of them did not confirm.
+func (q *readRounds) spread(rounds []*readRound) {
+	q.mu.Lock()
+	undecided := false
+	for _, r := range rounds {
+		if r.need > 0 && !r.all {
+			undecided, r.all = true, true
+		}
+	}
+	q.mu.Unlock()
+	if undecided {
+		q.inst.askPeers(true)
+	}
+}
+
 func (q *readRounds) sweepLocked() {
 	left := q.sent[:0]
 	for _, r := range q.sent {
@@ -205,19 +318,21 @@ func (q *readRounds) fail(err error) {
 	q.sent, q.open = nil, nil
 }
 
-// wants reports whether node still has something to confirm.
-func (q *readRounds) wants(node string) bool {
+// wants reports whether a peer still has something to confirm.
+func (q *readRounds) wants(p *peer) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.open != nil {
-		return true
-	}
+	asked := false // without a look at who is
 	for _, r := range q.sent {
-		if r.ask[node] {
+		if r.ask[p.node] && r.all {
 			return true
 		}
+		asked = asked || r.ask[p.node]
 	}
-	return false
+	if q.open != nil && q.open.all {
+		return true
+	}
+	return (asked || q.open != nil) && slices.Contains(q.inst.toAsk(false), p)
 }
 
 // probeQueue holds the instances that want something of a peer.
@@ -300,9 +415,11 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 		}
 		body = append(binary.AppendUvarint(nil, uint64(len(items))), body...)
 		asked := p.host.mono()
+		p.asked.Store(int64(asked) + 1)
 		ctx, cancel := context.WithTimeout(p.ctx, probeTimeout)
 		answer, err := p.call(ctx, frameProbe, body, false)
 		cancel()
+		p.asked.Store(0)
 		r := reader{b: answer}
 		for _, it := range items {
 			term, promised := uint64(0), false
@@ -318,8 +435,12 @@ func (p *peer) probeLoop(stop <-chan struct{}) {
 			case term > it.term:
 				it.inst.kick()
 			}
+			if term != it.term {
+				p.slow.Store(int64(p.host.mono() + slowTime))
+				it.inst.reads.spread(it.rounds)
+			}
 			switch {
-			case !it.inst.reads.wants(p.node):
+			case !it.inst.reads.wants(p):
 			case term == it.term:
 				p.probes.add(it.inst)
 			default: // this replica can't confirm now; the others of the node must not wait for it

@@ -172,6 +172,7 @@ func TestNotReadyBeforeBarrier(t *testing.T) {
 			}
 			return next != nil
 		})
+		synctest.Wait() // until it has done all that it does at once
 		if s := next.Group(testShard).Status(); s.Ready {
 			t.Error("ready although no entry of its term can be committed")
 		}
