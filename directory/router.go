@@ -114,7 +114,10 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 	slot := fsm.Slot(req.Key)
 	// The leader alone knows who would fill a miss: such a read goes to it as a write does.
 	h := hunt{router: r, read: req.Op == shard.OpGet && req.Fill == 0, listed: req.Consistency == shard.Any}
-	fillEnd := time.Now().Add(req.Fill)
+	var fillEnd time.Time
+	if req.Fill != 0 {
+		fillEnd = time.Now().Add(req.Fill)
+	}
 	var last error
 	for {
 		if ctx.Err() != nil {
@@ -177,8 +180,8 @@ func (r *Router) attempt(ctx context.Context, node string, req shard.Request) (r
 
 // attemptRead has node asked for a read, for no longer than patience.
 func attemptRead(ctx context.Context, patience time.Duration, node string, ask func(context.Context) error) error {
-	try, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
+	try := limit(ctx, patience)
+	defer try.end()
 	err := ask(try)
 	if errors.Is(err, shard.ErrOutcomeUnknown) {
 		// %v: a read has no outcome that could be unknown.
@@ -230,10 +233,11 @@ type hunt struct {
 	read     bool
 	listed   bool // only a replica that the table lists may serve it
 	attempts int
-	hint     string   // named by a refusal: ask it next, without a pause
-	failed   string   // asked last, in vain
-	asked    []string // since the last pause; a few at most
-	turn     int      // over the members
+	hint     string    // named by a refusal: ask it next, without a pause
+	failed   string    // asked last, in vain
+	asked    []string  // since the last pause; a few at most
+	room     [3]string // for asked
+	turn     int       // over the members
 	wait     time.Duration
 }
 
@@ -243,6 +247,9 @@ type hunt struct {
 func (h *hunt) next(s Shard) string {
 	node := h.choose(s)
 	if node != "" {
+		if h.asked == nil {
+			h.asked = h.room[:0]
+		}
 		h.asked = append(h.asked, node)
 		h.attempts++
 	}
