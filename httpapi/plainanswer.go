@@ -175,9 +175,15 @@ func (a *plainAnswer) render(p []byte, further ...string) {
 var lineEnds = strings.NewReplacer("\n", " ", "\r", " ")
 
 func (a *plainAnswer) field(name, value string) {
+	if strings.IndexByte(value, '\n') >= 0 || strings.IndexByte(value, '\r') >= 0 {
+		value = lineEnds.Replace(value)
+	}
+	if value != "" && (value[0] <= ' ' || value[len(value)-1] <= ' ') {
+		value = strings.Trim(value, " \t")
+	}
 	a.out = append(a.out, name...)
 	a.out = append(a.out, ": "...)
-	a.out = append(a.out, strings.Trim(lineEnds.Replace(value), " \t\r\n")...)
+	a.out = append(a.out, value...)
 	a.out = append(a.out, "\r\n"...)
 }
 
