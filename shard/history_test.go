@@ -144,7 +144,7 @@ func linearizable(ops []operation, v vanishing) (ok, decided bool) {
 		}
 	}
 	visited := map[string]bool{}
-	const limit = 2_000_000
+	const limit = 200_000 // histories of a right system are decided after a few thousand
 	var search func(first, state int) bool
 	search = func(first, state int) bool {
 		if left == 0 {
