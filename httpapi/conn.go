@@ -18,6 +18,8 @@ import (
 const (
 	// readHeaderTimeout bounds how long a header may trickle in.
 	readHeaderTimeout = 10 * time.Second
+	// bodyTimeout bounds how long a body may trickle in that no handler waits for: it is taken in before the answer.
+	bodyTimeout = maxTimeout
 	// idleTimeout closes connections that nobody uses.
 	idleTimeout = 2 * time.Minute
 	// writeTimeout bounds a request from the end of its header to the end of the answer: the
@@ -51,6 +53,7 @@ func newRest(handler http.Handler) (_ *http.Server, closing context.Context) {
 			}
 		},
 		ReadHeaderTimeout:            readHeaderTimeout,
+		ReadTimeout:                  bodyTimeout, // from the request's first byte; handlers that take a body set their own
 		IdleTimeout:                  idleTimeout,
 		WriteTimeout:                 writeTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,

@@ -147,6 +147,7 @@ func (c *plainConn) respond() bool {
 	r.Body = http.NoBody
 	if h.length > 0 {
 		r.Body = &c.body
+		c.body.setDeadline(now.Add(bodyTimeout))
 	}
 	c.answer.begin(h.method)
 	if !strings.HasPrefix(h.target, kvPrefix) {

@@ -68,6 +68,9 @@ func all(s string, class uint8) bool {
 
 // mayBePlain reports whether a plain request may begin with b.
 func mayBePlain(b []byte) bool {
+	if bareLineFeed(b) {
+		return false // to others the header could end here, and its client wait for an answer
+	}
 	for _, method := range plainMethods {
 		if !hasCommonPrefix(b, method) {
 			continue
@@ -80,6 +83,11 @@ func mayBePlain(b []byte) bool {
 		}
 	}
 	return false
+}
+
+// bareLineFeed reports whether b has a line feed that no carriage return precedes.
+func bareLineFeed(b []byte) bool {
+	return bytes.Count(b, []byte("\n")) != bytes.Count(b, []byte("\r\n"))
 }
 
 func hasCommonPrefix(b []byte, s string) bool {

@@ -1,0 +1,212 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// pipeConn is one end of a connection in memory, for tests in virtual time. Unlike a net.Pipe it can be closed for one
+// direction, and it passes for a connection of the system's own. What is written in one go is read in one go.
+type pipeConn struct {
+	net.Conn          // what is read
+	out      net.Conn // what is written
+}
+
+func newPipe() (client, server *pipeConn) {
+	up, served := net.Pipe()
+	answered, down := net.Pipe()
+	return &pipeConn{answered, up}, &pipeConn{served, down}
+}
+
+func (c *pipeConn) Write(p []byte) (int, error)        { return c.out.Write(p) }
+func (c *pipeConn) CloseWrite() error                  { return c.out.Close() }
+func (c *pipeConn) Close() error                       { return errors.Join(c.out.Close(), c.Conn.Close()) }
+func (c *pipeConn) SetWriteDeadline(t time.Time) error { return c.out.SetWriteDeadline(t) }
+func (c *pipeConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+func (c *pipeConn) SyscallConn() (syscall.RawConn, error) { return noDescriptor{}, nil }
+
+// noDescriptor is that of a connection whose peer never goes.
+type noDescriptor struct{ syscall.RawConn }
+
+func (noDescriptor) Control(func(fd uintptr)) error { return nil }
+
+// pipeListener accepts what is put into it.
+type pipeListener struct{ *handedOver }
+
+func newPipeListener() pipeListener {
+	return pipeListener{&handedOver{addr: &net.UnixAddr{}, conns: make(chan net.Conn), closed: make(chan struct{})}}
+}
+
+// pipeServer is a server for connections in memory, over a cache of its own. It is for one bubble.
+type pipeServer struct {
+	*Server
+	data *fakeData
+	reg  *prometheus.Registry
+	l    pipeListener
+	done chan struct{}
+}
+
+func newPipeServer(t testing.TB, byNetHTTP bool, change ...func(*Config)) *pipeServer {
+	t.Helper()
+	data := &fakeData{entries: map[string]fakeEntry{"old": {value: []byte("value"), contentType: "a/b", version: 9, ttl: time.Minute}}, version: 9, leader: "b"}
+	cfg := fixtureConfig(data)
+	for _, c := range change {
+		c(&cfg)
+	}
+	handler, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &pipeServer{NewServer(handler), data, cfg.Metrics, newPipeListener(), make(chan struct{})}
+	s.noPlain = byNetHTTP
+	s.errLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	s.rest.ErrorLog = s.errLog
+	go func() {
+		s.Serve(s.l)
+		close(s.done)
+	}()
+	return s
+}
+
+func (s *pipeServer) dial() *pipeConn {
+	client, server := newPipe()
+	s.l.take(server)
+	return client
+}
+
+// stop ends the server, and waits until it has.
+func (s *pipeServer) stop(t testing.TB) {
+	t.Helper()
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	<-s.done
+}
+
+// counts are how many requests the metrics tell of, by their labels.
+func (s *pipeServer) counts(t testing.TB) map[string]uint64 {
+	t.Helper()
+	families, err := s.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]uint64{}
+	for _, family := range families {
+		for _, m := range family.Metric {
+			counts[fmt.Sprint(family.GetName(), m.GetLabel())] = m.GetHistogram().GetSampleCount()
+		}
+	}
+	return counts
+}
+
+// heard is what came back over a connection.
+type heard struct {
+	answers string        // without dates
+	after   time.Duration // from the first byte sent to the end
+}
+
+// talk sends pieces to s with a pause after each, closes the connection for its direction unless silent is set, and returns
+// what comes back until the server closes it.
+func (s *pipeServer) talk(t testing.TB, pieces []string, pause time.Duration, silent bool) heard {
+	t.Helper()
+	conn, start := s.dial(), time.Now()
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for _, piece := range pieces {
+			if _, err := conn.Write([]byte(piece)); err != nil {
+				return
+			}
+			time.Sleep(pause)
+		}
+		if !silent {
+			conn.CloseWrite()
+		}
+	}()
+	conn.SetReadDeadline(start.Add(time.Hour))
+	all, err := io.ReadAll(conn)
+	if err != nil {
+		t.Errorf("%q, silent %t: the server goes on for an hour: %v", pieces, silent, err)
+	}
+	after := time.Since(start)
+	conn.Close()
+	<-sent
+	return heard{dateLine.ReplaceAllString(string(all), ""), after}
+}
+
+// checkPipes has both servers answer the same bytes on a connection in memory.
+func checkPipes(t *testing.T, pieces []string, pause time.Duration, silent bool) (own, net heard) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		limit := func(c *Config) { c.MaxValueBytes = 1000 }
+		ownServer, netServer := newPipeServer(t, false, limit), newPipeServer(t, true, limit)
+		defer ownServer.stop(t)
+		defer netServer.stop(t)
+		own, net = ownServer.talk(t, pieces, pause, silent), netServer.talk(t, pieces, pause, silent)
+		synctest.Wait()
+		// net/http tells a client that falls silent in its request line that this is malformed.
+		if own.answers != net.answers && !(silent && strings.HasPrefix(net.answers, own.answers)) {
+			t.Errorf("to %q, pause %s, silent %t, was answered after %s\n%s\nby net/http after %s\n%s", pieces, pause, silent, own.after, own.answers, net.after, net.answers)
+		}
+		if !reflect.DeepEqual(ownServer.data.entries, netServer.data.entries) || !reflect.DeepEqual(ownServer.data.requests, netServer.data.requests) {
+			t.Errorf("%q made of the cache\n%+v by\n%+v\nby net/http\n%+v by\n%+v", pieces, ownServer.data.entries, ownServer.data.requests, netServer.data.entries, netServer.data.requests)
+		}
+		if own, net := ownServer.counts(t), netServer.counts(t); !reflect.DeepEqual(own, net) {
+			t.Errorf("%q was counted\n%v\nby net/http\n%v", pieces, own, net)
+		}
+	})
+	return own, net
+}
+
+// A client that falls silent anywhere in what it sends, and never leaves, holds its connection no longer than the limits of
+// connections allow, whoever serves it; and it is answered the same.
+func TestSilentClients(t *testing.T) {
+	const limit = writeTimeout + idleTimeout + 2*readHeaderTimeout
+	for what, text := range conversations {
+		if len(text) > 8<<10 {
+			continue
+		}
+		t.Run(what, func(t *testing.T) {
+			for i := range 20 {
+				end := len(text) * (i + 1) / 20
+				own, net := checkPipes(t, []string{text[:end]}, 0, true)
+				if own.after > limit || net.after > limit {
+					t.Errorf("after %q it took %s, by net/http %s", text[:end], own.after, net.after)
+				}
+			}
+		})
+	}
+}
+
+// A client that is slow gets the same answers from both servers, wherever its pauses fall.
+func TestSlowClients(t *testing.T) {
+	more := map[string]string{
+		"a deadline of the request before": "PUT /v1/kv/k HTTP/1.1\r\nHost: a\r\nLarder-Timeout: 1s\r\nContent-Length: 3\r\n\r\n|abcDELETE /v1/kv/old HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n|xyzGET /v1/kv/k HTTP/1.1\r\nHost: a\r\n\r\n",
+	}
+	for what, text := range conversations {
+		if len(text) <= 8<<10 {
+			more[what] = text
+		}
+	}
+	for what, text := range more {
+		t.Run(what, func(t *testing.T) {
+			whole := strings.ReplaceAll(text, "|", "")
+			checkPipes(t, strings.Split(text, "|"), 600*time.Millisecond, false)
+			checkPipes(t, strings.Split(whole, ""), 0, false)
+			checkPipes(t, []string{whole[:len(whole)/3], whole[len(whole)/3 : len(whole)/2], whole[len(whole)/2:]}, time.Second, false)
+		})
+	}
+}
