@@ -33,6 +33,10 @@ func (c *pipeConn) Write(p []byte) (int, error)        { return c.out.Write(p) }
 func (c *pipeConn) CloseWrite() error                  { return c.out.Close() }
 func (c *pipeConn) Close() error                       { return errors.Join(c.out.Close(), c.Conn.Close()) }
 func (c *pipeConn) SetWriteDeadline(t time.Time) error { return c.out.SetWriteDeadline(t) }
+func (c *pipeConn) SetReadDeadline(t time.Time) error {
+	c.Conn.SetReadDeadline(t) // fails where the peer will send no more: then none is needed
+	return nil
+}
 func (c *pipeConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
@@ -209,4 +213,52 @@ func TestSlowClients(t *testing.T) {
 			checkPipes(t, []string{whole[:len(whole)/3], whole[len(whole)/3 : len(whole)/2], whole[len(whole)/2:]}, time.Second, false)
 		})
 	}
+}
+
+// Whatever bytes come on a connection, wherever they are cut, both servers answer and do the same, to the byte, and count it
+// the same.
+func FuzzSameAnswers(f *testing.F) {
+	for _, text := range conversations {
+		if len(text) <= 8<<10 {
+			f.Add([]byte(text), uint64(0), false)
+			f.Add([]byte(text), uint64(0x1f2e3d4c5b6a7988), true)
+		}
+	}
+	for _, tc := range oddKeys {
+		f.Add([]byte("GET /v1/kv/"+tc.wire+" HTTP/1.1\r\nHost: a\r\n\r\n"), uint64(5), false)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte, cuts uint64, silent bool) {
+		var pieces []string
+		rest, pause := string(raw), time.Duration(cuts&1)*100*time.Millisecond
+		for ; cuts > 1 && rest != ""; cuts >>= 8 {
+			n := min(len(rest), int(cuts&0xff))
+			pieces, rest = append(pieces, rest[:n]), rest[n:]
+		}
+		own, net := checkPipes(t, append(pieces, rest), pause, silent)
+		if limit := writeTimeout + idleTimeout + 2*readHeaderTimeout; own.after > limit || net.after > limit {
+			t.Errorf("%q took %s, by net/http %s", raw, own.after, net.after)
+		}
+	})
+}
+
+// brokenConn is a connection of which the server makes what nobody planned for.
+type brokenConn struct{ *pipeConn }
+
+func (brokenConn) Write([]byte) (int, error) { panic("broken") }
+
+// A panic of the server's own, beside the handler, costs the connection and not the process.
+func TestPanicBesideHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPipeServer(t, false)
+		defer s.stop(t)
+		client, server := newPipe()
+		s.l.take(brokenConn{server})
+		fmt.Fprintf(client, "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\n")
+		if got, err := io.ReadAll(client); len(got) > 0 || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+		if got := s.talk(t, []string{"GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\n"}, 0, false); !strings.HasSuffix(got.answers, "value") {
+			t.Errorf("then %q", got.answers)
+		}
+	})
 }

@@ -54,8 +54,14 @@ type plainConn struct {
 	looks   time.Time // when look fires; zero: it doesn't
 }
 
-// serve answers plain requests, and returns true where the connection is left to net/http.
+// serve answers plain requests, and returns true where the connection is left to net/http. A panic ends the connection
+// alone: half an answer may be out.
 func (c *plainConn) serve() (handOver bool) {
+	defer func() {
+		if reason := recover(); reason != nil && reason != http.ErrAbortHandler {
+			c.server.logf("http: panic serving %s: %v\n%s", c.remote, reason, debug.Stack())
+		}
+	}()
 	c.in = bufio.NewReader(c.Conn)
 	c.answer.conn, c.body.conn = c, c
 	limit := time.Now().Add(readHeaderTimeout)
@@ -153,10 +159,7 @@ func (c *plainConn) respond() bool {
 	if !strings.HasPrefix(h.target, kvPrefix) {
 		c.watch(ctx, time.Time{}) // an operation on a key is watched once it has its deadline
 	}
-	if !c.handle(r) {
-		return false
-	}
-	c.unwatch(ctx)
+	c.handle(r, ctx)
 	ok := c.answer.finish()
 	if c.answer.err == nil && c.answer.hangUp {
 		c.linger()
@@ -167,19 +170,9 @@ func (c *plainConn) respond() bool {
 // plainTemplate has what all plain requests have.
 var plainTemplate = &http.Request{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 
-// handle runs the handler; false where it panicked: half an answer may be out.
-func (c *plainConn) handle(r *http.Request) (ok bool) {
-	defer func() {
-		if ok {
-			return
-		}
-		c.unwatch(r.Context().(*plainContext))
-		if reason := recover(); reason != http.ErrAbortHandler {
-			c.server.logf("http: panic serving %s: %v\n%s", c.remote, reason, debug.Stack())
-		}
-	}()
+func (c *plainConn) handle(r *http.Request, ctx *plainContext) {
+	defer c.unwatch(ctx)
 	c.server.handler.ServeHTTP(&c.answer, r)
-	return true
 }
 
 // limitRead has reads fail after t, or up to slack earlier.

@@ -565,3 +565,21 @@ func TestLooksInTime(t *testing.T) {
 		ctx.end(context.Canceled)
 	}
 }
+
+// A header of many fields costs a connection its memory no longer than until the next.
+func TestManyFieldsAreLetGo(t *testing.T) {
+	var h plainHeader
+	var many strings.Builder
+	for i := range 900 {
+		fmt.Fprintf(&many, "%x:\r\n", i)
+	}
+	for _, lines := range []string{many.String(), "", ""} {
+		raw := []byte("GET /v1/kv/k HTTP/1.1\r\nHost: a\r\n" + lines + "\r\n")
+		if !h.parse(raw, headerEnd(raw)+2) {
+			t.Fatalf("%q is not plain", raw)
+		}
+	}
+	if kept := cap(h.values); kept > 2*keptFields {
+		t.Errorf("memory for %d fields is kept", kept)
+	}
+}

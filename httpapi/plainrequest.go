@@ -12,6 +12,10 @@ import (
 // unread before it answers; what is longer it cuts off, which is left to it.
 const maxPlainBody = 256<<10 - 1
 
+// keptFields is how many fields a header may have whose memory serves the connection's next request, too. A header has
+// room for a thousand, and a connection may be idle for long.
+const keptFields = 64
+
 // plainMethods begin the request lines of plain requests.
 var plainMethods = []string{http.MethodGet, http.MethodPut, http.MethodHead, http.MethodDelete, http.MethodPost, http.MethodPatch}
 
@@ -146,8 +150,8 @@ func (h *plainHeader) knownMethod() bool {
 }
 
 func (h *plainHeader) parseFields(lines string) bool {
-	if h.fields == nil {
-		h.fields = http.Header{}
+	if h.fields == nil || len(h.fields) > keptFields {
+		h.fields, h.values = http.Header{}, nil
 	}
 	clear(h.fields)
 	values := h.values[:0]
