@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/larder-cache/larder/fsm"
+	"github.com/larder-cache/larder/shard"
 )
 
 // pipeConn is one end of a connection in memory, for tests in virtual time. Unlike a net.Pipe it can be closed for one
@@ -175,10 +179,17 @@ func checkPipes(t *testing.T, pieces []string, pause time.Duration, silent bool)
 	return own, net
 }
 
+// inTime fails the test where a connection that brought raw was held for long, or by one server much longer than by the other.
+func inTime(t *testing.T, raw string, own, net time.Duration) {
+	t.Helper()
+	if max(own, net) > bodyTimeout+idleTimeout+2*readHeaderTimeout || own < net-deadlineSlack || own > net+readHeaderTimeout {
+		t.Errorf("after %q it took %s, by net/http %s", raw, own, net)
+	}
+}
+
 // A client that falls silent anywhere in what it sends, and never leaves, holds its connection no longer than the limits of
 // connections allow, whoever serves it; and it is answered the same.
 func TestSilentClients(t *testing.T) {
-	const limit = writeTimeout + idleTimeout + 2*readHeaderTimeout
 	for what, text := range conversations {
 		if len(text) > 8<<10 {
 			continue
@@ -187,9 +198,7 @@ func TestSilentClients(t *testing.T) {
 			for i := range 20 {
 				end := len(text) * (i + 1) / 20
 				own, net := checkPipes(t, []string{text[:end]}, 0, true)
-				if own.after > limit || net.after > limit {
-					t.Errorf("after %q it took %s, by net/http %s", text[:end], own.after, net.after)
-				}
+				inTime(t, text[:end], own.after, net.after)
 			}
 		})
 	}
@@ -235,9 +244,7 @@ func FuzzSameAnswers(f *testing.F) {
 			pieces, rest = append(pieces, rest[:n]), rest[n:]
 		}
 		own, net := checkPipes(t, append(pieces, rest), pause, silent)
-		if limit := writeTimeout + idleTimeout + 2*readHeaderTimeout; own.after > limit || net.after > limit {
-			t.Errorf("%q took %s, by net/http %s", raw, own.after, net.after)
-		}
+		inTime(t, string(raw), own.after, net.after)
 	})
 }
 
@@ -261,4 +268,67 @@ func TestPanicBesideHandler(t *testing.T) {
 			t.Errorf("then %q", got.answers)
 		}
 	})
+}
+
+// At whatever moment a server shuts down, each request that reached the cache is answered in full, and it waits for nobody
+// longer than a header may take.
+func TestShutdownAtAnyMoment(t *testing.T) {
+	const write = "PUT /v1/kv/k HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+	pieces := []string{write[:30], write[30:], write + write[:55], write[55:], write + "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", write[:50], write[50:] + write, write}
+	for _, byNetHTTP := range []bool{false, true} {
+		for at := time.Duration(0); at < 1200*time.Millisecond; at += 13 * time.Millisecond {
+			synctest.Test(t, func(t *testing.T) {
+				s := newPipeServer(t, byNetHTTP)
+				s.data.answer = func(context.Context, shard.Request) (shard.Response, error) {
+					time.Sleep(70 * time.Millisecond)
+					return shard.Response{Shard: 3, Status: fsm.StatusOK, Version: 1}, nil
+				}
+				stopped := make(chan struct{})
+				go func() {
+					defer close(stopped)
+					time.Sleep(at)
+					start := time.Now()
+					s.stop(t)
+					if took := time.Since(start); took > 2*readHeaderTimeout {
+						t.Errorf("by net/http %t, after %s: it took %s", byNetHTTP, at, took)
+					}
+				}()
+				got := s.talk(t, pieces, 50*time.Millisecond, true).answers
+				<-stopped
+				answered := strings.Count(got, "HTTP/1.1 201 Created\r\n")
+				if reached := s.data.reached(); answered != reached || got != "" && !strings.HasSuffix(got, "\r\n\r\n") && !strings.HasSuffix(got, "ok\n") {
+					t.Errorf("by net/http %t, after %s: of %d requests %d are answered: %s", byNetHTTP, at, reached, answered, got)
+				}
+			})
+		}
+	}
+}
+
+// A client that takes nothing of its answer, long or short, holds its connection no longer than the answer may take, also
+// where it was quick before.
+func TestClientThatReadsNothing(t *testing.T) {
+	const read, missing = "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\n", "GET /v1/kv/absent HTTP/1.1\r\nHost: a\r\n\r\n"
+	for _, byNetHTTP := range []bool{false, true} {
+		for _, requests := range []string{read, missing, missing + read} {
+			synctest.Test(t, func(t *testing.T) {
+				s := newPipeServer(t, byNetHTTP)
+				defer s.stop(t)
+				s.data.entries["old"] = fakeEntry{value: make([]byte, 100_000), version: 1}
+				conn := s.dial()
+				defer conn.Close()
+				for range 3 {
+					fmt.Fprint(conn, missing)
+					if n, err := conn.Read(make([]byte, 4096)); err != nil || n < 100 {
+						t.Fatalf("%d bytes of an answer, %v", n, err)
+					}
+					time.Sleep(time.Minute)
+				}
+				fmt.Fprint(conn, requests)
+				time.Sleep(writeTimeout + time.Second)
+				if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("by net/http %t, %q: it still writes: %d bytes, %v", byNetHTTP, requests, n, err)
+				}
+			})
+		}
+	}
 }
