@@ -82,6 +82,8 @@ type connKey struct{}
 // answers them itself, in text/plain, get the same status as a problem instead.
 type conn struct {
 	net.Conn
+	limit   *connLimit // that it counts for until it is closed
+	closed  atomic.Bool
 	unread  []byte      // to be read before what comes from the connection
 	serving atomic.Bool // from the handler's start until its answer is flushed
 }
@@ -93,6 +95,13 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return c.Conn.Read(p)
+}
+
+func (c *conn) Close() error {
+	if !c.closed.Swap(true) {
+		c.limit.release()
+	}
+	return c.Conn.Close()
 }
 
 // CloseWrite is what net/http uses to let a client read the answer to a request that it hasn't sent

@@ -42,6 +42,9 @@
 // goroutine of its connection, and none starts another. A request ends by its Larder-Timeout,
 // which bounds the wait for its body and for its operation alike, or when the client goes.
 //
+// Connections may take half of the process's descriptors, and be 32,768 at most; beyond, new ones are closed at once (see
+// connLimit).
+//
 // # Caveats
 //
 // A read counts as a use of the entry, with or without touch=true, a moment later: within the touch interval

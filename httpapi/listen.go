@@ -21,6 +21,8 @@ type Server struct {
 	closing context.Context // ends when the server shuts down
 	errLog  *log.Logger     // nil: the standard one
 
+	limit *connLimit // of connections
+
 	noPlain bool // leave all to net/http, in tests
 
 	shuttingDown atomic.Bool
@@ -34,7 +36,7 @@ type Server struct {
 // them. Shutdown ends the waits for a change of the table.
 func NewServer(handler http.Handler) *Server {
 	rest, closing := newRest(handler)
-	return &Server{handler: handler, rest: rest, closing: closing,
+	return &Server{handler: handler, rest: rest, closing: closing, limit: processConns,
 		listeners: map[net.Listener]struct{}{}, conns: map[*plainConn]struct{}{}}
 }
 
@@ -75,11 +77,18 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// start serves c on a goroutine of its own.
+// start serves c on a goroutine of its own, or closes it where there are too many.
 func (s *Server) start(c net.Conn, handed *handedOver) {
+	if !s.limit.take() {
+		c.Close()
+		if s.limit.tell() {
+			s.logf("http: %d connections are open, as many as there may be; further ones are closed", s.limit.most)
+		}
+		return
+	}
 	raw, ok := plain(c)
 	if !ok || s.noPlain {
-		go handed.take(&conn{Conn: c})
+		go handed.take(&conn{Conn: c, limit: s.limit})
 		return
 	}
 	p := &plainConn{Conn: c, server: s, raw: raw, remote: c.RemoteAddr().String()}
@@ -87,6 +96,7 @@ func (s *Server) start(c net.Conn, handed *handedOver) {
 	if s.shuttingDown.Load() {
 		s.mu.Unlock()
 		c.Close()
+		s.limit.release()
 		return
 	}
 	s.conns[p] = struct{}{}
@@ -95,11 +105,12 @@ func (s *Server) start(c net.Conn, handed *handedOver) {
 		defer s.forget(p)
 		if !p.serve() {
 			c.Close()
+			s.limit.release()
 			return
 		}
 		unread, _ := p.in.Peek(p.in.Buffered())
 		c.SetDeadline(time.Time{})
-		handed.take(&conn{Conn: c, unread: unread})
+		handed.take(&conn{Conn: c, limit: s.limit, unread: unread})
 	}()
 }
 
