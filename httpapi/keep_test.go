@@ -97,6 +97,8 @@ func TestRequestsShareNothing(t *testing.T) {
 		})
 	}
 	clients.Wait()
+	data.mu.Lock()
+	defer data.mu.Unlock()
 	for _, k := range data.kept {
 		if !bytes.Equal(k.req.Key, k.key) || !bytes.Equal(k.req.Value, k.value) || k.req.IdempotencyKey != k.idempotencyKey || k.req.ContentType != k.contentTypeCopy {
 			t.Fatalf("the request on %q became one on %q, of %q %q", k.key, k.req.Key, k.req.ContentType, k.req.IdempotencyKey)
