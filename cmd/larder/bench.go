@@ -38,11 +38,16 @@ can; those latencies are of clients that wait for each other.
 Requests go to the leader of each key's shard. With --route any each client sends all to one of the
 servers that --server names, in turn, which forwards.
 
+With --batch N each request is a POST /v1/batch of N operations, all reads or all writes as --reads says, on keys that
+are chosen one by one. It goes to the leader of its first key's shard, which forwards what others lead. Rates, --rate
+too, and what missed or failed are then counted in operations; latencies are those of requests.
+
 The exit code is 0 when no request failed; else it is that of what failed, unknown outcomes (6) first.`,
 		Example: `  larder bench --load                            95 % reads of 100,000 keys by 16 clients for 10 s
   larder bench --load --zipf 0.99 --clients 64   some keys far more popular than others, as in YCSB
   larder bench --rate 2000 --reads 50            2,000 requests a second, half of them writes
   larder bench --reads 0 --value-size 100-4000   writes of 100 to 4,000 bytes
+  larder bench --load --batch 100                requests of 100 operations
   larder bench -o json --duration 1m             for a program`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -72,9 +77,10 @@ The exit code is 0 when no request failed; else it is that of what failed, unkno
 	}
 	f := cmd.Flags()
 	c.adminFlags(f)
-	f.Float64Var(&cfg.Rate, "rate", 0, "requests a second, of all clients together; 0: as many as are answered")
+	f.Float64Var(&cfg.Rate, "rate", 0, "operations a second, of all clients together; 0: as many as are answered")
 	f.IntVar(&cfg.Clients, "clients", 16, "clients, each with one request at a time")
 	f.Float64Var(&cfg.Reads, "reads", 95, "percent of the requests that are reads; the others are writes")
+	f.IntVar(&cfg.Batch, "batch", 0, "operations in each request, by POST /v1/batch; 0: each request is a GET or PUT")
 	f.Uint64Var(&cfg.Keys, "keys", 100_000, "keys, of 16 bytes")
 	f.Float64Var(&cfg.Zipf, "zipf", 0, "popularity of keys: the one of rank i in proportion to 1/i^ZIPF (YCSB has 0.99); 0: all alike")
 	f.StringVar(&valueSize, "value-size", "128", "length of values in bytes, or MIN-MAX")
@@ -129,7 +135,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	line := newProgressLine(b.status)
 	b.cfg.Progress = func(p load.Progress) {
-		text := fmt.Sprintf("%s of %s: %.0f requests/s", p.Elapsed.Round(time.Second), p.Total, p.Rate)
+		text := fmt.Sprintf("%s of %s: %.0f %s/s", p.Elapsed.Round(time.Second), p.Total, p.Rate, b.counted())
 		if p.Failed > 0 {
 			text += fmt.Sprintf(", %d failed", p.Failed)
 		}
@@ -147,6 +153,14 @@ func (b *bench) run(ctx context.Context) error {
 		return errors.New("interrupted: the figures are of the time until then")
 	}
 	return failuresOf(result)
+}
+
+// counted is what rates are of.
+func (b *bench) counted() string {
+	if b.cfg.Batch > 0 {
+		return "operations"
+	}
+	return "requests"
 }
 
 // load stores all keys.
@@ -192,7 +206,7 @@ func failureCode(kind load.Kind) int {
 func failuresOf(r *load.Result) error {
 	for _, kind := range []load.Kind{load.Unknown, load.Denied, load.Rejected, load.Unavailable} {
 		if r.Failures(kind) > 0 {
-			return exitError{failureCode(kind), fmt.Errorf("%d requests were refused and %d have an unknown outcome: %s", r.Refused, r.Unknown, reasons(r))}
+			return exitError{failureCode(kind), fmt.Errorf("%d were refused and %d have an unknown outcome: %s", r.Refused, r.Unknown, reasons(r))}
 		}
 	}
 	return nil
@@ -223,7 +237,10 @@ type benchReport struct {
 	Servers      []string   `json:"servers"`
 	Route        load.Route `json:"route"`
 	Clients      int        `json:"clients"`
-	TargetRate   float64    `json:"target_rate"` // 0: closed loop
+	Batch        int        `json:"batch"`        // operations in each request; 0: each is a GET or PUT
+	RatesOf      string     `json:"rates_of"`     // and all counts but those of latencies
+	LatenciesOf  string     `json:"latencies_of"` // with their counts
+	TargetRate   float64    `json:"target_rate"`  // 0: closed loop
 	ReadPercent  float64    `json:"read_percent"`
 	Keys         uint64     `json:"keys"`
 	Zipf         float64    `json:"zipf"`
@@ -236,13 +253,18 @@ type benchReport struct {
 func (b *bench) print(r *load.Result) error {
 	if b.output == "json" {
 		return printValue(b.out, benchReport{
-			Servers: b.target.Addrs, Route: b.target.Route, Clients: b.cfg.Clients, TargetRate: b.cfg.Rate,
+			Servers: b.target.Addrs, Route: b.target.Route, Clients: b.cfg.Clients,
+			Batch: b.cfg.Batch, RatesOf: "operations", LatenciesOf: "requests", TargetRate: b.cfg.Rate,
 			ReadPercent: b.cfg.Reads, Keys: b.cfg.Keys, Zipf: b.cfg.Zipf,
 			MinValueSize: b.cfg.MinValue, MaxValueSize: b.cfg.MaxValue, Seed: b.cfg.Seed, Result: r,
 		})
 	}
-	fmt.Fprintf(b.out, "%.1f s: %.0f requests answered a second, %d misses, %d refused, %d unknown, %d unsent. Milliseconds:\n\n",
-		r.Seconds, r.Rate, r.Misses, r.Refused, r.Unknown, r.Unsent)
+	in := ""
+	if b.cfg.Batch > 0 {
+		in = fmt.Sprintf(" in requests of %d", b.cfg.Batch)
+	}
+	fmt.Fprintf(b.out, "%.1f s: %.0f %s answered a second%s, %d misses, %d refused, %d unknown, %d unsent. Milliseconds:\n\n",
+		r.Seconds, r.Rate, b.counted(), in, r.Misses, r.Refused, r.Unknown, r.Unsent)
 	t := newTable(b.out, "REQUESTS", "COUNT", "MEAN", "P50", "P90", "P99", "P99.9", "P99.99", "MAX")
 	for _, part := range []struct {
 		name string

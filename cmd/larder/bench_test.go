@@ -35,7 +35,7 @@ func TestBenchJSON(t *testing.T) {
 		}
 		for name, want := range map[string]any{
 			"route": route, "clients": 3.0, "target_rate": 500.0, "read_percent": 60.0, "keys": 50.0, "zipf": 0.9, "min_value_size": 10.0, "max_value_size": 20.0,
-			"seed": 7.0, "seconds": 0.3, "misses": 0.0, "refused": 0.0, "unknown": 0.0,
+			"batch": 0.0, "rates_of": "operations", "latencies_of": "requests", "seed": 7.0, "seconds": 0.3, "misses": 0.0, "refused": 0.0, "unknown": 0.0,
 		} {
 			if got[name] != want {
 				t.Errorf("%s: got %v, want %v", name, got[name], want)
@@ -90,6 +90,57 @@ func TestBenchTable(t *testing.T) {
 	}
 	if !strings.HasPrefix(stderr, "1s of 1.2s: ") {
 		t.Errorf("got %q on stderr", stderr)
+	}
+}
+
+// TestBenchBatch ensures that --batch has each request carry so many operations, and that rates count these, for people and as JSON.
+func TestBenchBatch(t *testing.T) {
+	address, requests := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/batch" {
+			problem(503, "unavailable", "no")(w, r)
+			return
+		}
+		var body struct{ Ops []struct{ Op string } }
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			t.Error(err)
+		}
+		var results []string
+		for _, op := range body.Ops {
+			status := map[string]int{"get": 200, "put": 204}[op.Op]
+			results = append(results, fmt.Sprintf(`{"status":%d,"shard":1,"served_by":"a"}`, status))
+		}
+		fmt.Fprintf(w, `{"results":[%s]}`, strings.Join(results, ","))
+	})
+	args := []string{"bench", "--server", address, "--batch", "5", "--rate", "1000", "--reads", "40", "--clients", "2", "--duration", "300ms", "--warmup", "0s", "--seed", "7"}
+	code, stdout, stderr := larder(t, "", nil, append(args, "-o", "json")...)
+	if code != 0 {
+		t.Fatalf("got exit code %d, %s", code, stderr)
+	}
+	var got struct {
+		Batch                int
+		Sent, Unsent         int
+		Rate                 float64
+		All, Reads, Writes   struct{ Count int }
+		RatesOf, LatenciesOf string
+	}
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatalf("%v in %q", err, stdout)
+	}
+	batches := 0
+	for _, s := range requests.take() {
+		if strings.HasPrefix(s.line, "POST ") {
+			if batches++; strings.Count(s.body, `"op":`) != 5 || strings.Contains(s.body, `"get"`) == strings.Contains(s.body, `"put"`) {
+				t.Errorf("got a batch %s", s.body)
+			}
+		}
+	}
+	// 1,000 operations a second are 60 requests in 300 ms.
+	if got.Batch != 5 || got.All.Count != 60 || got.Reads.Count == 0 || got.Writes.Count == 0 || got.Sent != 5*batches || got.Sent+got.Unsent != 300 || got.Rate <= 0 {
+		t.Errorf("got %+v of %d batches", got, batches)
+	}
+	code, stdout, stderr = larder(t, "", nil, args...)
+	if code != 0 || !strings.Contains(stdout, "operations answered a second in requests of 5,") {
+		t.Errorf("got exit code %d, %s%s", code, stdout, stderr)
 	}
 }
 
@@ -148,7 +199,7 @@ func TestBenchExits(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"--clients", "0"}, {"--rate", "-1"}, {"--reads", "101"}, {"--keys", "0"}, {"--zipf", "-1"}, {"--value-size", "x"}, {"--value-size", "2-1"}, {"--value-size", ""},
-		{"--value-size", "1-"}, {"--duration", "0s"}, {"--warmup", "-1s"}, {"--route", "slow"}, {"-o", "xml"}, {"--timeout", "0s"}, {"--server", "127.0.0.1"},
+		{"--value-size", "1-"}, {"--duration", "0s"}, {"--warmup", "-1s"}, {"--route", "slow"}, {"-o", "xml"}, {"--batch", "-1"}, {"--batch", "10001"}, {"--batch", "100", "--value-size", "1000000"}, {"--timeout", "0s"}, {"--server", "127.0.0.1"},
 		{"--server", "http://a:1,https://b:1"}, {"extra"},
 	} {
 		code, stdout, stderr := larder(t, "", nil, append([]string{"bench", "--server", address}, args...)...)

@@ -14,6 +14,20 @@ type Conn interface {
 	Close() error
 }
 
+// Op is an operation of a batch.
+type Op struct {
+	Read       bool
+	Key, Value []byte // Value of writes
+}
+
+// BatchConn is a Conn that can carry many operations in one request.
+type BatchConn interface {
+	Conn
+	// Batch performs ops, and sets the error of each in errs, which is as long: what Get or Put would have returned. Nothing of
+	// ops may be kept after a call.
+	Batch(ctx context.Context, ops []Op, errs []error)
+}
+
 // Dial makes the connection of a client; clients are numbered from 0.
 type Dial func(ctx context.Context, client int) (Conn, error)
 

@@ -20,6 +20,10 @@
 // No request is sent twice. What failed is told apart by what a caller must know: refused, certainly not
 // applied; or unknown, and maybe applied. Failures enter the latencies as well, for somebody waited for each.
 //
+// Where a request carries many operations (Config.Batch), rates and what failed are counted in operations, due times and latencies
+// are of requests. A batch goes to the leader of its first key's shard, as one of the Go client does: with keys of many shards
+// most of it is forwarded.
+//
 // # Concurrency
 //
 // Run has a goroutine per client, which owns its connection, and waits for all of them. A Target may be used by

@@ -20,9 +20,11 @@ type httpConn struct {
 	net.Conn
 	limit time.Duration // for an answer
 	out   []byte
+	ops   []byte    // a batch, as it goes out
 	in    []byte    // [0, got) is what was read; an answer begins at 0
 	until time.Time // the deadline that is set
-
+	// chunks: the answer may come in chunks, as it does to a batch.
+	chunks bool
 }
 
 const (
@@ -44,6 +46,7 @@ type answer struct {
 	forwarded bool   // by the node that was asked
 	servedBy  []byte // id of the node that served it
 	closing   bool   // the connection is of no more use
+	chunked   bool
 }
 
 var errMalformed = errors.New("an answer that is not HTTP/1.1 as Larder speaks it")
@@ -97,6 +100,13 @@ func (c *httpConn) read() (a answer, err error) {
 	}
 	length, err := a.parse(c.in[:head])
 	if err != nil {
+		return a, err
+	}
+	if a.chunked {
+		if !c.chunks {
+			return a, errMalformed
+		}
+		a.body, err = c.readChunks(head, got)
 		return a, err
 	}
 	end := head + length
@@ -163,11 +173,18 @@ func (a *answer) parse(head []byte) (length int, err error) {
 			}
 		case len("Transfer-Encoding"):
 			if bytes.EqualFold(name, []byte("Transfer-Encoding")) {
-				return 0, errMalformed
+				if !bytes.EqualFold(value, []byte("chunked")) {
+					return 0, errMalformed
+				}
+				a.chunked = true
 			}
 		}
 	}
 	switch {
+	case a.chunked && (bodyless || length >= 0):
+		return 0, errMalformed
+	case a.chunked:
+		return 0, nil
 	case bodyless && length > 0:
 		return 0, errMalformed
 	case bodyless:
@@ -211,11 +228,13 @@ func appendRequest(b []byte, method string, key []byte, host string) []byte {
 
 // get makes c.out a GET. headers are lines with their ends.
 func (c *httpConn) get(key []byte, host, headers string) {
+	c.chunks = false
 	c.out = append(append(appendRequest(c.out[:0], "GET", key, host), headers...), endOfLine...)
 }
 
 // put makes c.out a PUT.
 func (c *httpConn) put(key, value []byte, host, headers string) {
+	c.chunks = false
 	b := append(appendRequest(c.out[:0], "PUT", key, host), headers...)
 	b = strconv.AppendInt(append(b, "Content-Length: "...), int64(len(value)), 10)
 	b = append(append(b, endOfLine...), endOfLine...)

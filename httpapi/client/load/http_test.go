@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-// server answers requests for keys with reply, and all else with a 503; it returns its address.
+// server answers requests for keys and batches with reply, and all else with a 503; it returns its address.
 func server(t testing.TB, reply http.HandlerFunc) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/v1/kv/") {
+		if !strings.HasPrefix(r.URL.Path, "/v1/kv/") && r.URL.Path != "/v1/batch" {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}

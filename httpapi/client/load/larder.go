@@ -110,6 +110,7 @@ type larderConn struct {
 	own    string // of RouteAny
 	addrs  []string
 	conns  []*httpConn // to addrs
+	batch  batchAnswer // the last one
 }
 
 // route returns the address to send a request for key to.
@@ -248,29 +249,49 @@ func broken(read, sent bool, err error) *Failure {
 
 // outcome is what an answer says became of the request. A success that no shard is named in is not Larder's.
 func (a *answer) outcome(read bool) error {
-	switch {
-	case a.larder && read && a.status == http.StatusOK:
-		return nil
-	case a.larder && !read && (a.status == http.StatusNoContent || a.status == http.StatusCreated):
-		return nil
-	case a.larder && read && a.status == http.StatusNotFound:
-		return ErrMissing
+	if done, err := outcomeOf(a.status, a.larder, read); done {
+		return err
 	}
-	var problem struct{ Type, Applied string }
-	if json.Unmarshal(a.body, &problem) != nil || !strings.HasPrefix(problem.Type, problemPrefix) {
-		f := &Failure{Rejected, fmt.Sprintf("%d, not an answer of Larder", a.status)}
-		if !read && (a.status < 300 || a.status >= 500) {
+	var p problemBody
+	_ = json.Unmarshal(a.body, &p) // what is none has no type of Larder's
+	return p.failure(a.status, read)
+}
+
+// outcomeOf is what a status says became of an operation that a shard answered, as named tells. done: nothing else has to be looked at.
+func outcomeOf(status int, named, read bool) (done bool, err error) {
+	switch {
+	case named && read && status == http.StatusOK:
+		return true, nil
+	case named && !read && (status == http.StatusNoContent || status == http.StatusCreated):
+		return true, nil
+	case named && read && status == http.StatusNotFound:
+		return true, ErrMissing
+	}
+	return false, nil
+}
+
+// problemBody is what Larder says of an operation that failed.
+type problemBody struct {
+	Type    string `json:"type"`
+	Applied string `json:"applied"`
+}
+
+// failure is what it comes to, with a status.
+func (p problemBody) failure(status int, read bool) *Failure {
+	if !strings.HasPrefix(p.Type, problemPrefix) {
+		f := &Failure{Rejected, fmt.Sprintf("%d, not an answer of Larder", status)}
+		if !read && (status < 300 || status >= 500) {
 			f.Kind = Unknown
 		}
 		return f
 	}
-	f := &Failure{Rejected, fmt.Sprintf("%d %s", a.status, strings.TrimPrefix(problem.Type, problemPrefix))}
+	f := &Failure{Rejected, fmt.Sprintf("%d %s", status, strings.TrimPrefix(p.Type, problemPrefix))}
 	switch {
-	case problem.Applied != "no" && !read:
+	case p.Applied != "no" && !read:
 		f.Kind = Unknown
-	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		f.Kind = Denied
-	case a.status == http.StatusTooManyRequests || a.status >= 500:
+	case status == http.StatusTooManyRequests || status >= 500:
 		f.Kind = Unavailable
 	}
 	return f

@@ -24,7 +24,7 @@ type record struct {
 	mu       sync.Mutex // guards what follows
 	reads    *hdrhistogram.Histogram
 	writes   *hdrhistogram.Histogram
-	all      uint64 // requests, those of the warm-up too
+	all      uint64 // operations, those of the warm-up too; what follows counts operations as well
 	answered uint64 // successes within the time that is measured
 	misses   uint64
 	unsent   uint64
@@ -50,7 +50,7 @@ func (r *record) latencyLocked(read bool, took time.Duration) {
 	_ = h.RecordValue(min(int64(took), highest))
 }
 
-// failureLocked counts what err says of a request of the time that is measured.
+// failureLocked counts what err says of an operation of the time that is measured.
 func (r *record) failureLocked(err error) {
 	if errors.Is(err, ErrMissing) {
 		r.misses++

@@ -6,12 +6,13 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Result is what a run measured, without its warm-up but for Sent.
+// Result is what a run measured, without its warm-up but for Sent. Numbers are of operations, and latencies of requests,
+// which carry more than one where Config.Batch says so.
 type Result struct {
 	Seconds float64 `json:"seconds"`
-	// Rate is how many requests were answered in a second, misses included, failures not.
+	// Rate is how many operations were answered in a second, misses included, failures not.
 	Rate float64 `json:"rate"`
-	// Sent is how many requests were sent, the warm-up's too.
+	// Sent is how many operations were sent, the warm-up's too.
 	Sent uint64 `json:"sent"`
 	// Unsent is how many were due and not sent when the time was over: the servers, or the clients, can't do more.
 	Unsent  uint64 `json:"unsent"`
@@ -27,7 +28,7 @@ type Result struct {
 	failures [kinds]uint64
 }
 
-// Failures is how many requests failed in that way.
+// Failures is how many operations failed in that way.
 func (r *Result) Failures(kind Kind) uint64 { return r.failures[kind] }
 
 // Latencies are those of some requests, in microseconds.
@@ -83,7 +84,7 @@ type Progress struct {
 	// Elapsed is the time since the run began, warm-up included, Total the time that it takes; of Fill it is how many keys.
 	Elapsed, Total time.Duration
 	Keys, AllKeys  uint64
-	// Rate is how many requests were sent in a second since the last report.
+	// Rate is how many operations were sent in a second since the last report.
 	Rate float64
 	// Failed is how many failed since the run began, without the warm-up.
 	Failed uint64

@@ -34,6 +34,9 @@ func Run(ctx context.Context, cfg Config, dial Dial) (*Result, error) {
 		return nil, err
 	}
 	defer closeAll(conns)
+	if err := canBatch(&cfg, conns); err != nil {
+		return nil, err
+	}
 	var z *zipf
 	if cfg.Zipf > 0 {
 		z = newZipf(cfg.Keys, cfg.Zipf)
@@ -46,7 +49,7 @@ func Run(ctx context.Context, cfg Config, dial Dial) (*Result, error) {
 	var clients sync.WaitGroup
 	for i, conn := range conns {
 		clients.Go(func() {
-			r.client(ctx, conn, newChooser(&cfg, i, z, v), r.records[i%len(r.records)])
+			r.client(ctx, newAsker(&cfg, conn, newChooser(&cfg, i, z, v)), r.records[i%len(r.records)])
 		})
 	}
 	r.watch(&clients)
@@ -73,14 +76,15 @@ func (r *run) since() time.Duration { return time.Since(r.began) }
 func (r *run) stop() { r.end.Store(min(r.end.Load(), int64(r.since()))) }
 
 // client sends requests until the end.
-func (r *run) client(ctx context.Context, conn Conn, choose *chooser, rec *record) {
+func (r *run) client(ctx context.Context, ask *asker, rec *record) {
 	var timer pause
 	// What is under way when ctx ends is waited for: its outcome counts.
 	ctx = context.WithoutCancel(ctx)
 	for {
 		due := r.since()
 		if r.cfg.Rate > 0 {
-			due = time.Duration(math.Round(float64(r.due.Add(1)-1) * float64(time.Second) / r.cfg.Rate))
+			before := float64(r.due.Add(1)-1) * float64(len(ask.ops)) // operations
+			due = time.Duration(math.Round(before * float64(time.Second) / r.cfg.Rate))
 			if due < time.Duration(r.end.Load()) {
 				r.await(due, &timer)
 			}
@@ -88,47 +92,43 @@ func (r *run) client(ctx context.Context, conn Conn, choose *chooser, rec *recor
 		if due >= time.Duration(r.end.Load()) {
 			return
 		}
-		read := choose.read()
+		read := ask.choose.read()
 		if r.cfg.Rate > 0 {
 			if end := time.Duration(r.end.Load()); r.since() >= end {
-				rec.missed(read, end-due, due >= r.cfg.Warmup)
+				rec.missed(len(ask.ops), read, end-due, due >= r.cfg.Warmup)
 				continue
 			}
 		}
-		var err error
-		if key := choose.nextKey(); read {
-			err = conn.Get(ctx, key)
-		} else {
-			err = conn.Put(ctx, key, choose.value())
-		}
+		failed := ask.do(ctx, read)
 		now := r.since()
 		rec.mu.Lock()
-		rec.all++
-		failed := err != nil && !errors.Is(err, ErrMissing)
-		if !failed && now >= r.cfg.Warmup && now < time.Duration(r.end.Load()) {
-			rec.answered++
+		rec.all += uint64(len(ask.ops))
+		if now >= r.cfg.Warmup && now < time.Duration(r.end.Load()) {
+			rec.answered += uint64(len(ask.ops) - failed)
 		}
 		if due >= r.cfg.Warmup {
 			rec.latencyLocked(read, now-due)
-			if err != nil {
-				rec.failureLocked(err)
+			for _, err := range ask.errs {
+				if err != nil {
+					rec.failureLocked(err)
+				}
 			}
 		}
 		rec.mu.Unlock()
-		if failed && r.cfg.Rate == 0 {
+		if failed > 0 && r.cfg.Rate == 0 {
 			timer.wait(failurePause)
 		}
 	}
 }
 
-// missed counts a request that was due and can't be sent any more, with the time that it has waited.
-func (r *record) missed(read bool, waited time.Duration, measured bool) {
+// missed counts a request of so many operations that was due and can't be sent any more, with the time that it has waited.
+func (r *record) missed(operations int, read bool, waited time.Duration, measured bool) {
 	if !measured {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unsent++
+	r.unsent += uint64(operations)
 	r.latencyLocked(read, waited)
 }
 

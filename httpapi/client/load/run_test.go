@@ -377,6 +377,7 @@ func TestValidate(t *testing.T) {
 		"no keys": func(c *Config) { c.Keys = 0 }, "too many keys": func(c *Config) { c.Keys = MaxKeys + 1 },
 		"zipf": func(c *Config) { c.Zipf = -0.1 }, "high zipf": func(c *Config) { c.Zipf = 11 },
 		"value": func(c *Config) { c.MinValue = -1 }, "values": func(c *Config) { c.MinValue = 3 }, "long value": func(c *Config) { c.MaxValue = MaxValue + 1 },
+		"batch": func(c *Config) { c.Batch = -1 }, "long batch": func(c *Config) { c.Batch = MaxBatch + 1 }, "large batch": func(c *Config) { c.Batch, c.MaxValue = 100, 1<<20 },
 		"duration": func(c *Config) { c.Duration = 0 }, "warmup": func(c *Config) { c.Warmup = -1 },
 	} {
 		cfg := good
