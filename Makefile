@@ -4,7 +4,7 @@
 STATICCHECK = go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 30s
 
-.PHONY: run build test soak check check-peers lint fuzz bench bench-go bench-idle bench-log bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
+.PHONY: run build test soak check check-peers lint fuzz bench bench-go bench-idle bench-failover bench-log bench-fsm bench-hitratio catchup clean demo test-extra integration jepsen jepsen-nightly jepsen-selftest jepsen-smoke
 
 # A cluster of three nodes in one process. ^C ends it.
 run:
@@ -63,6 +63,11 @@ bench:
 # What a thousand idle shards cost three nodes, and how long a node's death keeps them without leaders: a minute or two.
 bench-idle:
 	go run -C integration ./bench/idle $(ARGS)
+
+# How long writes stand still when the node that leads most shards is killed, frozen or cut off, ten times each: up to ten minutes.
+# ARGS='-rounds 3 -faults kill,stop -json out/failover.json'
+bench-failover:
+	go run -C integration ./bench/failover $(ARGS)
 
 # The benchmarks of Go's packages.
 bench-go:

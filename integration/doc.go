@@ -21,7 +21,8 @@
 //	report    a folder to read of a recorded run
 //	cmd/jepsen  all of it: make jepsen
 //	goclient  what users of the Go client notice of a planned restart
-//	bench     the state machine beside other caches, hit ratios of traces; see make bench-fsm, make bench-hitratio
+//	bench     what it costs and how fast it is, the state machine beside other caches, failovers, hit ratios of traces; see make bench,
+//	          bench-idle, bench-failover, bench-log, bench-fsm and bench-hitratio
 //
 // # Obligations
 //
