@@ -45,10 +45,10 @@ var (
 	descSnapshots        = prometheus.NewDesc("larder_snapshots", "Snapshots that are on their way: sending, waiting for their turn to be sent, or receiving.", []string{"state"}, nil)
 	descSnapshotEnds     = prometheus.NewDesc("larder_snapshot_sends_total", "Snapshots that this node sent, by what became of them: installed, failed, "+
 		"or resumed where an earlier transfer, or link, had ended (those are counted again at their own end).", []string{"outcome"}, nil)
-	descLogSyncs  = prometheus.NewDesc("larder_log_syncs_total", "Syncs of the log that a node's shards share (--log-store shared).", nil, nil)
-	descLogWrites = prometheus.NewDesc("larder_log_writes_total", "Changes that were made durable in it: appends, terms, votes and deletions.", nil, nil)
-	descLogMemory = prometheus.NewDesc("larder_log_memory_bytes", "Memory that it takes, without the newest entries that each replica keeps.", nil, nil)
-	descLogDisk   = prometheus.NewDesc("larder_log_disk_bytes", "Room that it takes on the disk.", nil, nil)
+	descLogSyncs  = prometheus.NewDesc("larder_log_syncs_total", "Syncs of logs, by where they are (--log-store): bolt, files of one replica each, the directory's among them, or shared.", []string{"store"}, nil)
+	descLogWrites = prometheus.NewDesc("larder_log_writes_total", "Changes that were made durable in them: appends, terms, votes and deletions.", []string{"store"}, nil)
+	descLogMemory = prometheus.NewDesc("larder_log_memory_bytes", "Memory that the shared log takes, without the newest entries that each replica keeps.", nil, nil)
+	descLogDisk   = prometheus.NewDesc("larder_log_disk_bytes", "Room that the shared log takes on the disk.", nil, nil)
 	hostDescs     = []*prometheus.Desc{descLeader, descTerm, descCommit, descApplied, descLast, descHits, descMisses, descReads, descTouches,
 		descEntries, descBytes, descLimit, descEvictions, descExpirations, descEpoch, descDivergence, descChecks,
 		descMissed, descSizing, descSamples, descGhosts, descAge,
@@ -65,8 +65,8 @@ func (c hostCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 	all := c.host.Status()
 	c.host.snapshots.collect(ch, all)
-	if d, ok := c.host.storage.(*disk); ok && d.log != nil {
-		d.log.collect(ch)
+	if d, ok := c.host.storage.(*disk); ok {
+		d.collectLogs(ch)
 	}
 	for _, s := range all {
 		shard := strconv.FormatUint(uint64(s.Shard), 10)
@@ -125,11 +125,19 @@ func (c hostCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collect tells of the shared log.
-func (l *sharedLog) collect(ch chan<- prometheus.Metric) {
-	s := l.stats()
-	ch <- prometheus.MustNewConstMetric(descLogSyncs, prometheus.CounterValue, float64(s.Syncs))
-	ch <- prometheus.MustNewConstMetric(descLogWrites, prometheus.CounterValue, float64(s.Writes))
+// collectLogs tells of what logs cost.
+func (d *disk) collectLogs(ch chan<- prometheus.Metric) {
+	put := func(store LogStore, syncs, writes uint64) {
+		ch <- prometheus.MustNewConstMetric(descLogSyncs, prometheus.CounterValue, float64(syncs), string(store))
+		ch <- prometheus.MustNewConstMetric(descLogWrites, prometheus.CounterValue, float64(writes), string(store))
+	}
+	writes := d.boltWrites.Load()
+	put(LogBolt, boltSyncs*writes, writes)
+	if d.log == nil {
+		return
+	}
+	s := d.log.stats()
+	put(LogShared, s.Syncs, s.Writes)
 	ch <- prometheus.MustNewConstMetric(descLogMemory, prometheus.GaugeValue, float64(s.Memory))
 	ch <- prometheus.MustNewConstMetric(descLogDisk, prometheus.GaugeValue, float64(s.Disk))
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/go-hclog"
@@ -45,6 +46,8 @@ type disk struct {
 	*IdentityFile
 	manifest *manifest
 	log      *sharedLog // nil where there is none
+	// boltWrites counts what replicas made durable in files of their own.
+	boltWrites atomic.Uint64
 }
 
 // openDisk opens the data folder dir. New replicas keep their logs in kind. fatal hears of failures that no write returns.
@@ -99,6 +102,7 @@ func (d *disk) openStore(id ReplicaID, folder string, fatal func(error)) (replic
 	if err != nil {
 		return nil, err
 	}
+	s.engine = counted{s.engine, &d.boltWrites}
 	return s, nil
 }
 
