@@ -55,7 +55,7 @@ fuzz:
 	go test ./httpapi -run '^$$' -fuzz '^FuzzPlainHeader$$' -fuzztime $(FUZZTIME)
 
 # Larder beside etcd, Redis (where redis-server is in PATH) and a bare handler: rates, latencies, processor time, allocations,
-# memory. Up to 20 minutes; ARGS=-quick takes 4. ARGS='-systems larder-8,etcd-E1 -conns 64 -json out/bench.json -plots out'
+# memory. Up to 20 minutes; ARGS=-quick takes 4. ARGS='-systems larder-8-lease-shared,etcd-E1 -conns 64 -json out/bench.json -plots out'
 bench:
 	go build -C integration/bench/peers -o ../../../bin/peers .
 	cd integration/bench/peers && exec ../../../bin/peers $(ARGS)

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +39,7 @@ func newBench(cfg config, status io.Writer) (*bench, error) {
 	if b.dir, err = os.MkdirTemp(cfg.dir, "larder-peers-"); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
-	if b.larder == "" && slices.ContainsFunc(cfg.systems, func(name string) bool { return strings.HasPrefix(name, "larder-") }) {
+	if b.larder == "" && slices.ContainsFunc(cfg.systems, isLarder) {
 		fmt.Fprintln(status, "building larder")
 		if b.larder, err = b.builder.Build(); err != nil {
 			return nil, errors.Join(err, b.close())
@@ -67,12 +65,12 @@ func (b *bench) start(ctx context.Context, name string) (s system, clean func() 
 		return nil, nil, err
 	}
 	kind, variant, _ := strings.Cut(name, "-")
-	number, _ := strconv.Atoi(strings.TrimPrefix(variant, "E")) // of shards, of clients to a connection
 	switch kind {
 	case "larder":
-		s, err = startLarder(ctx, b.cfg, b.larder, dir, number, b.status)
+		s, err = startLarder(ctx, b.cfg, b.larder, dir, name, b.status)
 	case "etcd":
-		s, err = startEtcd(ctx, b.self, dir, number)
+		shared, _ := strconv.Atoi(strings.TrimPrefix(variant, "E"))
+		s, err = startEtcd(ctx, b.self, dir, shared)
 	case "redis":
 		s, err = startRedis(ctx, dir)
 	case "bare":
@@ -131,6 +129,9 @@ func (b *bench) measure(ctx context.Context, f *findings, name string, round int
 				return err
 			}
 			x.System, x.Round = name, round
+			if v, err := parseVariant(name, b.cfg.args); err == nil {
+				x.ReadMode, x.LogStore = v.readMode, v.logStore
+			}
 			f.Samples = append(f.Samples, x)
 			fmt.Fprintf(b.status, "round %d/%d, %s, %d connections, %s: %.0f/s, p50 %.2f ms\n", round, b.cfg.rounds, name, conns, m.name, x.Rate, x.P50/1000)
 		}
@@ -292,30 +293,4 @@ func rss(s system, kind func(*local.Process) (uint64, error)) ([]uint64, error) 
 		all = append(all, n)
 	}
 	return all, nil
-}
-
-// machine tells where the figures are from.
-func machine() string {
-	model := "unknown processor"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	busy, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		busy = []byte("unknown")
-	}
-	return fmt.Sprintf("%d processors (%s), load before the run %s", runtime.NumCPU(), model, strings.TrimSpace(string(busy)))
-}
-
-// resultFile writes a file beside others that a run leaves.
-func resultFile(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, data, 0o644)
 }

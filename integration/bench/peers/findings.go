@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -22,6 +21,8 @@ type findings struct {
 // sample is one measurement. Times are microseconds.
 type sample struct {
 	System    string            `json:"system"`
+	ReadMode  string            `json:"read_mode,omitempty"` // this and the next: of Larder
+	LogStore  string            `json:"log_store,omitempty"`
 	Round     int               `json:"round"`
 	Conns     int               `json:"connections"`
 	Mix       string            `json:"mix"`
@@ -95,18 +96,18 @@ var columns = []struct {
 func (f *findings) printSpeed(r *report.Report, cfg config) {
 	for _, m := range cfg.mixes {
 		r.Section(fmt.Sprintf("%s, values of %d bytes, medians of %d rounds", m.name, valueSize, cfg.rounds))
-		header := []string{"connections, system"}
+		header := []string{"connections, system", "reads, log"}
 		for _, c := range columns {
 			header = append(header, c.title)
 		}
 		var rows [][]string
 		for _, conns := range cfg.conns {
 			for _, system := range cfg.systems {
-				row := []string{fmt.Sprintf("%d, %s", conns, system)}
+				row := []string{fmt.Sprintf("%d, %s", conns, system), f.kind(system)}
 				for _, c := range columns {
 					row = append(row, cell(f.of(system, conns, m.name, c.figure), c.digits))
 				}
-				if row[1] != "" {
+				if row[2] != "" {
 					rows = append(rows, row)
 				}
 			}
@@ -114,6 +115,16 @@ func (f *findings) printSpeed(r *report.Report, cfg config) {
 		r.Table(header, rows)
 	}
 	r.Textf("CPU and allocations are per request, of all servers together; syncs are fsyncs of all servers' logs, where the servers count them.")
+}
+
+// kind says how a Larder confirms reads and where its logs are.
+func (f *findings) kind(system string) string {
+	for _, x := range f.Samples {
+		if x.System == system && x.ReadMode != "" {
+			return x.ReadMode + ", " + x.LogStore
+		}
+	}
+	return ""
 }
 
 // cell is a median as a table has it, empty where nothing was measured.
@@ -140,14 +151,6 @@ func (w weight) perItem() float64 { return float64(w.Full) / float64(w.Items) }
 func (w weight) growth() float64  { return (float64(w.Full) - float64(w.Empty)) / float64(w.Items) }
 
 func mib(bytes uint64) string { return fmt.Sprintf("%.0f", float64(bytes)/(1<<20)) }
-
-func (f *findings) save(path string) error {
-	data, err := json.MarshalIndent(f, "", "\t")
-	if err != nil {
-		return err
-	}
-	return resultFile(path, append(data, '\n'))
-}
 
 // ratio is the median of a figure of one system over that of another in the same round, NaN where either was not measured.
 func (f *findings) ratio(above, below string, conns int, mix string, figure func(sample) *float64) float64 {

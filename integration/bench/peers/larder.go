@@ -17,8 +17,12 @@ type larder struct{ *local.Larder }
 // spreadTime is how long leaders may take to be spread over the nodes, which happens by itself.
 const spreadTime = 30 * time.Second
 
-func startLarder(ctx context.Context, cfg config, binary, dir string, shards int, status io.Writer) (system, error) {
-	l, err := local.StartLarder(local.Config{Binary: binary, Dir: dir, Nodes: 3, Shards: shards, Args: cfg.args})
+func startLarder(ctx context.Context, cfg config, binary, dir, name string, status io.Writer) (system, error) {
+	v, err := parseVariant(name, cfg.args)
+	if err != nil {
+		return nil, err
+	}
+	l, err := local.StartLarder(local.Config{Binary: binary, Dir: dir, Nodes: 3, Shards: v.shards, Args: append(v.flags(), cfg.args...)})
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +35,7 @@ func startLarder(ctx context.Context, cfg config, binary, dir string, shards int
 	case ctx.Err() != nil:
 		return nil, errors.Join(err, l.Close())
 	case err != nil:
-		fmt.Fprintf(status, "larder-%d goes on with leaders that are not spread evenly: %v\n", shards, err)
+		fmt.Fprintf(status, "%s goes on with leaders that are not spread evenly: %v\n", name, err)
 	}
 	return larder{l}, nil
 }
@@ -56,7 +60,7 @@ func (l larder) open(ctx context.Context) (load.Dial, func() error, error) {
 	return target.Dial, target.Close, nil
 }
 
-// syncsMetric counts what nodes synced for log entries, where they count it.
+// syncsMetric counts what nodes synced for log entries, in either kind of log.
 const syncsMetric = "larder_log_syncs_total"
 
 func (l larder) counters(ctx context.Context) (c counters, err error) {

@@ -3,7 +3,9 @@
 //
 // Systems are:
 //
-//	larder-1, larder-8, larder-64  three processes with so many shards, durable as they are by default, over REST
+//	larder-1, larder-8, larder-64  three processes with so many shards, durable as they are by default, over REST; any number goes
+//	larder-8-lease                 the same with --read-mode lease
+//	larder-8-shared                the same with --log-store shared; larder-8-lease-shared has both
 //	etcd-E1                        three processes, durable as they are by default; a connection per client
 //	etcd-E16                       the same ones; 16 clients share a connection
 //	redis                          redis-server alone, which writes nothing to disk: what consistency costs
@@ -13,7 +15,7 @@
 // folder, through all numbers of connections and all mixes; figures are medians over rounds, ratios medians
 // over the ratios of a round. On a noisy machine an absolute figure says little.
 //
-//	make bench                       (from the root; up to 20 minutes)
+//	make bench                       (from the root; less than 20 minutes)
 //	make bench ARGS=-quick           (up to 4 minutes: orientation)
 //	make bench ARGS='-only rss'      memory per entry
 //	make bench ARGS='-systems larder-8,etcd-E1 -conns 64 -mixes read -rounds 9'
@@ -36,6 +38,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/larder-cache/larder/integration/bench/local"
 	"github.com/larder-cache/larder/integration/bench/report"
 )
 
@@ -95,25 +98,25 @@ func parse(args []string, status io.Writer) (config, error) {
 	f := flag.NewFlagSet("peers", flag.ContinueOnError)
 	f.SetOutput(status)
 	f.StringVar(&only, "only", strings.Join(allParts, ","), "what to measure")
-	f.StringVar(&systems, "systems", strings.Join(allSystems, ","), "which systems")
+	f.StringVar(&systems, "systems", strings.Join(defaultSystems, ","), "which systems")
 	f.StringVar(&conns, "conns", "1,16,64,256", "numbers of connections")
 	f.StringVar(&mixes, "mixes", "read,write,95:5", "kinds of load")
 	f.IntVar(&cfg.rounds, "rounds", 3, "rounds")
 	f.DurationVar(&cfg.warmup, "warmup", 500*time.Millisecond, "time before each measurement")
-	f.DurationVar(&cfg.duration, "duration", 2*time.Second, "length of each measurement")
-	f.Uint64Var(&cfg.keys, "keys", 10_000, "keys, all of which have a value")
+	f.DurationVar(&cfg.duration, "duration", 1500*time.Millisecond, "length of each measurement")
+	f.Uint64Var(&cfg.keys, "keys", 5_000, "keys, all of which have a value")
 	f.Uint64Var(&cfg.items, "items", 1_000_000, "entries of which memory is measured")
 	f.StringVar(&cfg.binary, "larder", "", "the server; default: built from the sources")
 	f.StringVar(&cfg.dir, "dir", os.TempDir(), "folder for data")
 	f.StringVar(&cfg.json, "json", "", "file for all figures")
 	f.StringVar(&cfg.plots, "plots", "", "folder for plots (SVG)")
 	f.StringVar(&extra, "larder-args", "", "flags for the nodes of Larder, for example --memory-only")
-	f.BoolVar(&quick, "quick", false, "as -only speed -rounds 1 -conns 1,64,256 -duration 1.5s -keys 2000, where those are not given")
+	f.BoolVar(&quick, "quick", false, "as -only speed -rounds 1 -conns 1,64,256 -duration 1s -keys 2000, where those are not given")
 	if err := f.Parse(args); err != nil {
 		return cfg, err
 	}
 	if quick {
-		for name, value := range map[string]string{"only": "speed", "rounds": "1", "conns": "1,64,256", "duration": "1500ms", "keys": "2000"} {
+		for name, value := range map[string]string{"only": "speed", "rounds": "1", "conns": "1,64,256", "duration": "1s", "keys": "2000"} {
 			given := false
 			f.Visit(func(x *flag.Flag) { given = given || x.Name == name })
 			if !given {
@@ -127,8 +130,11 @@ func parse(args []string, status io.Writer) (config, error) {
 	if cfg.only, err = some("only", only, allParts); err != nil {
 		return cfg, err
 	}
-	if cfg.systems, err = some("systems", systems, allSystems); err != nil {
-		return cfg, err
+	cfg.systems = strings.Split(systems, ",")
+	for _, name := range cfg.systems {
+		if err := checkSystem(name); err != nil {
+			return cfg, fmt.Errorf("-systems: %w", err)
+		}
 	}
 	var names []string
 	for _, m := range allMixes {
@@ -179,8 +185,8 @@ func run(ctx context.Context, args []string, out, status io.Writer) error {
 	}
 	defer b.close()
 	r := report.New(out)
-	r.Textf("%s", machine())
-	found := findings{Machine: machine(), Args: args}
+	found := findings{Machine: local.Machine(), Args: args}
+	r.Textf("%s", found.Machine)
 	if slices.Contains(cfg.only, "speed") {
 		if err := b.speed(ctx, &found); err != nil {
 			return err
@@ -197,7 +203,7 @@ func run(ctx context.Context, args []string, out, status io.Writer) error {
 		r.Textf("%s", word)
 	}
 	if cfg.json != "" {
-		if err := found.save(cfg.json); err != nil {
+		if err := report.Save(cfg.json, found); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"gonum.org/v1/plot"
+
 	"github.com/larder-cache/larder/httpapi/client/load"
 	"github.com/larder-cache/larder/integration/bench/report"
 )
@@ -33,12 +35,12 @@ func TestMain(m *testing.M) {
 // TestRun ensures that a run measures each system that there is, and says what it found as tables, bars, a file and plots.
 func TestRun(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it starts seven processes")
+		t.Skip("it starts ten processes")
 	}
 	dir := t.TempDir()
 	var out strings.Builder
 	args := []string{
-		"-systems", "larder-1,etcd-E16,bare", "-conns", "1,3", "-rounds", "1", "-duration", "100ms", "-warmup", "10ms", "-keys", "50", "-items", "1000", "-mixes", "read,write",
+		"-systems", "larder-1,larder-2-lease-shared,etcd-E16,bare", "-conns", "1,3", "-rounds", "1", "-duration", "100ms", "-warmup", "10ms", "-keys", "50", "-items", "1000", "-mixes", "read,write",
 		"-only", "speed", "-dir", dir, "-json", filepath.Join(dir, "out", "x.json"), "-plots", filepath.Join(dir, "out"),
 	}
 	if err := run(t.Context(), args, &out, io.Discard); err != nil && !strings.Contains(err.Error(), "bars missed") {
@@ -52,24 +54,27 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Samples) != 3*2*2 {
-		t.Errorf("got %d measurements, want 12", len(f.Samples))
+	if len(f.Samples) != 4*2*2 {
+		t.Errorf("got %d measurements, want 16", len(f.Samples))
 	}
 	for _, x := range f.Samples {
 		if counted := x.Allocs != nil && *x.Allocs > 0; x.Rate <= 0 || x.P50 <= 0 || x.Failed != 0 || counted != (x.System != "bare") {
 			t.Errorf("got %+v", x)
 		}
-		if synced := x.Syncs != nil && *x.Syncs > 0; x.System == "etcd-E16" && synced != (x.Mix == "write") {
-			t.Errorf("syncs of etcd, %s: got %v", x.Mix, x.Syncs)
+		if synced := x.Syncs != nil && *x.Syncs > 0; synced != (x.Mix == "write" && x.System != "bare") {
+			t.Errorf("syncs of %s, %s: got %v", x.System, x.Mix, x.Syncs)
+		}
+		if want := map[string]string{"larder-1": "probe bolt", "larder-2-lease-shared": "lease shared"}[x.System]; strings.TrimSpace(x.ReadMode+" "+x.LogStore) != want {
+			t.Errorf("%s: got reads by %q and logs in %q", x.System, x.ReadMode, x.LogStore)
 		}
 	}
-	for _, name := range []string{"read.svg", "write.svg"} {
+	for _, name := range []string{"read-rate.svg", "read-p50.svg", "read-p99.svg", "write-rate.svg", "write-p50.svg", "write-p99.svg"} {
 		if svg, err := os.ReadFile(filepath.Join(dir, "out", name)); err != nil || !strings.Contains(string(svg), "etcd-E16") {
 			t.Errorf("%s: %v, %d bytes", name, err, len(svg))
 		}
 	}
-	for _, want := range []string{"| 3, etcd-E16 ", "| 1, bare "} {
-		if !strings.Contains(out.String(), want) {
+	for _, want := range []string{"| 3, etcd-E16 |", "| 1, bare |", "| 1, larder-1 | probe, bolt |", "| 3, larder-2-lease-shared | lease, shared |"} {
+		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("there is no %q in\n%s", want, &out)
 		}
 	}
@@ -259,9 +264,82 @@ func TestFlags(t *testing.T) {
 	if err != nil || cfg.rounds != 4 || len(cfg.conns) != 3 || len(cfg.only) != 1 {
 		t.Errorf("got %+v, %v", cfg, err)
 	}
-	for _, args := range [][]string{{"-systems", "memcached"}, {"-conns", "0"}, {"-conns", "x"}, {"-mixes", "scan"}, {"-only", "disk"}, {"-rounds", "0"}, {"more"}} {
+	for _, args := range [][]string{{"-systems", "memcached"}, {"-systems", "larder-0"}, {"-systems", "larder-8-fast"}, {"-conns", "0"}, {"-conns", "x"}, {"-mixes", "scan"}, {"-only", "disk"}, {"-rounds", "0"}, {"more"}} {
 		if _, err := parse(args, io.Discard); err == nil {
 			t.Errorf("%q was taken", args)
+		}
+	}
+}
+
+// TestVariants ensures that the name of a Larder says how many shards it has and with which flags its nodes run, and that flags
+// for all of them win.
+func TestVariants(t *testing.T) {
+	for name, want := range map[string]variant{
+		"larder-1":              {1, "probe", "bolt"},
+		"larder-64-lease":       {64, "lease", "bolt"},
+		"larder-8-shared":       {8, "probe", "shared"},
+		"larder-8-lease-shared": {8, "lease", "shared"},
+		"larder-8-shared-lease": {8, "lease", "shared"},
+	} {
+		if got, err := parseVariant(name, []string{"--memory-only"}); err != nil || got != want {
+			t.Errorf("%s: got %+v, %v, want %+v", name, got, err, want)
+		}
+	}
+	args := []string{"--read-mode", "lease", "--log-store=bolt", "--log-store=shared"}
+	if got, err := parseVariant("larder-8", args); err != nil || got != (variant{8, "lease", "shared"}) {
+		t.Errorf("with %q: got %+v, %v", args, got, err)
+	}
+	if got := strings.Join(variant{8, "lease", "shared"}.flags(), " "); got != "--read-mode lease --log-store shared" {
+		t.Errorf("got flags %q", got)
+	}
+	for _, name := range []string{"larder-", "larder-x", "larder--lease", "larder-8-", "etcd-E1"} {
+		if got, err := parseVariant(name, nil); err == nil {
+			t.Errorf("%q: got %+v", name, got)
+		}
+	}
+}
+
+// TestAxes ensures that each number of connections has a label, and latencies labels at the steps between the least and the most.
+func TestAxes(t *testing.T) {
+	f := findings{}
+	for i, conns := range []int{1, 16, 256} {
+		for _, system := range []string{"larder-8", "larder-8-lease"} {
+			f.Samples = append(f.Samples, sample{System: system, Round: 1, Conns: conns, Mix: "read", Rate: 20_000 * float64(i+1), P50: 170 * float64(i+1), P99: 0})
+		}
+	}
+	labels := func(ticks []plot.Tick) (all []string) {
+		for _, x := range ticks {
+			if !x.IsMinor() {
+				all = append(all, x.Label)
+			}
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		d    drawing
+		y, x string
+	}{
+		{drawings[0], "0 30 000 60 000", "1 16 256"},
+		{drawings[1], "0.1 0.2 0.5 1", "1 16 256"},
+	} {
+		p, err := f.draw(allMixes[0], tt.d)
+		if err != nil || p == nil {
+			t.Fatalf("%s: got %v, %v", tt.d.name, p, err)
+		}
+		x, y := strings.Join(labels(p.X.Tick.Marker.Ticks(p.X.Min, p.X.Max)), " "), strings.Join(labels(p.Y.Tick.Marker.Ticks(p.Y.Min, p.Y.Max)), " ")
+		if p.X.Min != 1 || p.X.Max <= 256 {
+			t.Errorf("%s: connections are from %g to %g, want from 1 to where the legend has room", tt.d.name, p.X.Min, p.X.Max)
+		}
+		if x != tt.x || y != tt.y {
+			t.Errorf("%s: got labels %q and %q, want %q and %q", tt.d.name, x, y, tt.x, tt.y)
+		}
+	}
+	if p, err := f.draw(allMixes[0], drawings[2]); p != nil || err != nil {
+		t.Errorf("latencies where all failed: got %v, %v", p, err)
+	}
+	for value, want := range map[float64][2]float64{1: {1, 1}, 1.5: {1, 2}, 4.9: {2, 5}, 7: {5, 10}, 0.03: {0.02, 0.05}, 200: {200, 200}} {
+		if down, up := step(value, false), step(value, true); math.Abs(down-want[0]) > 1e-9 || math.Abs(up-want[1]) > 1e-9 {
+			t.Errorf("%g lies between %g and %g, want %v", value, down, up, want)
 		}
 	}
 }

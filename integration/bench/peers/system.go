@@ -3,14 +3,32 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/larder-cache/larder/httpapi/client/load"
 	"github.com/larder-cache/larder/integration/bench/local"
 )
 
-// allSystems are all there are, in the order of the tables.
-var allSystems = []string{"larder-1", "larder-8", "larder-64", "etcd-E1", "etcd-E16", "redis", "bare"}
+// others are the systems beside Larder.
+var others = []string{"etcd-E1", "etcd-E16", "redis", "bare"}
+
+// defaultSystems are those of a run that names none: Larder's have both ways to confirm a read where there are 8 shards.
+var defaultSystems = append([]string{"larder-1", "larder-8", "larder-8-lease", "larder-64"}, others...)
+
+// checkSystem says what is wrong with the name of a system.
+func checkSystem(name string) error {
+	if isLarder(name) {
+		_, err := parseVariant(name, nil)
+		return err
+	}
+	if !slices.Contains(others, name) {
+		return fmt.Errorf("system %q: want larder-SHARDS, or one of %s", name, strings.Join(others, ","))
+	}
+	return nil
+}
 
 // system is servers that run.
 type system interface {
