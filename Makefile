@@ -64,7 +64,7 @@ bench:
 bench-idle:
 	go run -C integration ./bench/idle $(ARGS)
 
-# How long writes stand still when the node that leads most shards is killed, frozen or cut off, ten times each: up to ten minutes.
+# How long writes stand still when the node that leads most shards is killed, frozen or cut off, ten times each: about ten minutes.
 # ARGS='-rounds 3 -faults kill,stop -json out/failover.json'
 bench-failover:
 	go run -C integration ./bench/failover $(ARGS)

@@ -12,7 +12,7 @@
 // it; a write that was under way may be acknowledged late, and says nothing. A round has the longest of these times. Then the fault is
 // undone, and the next one waits until all is as it was, the leaders spread evenly.
 //
-//	make bench-failover                     (from the root; ten minutes)
+//	make bench-failover                     (from the root; about ten minutes)
 //	make bench-failover ARGS='-rounds 3 -faults cut -larder-args "--log-store shared"'
 package main
 

@@ -95,7 +95,7 @@ func (b *bench) findKeys(ctx context.Context) error {
 // round loses the node that leads most shards, waits until all that it led were written to again, and undoes the fault.
 func (b *bench) round(ctx context.Context, f fault, number int) (l loss, err error) {
 	w := b.startWriters(ctx)
-	defer w.stop()
+	defer func() { err = errors.Join(err, w.stop()) }()
 	if err := b.whole(ctx, w.tally); err != nil {
 		return l, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -36,10 +37,12 @@ func (b *bench) startWriters(ctx context.Context) *writers {
 	return w
 }
 
-func (w *writers) stop() {
+// stop ends all clients. The error is what the nodes answered that they must not.
+func (w *writers) stop() error {
 	w.cancel()
 	w.all.Wait()
 	w.client.Close()
+	return errors.Join(w.clock.Defects()...)
 }
 
 // failurePause is how long a client waits after a write that was not done, that it does not do nothing but ask.
