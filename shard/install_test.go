@@ -43,6 +43,24 @@ func logLength(h *Host) int {
 	return int(last - first + 1)
 }
 
+// TestLogLeavesMemory ensures that on leader and followers what was written is not in memory, besides its store, when it is old.
+func TestLogLeavesMemory(t *testing.T) {
+	inBubble(t, 3, func(_ string, c *Config) { c.CheckInterval = time.Hour }, func(c *cluster) {
+		l := c.leader()
+		for i := range 50 {
+			c.mustPut(l, fmt.Sprint("key", i), "value")
+		}
+		for _, name := range c.names {
+			s := c.hosts[name].Group(testShard).store.(*memoryStore).store
+			c.until(name+" has forgotten what is old", func() bool {
+				s.mu.RLock()
+				defer s.mu.RUnlock()
+				return len(s.tail.logs) == 1
+			})
+		}
+	})
+}
+
 // snapshotFrames counts and records the snapshot messages that go to a node.
 type snapshotFrames struct {
 	mu     sync.Mutex

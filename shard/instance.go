@@ -119,6 +119,7 @@ func (i *instance) watch(ctx context.Context) string {
 			if i.transferStuck() {
 				return "a leadership transfer does not end"
 			}
+			i.group.store.age()
 			i.maintain()
 			tick.Reset(untilNext(time.Second))
 		case <-ctx.Done():

@@ -34,6 +34,8 @@ type replicaStore interface {
 	// base is the lowest index of which the store knows the term: that of its first entry, or of the snapshot that
 	// ends right before it. false: it knows of none.
 	base() (index, term uint64, ok bool)
+	// age is called now and then. What of the log came before the last call need not stay in memory.
+	age()
 	// setBoundary tells the store which entry its snapshot ends with (see repair).
 	setBoundary(index, term uint64)
 	// Close ends the store, after the Raft instance on it has. It is idempotent.
@@ -271,6 +273,13 @@ func (s *store) base() (index, term uint64, ok bool) {
 		return 0, 0, false
 	}
 	return log.Index, log.Term, true
+}
+
+// age implements replicaStore.
+func (s *store) age() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tail.age()
 }
 
 // StoreLog stores one entry.

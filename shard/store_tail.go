@@ -8,7 +8,8 @@ type tailLimits struct {
 	bytes   int // of Data and Extensions, plus entryOverhead each
 }
 
-// defaultTail holds what followers a little behind, and Apply, are about to read.
+// defaultTail holds what followers a little behind, and Apply, are about to read, where much is written. It is dropped when it
+// gets old, see age.
 var defaultTail = tailLimits{entries: 4096, bytes: 8 << 20}
 
 // entryOverhead is about what a raft.Log costs besides its bytes.
@@ -21,6 +22,7 @@ type tail struct {
 	limits tailLimits
 	logs   []raft.Log // logs[0] has the lowest index
 	bytes  int
+	aged   uint64 // what is up to here is as old as the last call of age
 }
 
 func cost(log *raft.Log) int { return len(log.Data) + len(log.Extensions) + entryOverhead }
@@ -57,6 +59,20 @@ func (t *tail) dropFirst(n int) {
 	t.logs = t.logs[n:]
 }
 
+// age forgets what was here when it was called before, but for the newest entry: by then it is applied, and followers that still lack
+// it are so far behind that they wait for a disk anyway. Small entries would else stay for hours, as their bytes reach no limit.
+func (t *tail) age() {
+	if len(t.logs) == 0 {
+		return
+	}
+	newest := t.logs[len(t.logs)-1].Index
+	if last := min(t.aged, newest-1); last >= t.logs[0].Index {
+		t.dropBelow(last + 1)
+		t.logs = append([]raft.Log(nil), t.logs...) // the array may be far larger
+	}
+	t.aged = newest
+}
+
 // dropBelow forgets entries before index.
 func (t *tail) dropBelow(index uint64) {
 	if len(t.logs) > 0 && index > t.logs[0].Index {
@@ -75,7 +91,8 @@ func (t *tail) dropAbove(index uint64) {
 	}
 	clear(t.logs[keep:])
 	t.logs = t.logs[:keep]
+	t.aged = min(t.aged, index)
 }
 
 // reset forgets everything.
-func (t *tail) reset() { t.logs, t.bytes = nil, 0 }
+func (t *tail) reset() { t.logs, t.bytes, t.aged = nil, 0, 0 }

@@ -597,6 +597,53 @@ func TestTailBytes(t *testing.T) {
 	check("dropped all from below", 0, 0)
 }
 
+// Ensures that entries are in memory until they are old, the newest for ever, and all that is left is still read.
+func TestStoreTailAges(t *testing.T) {
+	e := &faultyEngine{memoryEngine: newMemoryStore().memory}
+	s, err := newStore(e, tailLimits{entries: 1000, bytes: 1 << 20}, nil)
+	must(t, err)
+	s.age() // of an empty log
+	steps := []struct {
+		what     string
+		do       func() error
+		inMemory []uint64 // the first, and how many
+	}{
+		{"stored", func() error { return s.StoreLogs(logs(1, 500, 1)) }, []uint64{1, 500}},
+		{"new", func() error { s.age(); return nil }, []uint64{1, 500}},
+		{"more stored", func() error { return s.StoreLogs(logs(501, 510, 1)) }, []uint64{1, 510}},
+		{"some old", func() error { s.age(); return nil }, []uint64{501, 10}},
+		{"all old", func() error { s.age(); return nil }, []uint64{510, 1}},
+		{"older", func() error { s.age(); return nil }, []uint64{510, 1}},
+		{"truncated", func() error { return errors.Join(s.DeleteRange(506, 510), s.StoreLogs(logs(506, 508, 2))) }, []uint64{506, 3}},
+		{"replaced", func() error { s.age(); return nil }, []uint64{506, 3}},
+		{"reset", func() error { return s.StoreLogs(logs(600, 602, 3)) }, []uint64{600, 3}},
+		{"old no more", func() error { s.age(); return nil }, []uint64{600, 3}},
+	}
+	for _, step := range steps {
+		must(t, step.do())
+		if got := []uint64{s.tail.logs[0].Index, uint64(len(s.tail.logs))}; !slices.Equal(got, step.inMemory) {
+			t.Errorf("%s: from %d on %d entries are in memory, want %v", step.what, got[0], got[1], step.inMemory)
+		}
+		if room := cap(s.tail.logs); step.what == "all old" && room > 8 {
+			t.Errorf("%s: there is room for %d", step.what, room)
+		}
+		bytes := 0
+		for i := range s.tail.logs {
+			bytes += cost(&s.tail.logs[i])
+		}
+		if bytes != s.tail.bytes {
+			t.Errorf("%s: %d bytes, counted %d", step.what, bytes, s.tail.bytes)
+		}
+		first, last := s.bounds()
+		for index := first; index <= last; index++ {
+			var log raft.Log
+			if err := s.GetLog(index, &log); err != nil || log.Index != index {
+				t.Fatalf("%s: entry %d: got %+v, %v", step.what, index, log, err)
+			}
+		}
+	}
+}
+
 // Ensures that a damaged, truncated or foreign file is an error that names it, not a store.
 func TestOpenDamagedStore(t *testing.T) {
 	for name, damage := range map[string]func(data []byte) []byte{
