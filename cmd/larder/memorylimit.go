@@ -69,10 +69,14 @@ func newHeapLimit(text string, maxMemory uint64, nodes int) (*heapLimit, error) 
 	return l, nil
 }
 
-// set sets the process's limit. undo gives it back what it had.
+// set sets the process's limit, and keeps its heap small below that. undo gives it back what it had.
 func (l *heapLimit) set() (undo func()) {
 	before := debug.SetMemoryLimit(l.most)
-	return func() { debug.SetMemoryLimit(before) }
+	end := keepHeap(heapTick)
+	return func() {
+		end()
+		debug.SetMemoryLimit(before)
+	}
 }
 
 // follow hears how many bytes a node has for entries.

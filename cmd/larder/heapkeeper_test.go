@@ -1,0 +1,95 @@
+package main
+
+import (
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"time"
+)
+
+// TestHeapPercent ensures that garbage may come to a sixth of what lives, or to what it always may, that small changes are left alone,
+// and that the runtime's own percentage is set.
+func TestHeapPercent(t *testing.T) {
+	const mib = 1 << 20
+	var k heapKeeper
+	for i, tc := range []struct {
+		live uint64
+		want int
+	}{
+		{0, 2400}, {mib, 0}, {2 * mib, 1200}, {24 * mib, 100}, {25 * mib, 0}, {23 * mib, 0}, {48 * mib, 50}, {120 * mib, 20}, {144 * mib, 16}, {1 << 30, 0}, {1 << 40, 0}, {48 * mib, 50},
+	} {
+		if got, _ := k.step(heapSample{live: tc.live, used: tc.live}); got != tc.want {
+			t.Errorf("step %d: %d MiB live: got %d %%, want %d", i, tc.live/mib, got, tc.want)
+		}
+	}
+}
+
+// TestHeapCalm ensures that what is free is given back where it is much, and where little was allocated for some time.
+func TestHeapCalm(t *testing.T) {
+	const mib = 1 << 20
+	for name, tc := range map[string]struct {
+		live, garbage, free uint64 // MiB
+		allocs              []uint64
+		want                int // the step at which memory is given back, counted from 0; -1: never
+	}{
+		"calm":              {100, 10, 10, []uint64{500, 500, 500, 500, 500, 500, 500}, 5},
+		"calm later":        {100, 0, 20, []uint64{500, 600, 700, 800, 801, 801, 801, 802, 802, 802}, 8},
+		"busy":              {100, 10, 10, []uint64{500, 501, 502, 503, 504, 505, 506, 507, 508}, -1},
+		"much, less calm":   {100, 40, 0, []uint64{500, 501, 502, 503, 504, 505, 506, 507, 508}, 5},
+		"little":            {100, 6, 6, []uint64{500, 500, 500, 500, 500, 500, 500, 500}, -1},
+		"little of a lot":   {1600, 50, 50, []uint64{5000, 5000, 5000, 5000, 5000, 5000, 5000}, -1},
+		"a part of a lot":   {1600, 50, 51, []uint64{5000, 5000, 5000, 5000, 5000, 5000, 5000}, 5},
+		"again, not sooner": {100, 10, 10, []uint64{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, 5},
+	} {
+		var k heapKeeper
+		got := -1
+		for i, allocs := range tc.allocs {
+			s := heapSample{live: tc.live * mib, used: (tc.live + tc.garbage) * mib, free: tc.free * mib, allocs: allocs * mib}
+			if _, release := k.step(s); release {
+				if got >= 0 {
+					t.Errorf("%s: given back again at step %d", name, i)
+				}
+				got = i
+			}
+		}
+		if got != tc.want {
+			t.Errorf("%s: given back at step %d, want %d", name, got, tc.want)
+		}
+	}
+}
+
+// TestKeepHeap ensures that the process gives back what it has no use for, and has its own percentage again at the end.
+func TestKeepHeap(t *testing.T) {
+	t.Setenv(goGCPercent, "")
+	before := debug.SetGCPercent(173)
+	defer debug.SetGCPercent(before)
+	end := keepHeap(10 * time.Millisecond)
+	var load [][]byte
+	for range 64 {
+		load = append(load, make([]byte, 1<<20))
+	}
+	for i := range load {
+		load[i][0] = 1
+	}
+	load = nil
+	runtime.GC()
+	if s := sampleHeap(); s.free < 48<<20 {
+		t.Errorf("got %+v, want that most of 64 MiB is free", s)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		s := sampleHeap()
+		if s.free+s.used-min(s.used, s.live) < 2*leastRelease {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it keeps what is free: %+v", s)
+		}
+	}
+	if got := debug.SetGCPercent(50); got == 173 {
+		t.Error("the percentage was not set")
+	}
+	end()
+	if got := debug.SetGCPercent(173); got != 173 {
+		t.Errorf("got a percentage of %d after all, want 173", got)
+	}
+}
