@@ -3,7 +3,8 @@ package fsm
 // Overhead is what an entry costs beside the bytes of its key, value and content type. It stands for
 // the memory that this package keeps per entry (see store):
 //
-//	48  record
+//	40  record
+//	 8  when it expires, for an entry that does
 //	 8  lengths in front of the bytes
 //	24  cell of the slot's index, half of them free
 //	20  place in the expiry heap, for an entry that expires

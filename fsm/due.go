@@ -53,12 +53,12 @@ func (s *store) setDue(i uint32, d due) {
 // addDue adds r, whose record is complete, to the heap.
 func (s *store) addDue(r ref) {
 	s.due.push()
-	s.siftUp(s.due.n-1, due{s.records.read(r).expireAt, r})
+	s.siftUp(s.due.n-1, due{s.records.expiry(r), r})
 }
 
 // fixDue finds r's place anew after its expiry or stamp changed.
 func (s *store) fixDue(r ref) {
-	s.siftUp(*s.records.place(r), due{s.records.read(r).expireAt, r})
+	s.siftUp(*s.records.place(r), due{s.records.expiry(r), r})
 	i := *s.records.place(r)
 	s.siftDown(i, *s.due.at(i))
 }

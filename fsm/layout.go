@@ -61,8 +61,10 @@ func (s *store) compact() {
 // moveRecord moves an entry to a record that was just taken.
 func (s *store) moveRecord(from, to ref) {
 	rec := *s.records.read(from)
-	s.indexOf(rec.slot).cell(rec.hash, from).ref = to
+	s.indexOf(rec.slot).cell(rec.hash(), from).ref = to
 	*s.records.write(to) = rec
+	expireAt := s.records.expiry(from)
+	s.records.setExpiry(to, expireAt)
 	if rec.prev != 0 {
 		s.records.write(rec.prev).next = to
 	} else {
@@ -73,8 +75,8 @@ func (s *store) moveRecord(from, to ref) {
 	} else {
 		s.newestRef = to
 	}
-	if rec.expireAt != 0 {
-		s.setDue(*s.records.place(from), due{rec.expireAt, to})
+	if expireAt != 0 {
+		s.setDue(*s.records.place(from), due{expireAt, to})
 	}
 	if s.foreseen.next == from {
 		s.foreseen.next = to
@@ -141,7 +143,7 @@ func (s *store) cleanGroup() (work int) {
 		rec := s.records.write(m.cell.ref)
 		moved := a.copy(m.block, 1+int(min((rec.stamp-oldest)/span, ages-1)))
 		*m.cell = newCell(m.name.hash, moved, m.cell.ref)
-		rec.block = moved
+		rec.named = nameOf(m.name.hash, moved)
 		a.free(m.at, len(m.block))
 	}
 	return work
@@ -176,16 +178,16 @@ type storeMemory struct {
 	index   uint64
 	live    uint64 // blocks of stored entries
 	slack   uint64 // the rest of the arena
-	due     uint64 // expiry heap
+	due     uint64 // expiry heap, and when entries expire
 }
 
 func (m storeMemory) total() uint64 { return m.records + m.index + m.live + m.slack + m.due }
 
 // memory returns the memory held, views not counted.
 func (s *store) memory() storeMemory {
-	const pageBytes, infoBytes, placesBytes, slotBytes, dueBytes = 6 << 10, 24, 512, 40 + 64, 16
+	const pageBytes, infoBytes, pointers, expiringBytes, slotBytes, dueBytes = 10 << 10, 24, 3 * 8, pageLen * (4 + 8), 40 + 64, 16
 	m := storeMemory{
-		records: uint64(len(s.records.pages))*pageBytes + uint64(cap(s.records.pages))*(infoBytes+16),
+		records: uint64(len(s.records.pages))*pageBytes + uint64(cap(s.records.pages))*(infoBytes+pointers),
 		index:   uint64(len(s.index)) * slotBytes,
 		live:    s.arena.live,
 		slack:   s.arena.shared + s.arena.lone - s.arena.live + s.arena.tables(),
@@ -194,6 +196,6 @@ func (s *store) memory() storeMemory {
 	for i := range s.index {
 		m.index += s.index[i].bytes()
 	}
-	m.due += uint64(s.records.placed) * placesBytes
+	m.due += uint64(s.records.placed) * expiringBytes
 	return m
 }

@@ -428,15 +428,16 @@ func (m *Machine) Lookup(key []byte) (l Lookup) {
 		return l
 	}
 	rec := m.store.records.read(r)
-	if deadAt(rec.expireAt, m.clock) {
+	expireAt := m.store.records.expiry(r)
+	if deadAt(expireAt, m.clock) {
 		l.Expired = true
 		return l
 	}
-	block := blockAt(m.store.arena.segments, rec.block)
+	block := blockAt(m.store.arena.segments, rec.block())
 	keyLen, typeLen, _ := blockLens(block)
 	value := blockHeader + keyLen + typeLen
 	l.Found = true
-	l.Entry.Value, l.Entry.Version, l.Entry.ExpireAt = block[value:], rec.version, rec.expireAt
+	l.Entry.Value, l.Entry.Version, l.Entry.ExpireAt = block[value:], rec.version, expireAt
 	if typeLen > 0 {
 		l.Entry.ContentType = string(block[blockHeader+keyLen : value])
 	}

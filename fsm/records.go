@@ -6,23 +6,33 @@ type ref uint32
 
 // record is what the store knows of an entry beside its bytes. It has no pointers, so the garbage
 // collector never looks into a page of them.
+//
+// When it expires stands apart, as many never do.
 type record struct {
-	version  uint64
-	expireAt uint64 // log clock, milliseconds; 0 = lives until removed
-	stamp    uint64 // of recency
-	block    address
-	hash     uint32 // of the key
-	prev     ref    // towards the oldest
-	next     ref    // towards the most recent; of a free record the next free one of its page
-	slot     uint16
-	used     bool
+	version uint64
+	stamp   uint64 // of recency
+	named   uint64 // the hash of the key over the address of the block
+	prev    ref    // towards the oldest
+	next    ref    // towards the most recent; of a free record the next free one of its page
+	slot    uint16
+	used    bool
 }
 
-// pageLen records make a page of 6 KiB, which is a size class of the allocator; a power of two, as records are found
-// by division.
-const pageLen = 128
+func nameOf(hash uint32, block address) uint64 { return uint64(hash)<<addressBits | uint64(block) }
 
-type page [pageLen]record
+func (rec *record) hash() uint32 { return uint32(rec.named >> addressBits) }
+
+func (rec *record) block() address { return address(rec.named & (1<<addressBits - 1)) }
+
+// pageLen records make a page of 10 KiB, which is a size class of the allocator; a power of two, as records are found
+// by division.
+const pageLen = 256
+
+type (
+	page [pageLen]record
+	// expiries are the times at which the records of a page expire, by the log clock, milliseconds; 0 = it lives until removed.
+	expiries [pageLen]uint64
+)
 
 // pageInfo is what the store knows of a page, kept beside the pages as views have no use for it.
 type pageInfo struct {
@@ -34,13 +44,14 @@ type pageInfo struct {
 
 // records holds records in pages. A page that a view may see is copied before it is written.
 type records struct {
-	pages  []*page
-	info   []pageInfo
-	places []*[pageLen]uint32 // of expiring records in the expiry heap; nil where a page had none yet
-	placed int                // pages that have places
-	used   int
-	room   uint32 // first page with free records, 1 more than its index
-	epoch  uint64 // counts the views
+	pages    []*page
+	expiries []*expiries // of pages; nil where no record had one yet
+	info     []pageInfo
+	places   []*[pageLen]uint32 // of expiring records in the expiry heap; nil where a page had none yet
+	placed   int                // pages that have places, and expiries
+	used     int
+	room     uint32 // first page with free records, 1 more than its index
+	epoch    uint64 // counts the views
 }
 
 // read returns r's record, not to be written to.
@@ -64,6 +75,37 @@ func (rs *records) own(p uint32) {
 	c := new(page)
 	*c = *rs.pages[p]
 	rs.pages[p], rs.info[p].epoch = c, rs.epoch
+	if of := rs.expiries[p]; of != nil {
+		c := *of
+		rs.expiries[p] = &c
+	}
+}
+
+// expiry returns when r expires, 0 for never.
+func (rs *records) expiry(r ref) uint64 { return expiryIn(rs.expiries, r) }
+
+func expiryIn(of []*expiries, r ref) uint64 {
+	i := uint32(r) - 1
+	if e := of[i/pageLen]; e != nil {
+		return e[i%pageLen]
+	}
+	return 0
+}
+
+// setExpiry sets when r expires.
+func (rs *records) setExpiry(r ref, at uint64) {
+	i := uint32(r) - 1
+	p := i / pageLen
+	if rs.info[p].epoch != rs.epoch {
+		rs.own(p)
+	}
+	if rs.expiries[p] == nil {
+		if at == 0 {
+			return
+		}
+		rs.expiries[p] = new(expiries)
+	}
+	rs.expiries[p][i%pageLen] = at
 }
 
 // take returns a record to fill, which may be written to.
@@ -94,6 +136,7 @@ func (rs *records) release(r ref) {
 	p := (uint32(r) - 1) / pageLen
 	info := &rs.info[p]
 	*rs.write(r) = record{next: info.free}
+	rs.setExpiry(r, 0)
 	if info.free == 0 {
 		rs.list(p)
 	}
@@ -110,7 +153,7 @@ func (rs *records) grow() {
 	for i := range pageLen - 1 {
 		pg[i].next = first + ref(i) + 1
 	}
-	rs.pages = append(rs.pages, pg)
+	rs.pages, rs.expiries = append(rs.pages, pg), append(rs.expiries, nil)
 	rs.info = append(rs.info, pageInfo{epoch: rs.epoch, free: first})
 	rs.places = append(rs.places, nil)
 	rs.list(p)
@@ -156,7 +199,8 @@ func (rs *records) dropLast() bool {
 	if rs.places[last] != nil {
 		rs.placed--
 	}
-	rs.pages[last], rs.places[last] = nil, nil
+	rs.pages[last], rs.expiries[last], rs.places[last] = nil, nil, nil
+	rs.expiries = shorten(rs.expiries, last)
 	rs.pages, rs.info, rs.places = shorten(rs.pages, last), shorten(rs.info, last), shorten(rs.places, last)
 	return true
 }

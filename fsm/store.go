@@ -58,8 +58,10 @@ func (s *store) reseed(seed uint64) {
 	clear(s.index)
 	for r := s.oldestRef; r != 0; r = s.newer(r) {
 		rec := s.records.write(r)
-		rec.hash = s.hash(s.arena.key(rec.block))
-		s.indexOf(rec.slot).add(newCell(rec.hash, rec.block, r))
+		block := rec.block()
+		hash := s.hash(s.arena.key(block))
+		rec.named = nameOf(hash, block)
+		s.indexOf(rec.slot).add(newCell(hash, block, r))
 	}
 }
 
@@ -172,11 +174,13 @@ func (s *store) findTouch(t Touch) ref {
 }
 
 // at returns the entry of r.
-func (s *store) at(r ref) entry { return s.records.read(r).entry(s.arena.segments) }
+func (s *store) at(r ref) entry {
+	return s.records.read(r).entry(s.arena.segments, s.records.expiry(r))
+}
 
 // entry makes an entry of a record and the segments that it refers to.
-func (rec *record) entry(segments [][]byte) entry {
-	block := blockAt(segments, rec.block)
+func (rec *record) entry(segments [][]byte, expireAt uint64) entry {
+	block := blockAt(segments, rec.block())
 	key, contentType, _ := blockLens(block)
 	contentType += blockHeader + key
 	key += blockHeader
@@ -185,7 +189,7 @@ func (rec *record) entry(segments [][]byte) entry {
 		contentType: block[key:contentType:contentType],
 		value:       block[contentType:],
 		version:     rec.version,
-		expireAt:    rec.expireAt,
+		expireAt:    expireAt,
 		stamp:       rec.stamp,
 	}
 }
@@ -193,7 +197,7 @@ func (rec *record) entry(segments [][]byte) entry {
 // meta returns what at does beside the bytes, and is cheaper.
 func (s *store) meta(r ref) (version, expireAt, stamp uint64) {
 	rec := s.records.read(r)
-	return rec.version, rec.expireAt, rec.stamp
+	return rec.version, s.records.expiry(r), rec.stamp
 }
 
 // slotOf returns the slot of r.
@@ -202,11 +206,11 @@ func (s *store) slotOf(r ref) uint16 { return s.records.read(r).slot }
 // touchOf returns the touch of r's key.
 func (s *store) touchOf(r ref) Touch {
 	rec := s.records.read(r)
-	return touchOf(rec.slot, rec.hash)
+	return touchOf(rec.slot, rec.hash())
 }
 
 // sizeOf returns the bytes of r's key, value and content type.
-func (s *store) sizeOf(r ref) int { return len(s.arena.block(s.records.read(r).block)) - blockHeader }
+func (s *store) sizeOf(r ref) int { return len(s.arena.block(s.records.read(r).block())) - blockHeader }
 
 // set stores an entry at the recent end, in place of r, which has that key, or as a new one when r is 0.
 // The slot must be owned, hash be that of key and stamp higher than all before. The value is v1 and v2
@@ -244,17 +248,20 @@ func (s *store) setLaid(r ref, slot uint16, hash uint32, l *laid, stamp uint64) 
 	if r == 0 {
 		var rec *record
 		r, rec = s.records.take()
-		*rec = record{version: l.version, expireAt: l.expireAt, stamp: stamp, block: l.at, hash: hash, slot: slot, used: true}
+		*rec = record{version: l.version, stamp: stamp, named: nameOf(hash, l.at), slot: slot, used: true}
 		s.link(r)
 		s.indexOf(slot).add(newCell(hash, l.at, r))
 	} else {
 		rec := s.records.read(r)
-		before = rec.expireAt
-		s.giveUp(rec, sums)
+		before = s.records.expiry(r)
+		s.giveUp(rec, before, sums)
 		s.moveToEnd(r)
 		*s.indexOf(slot).cell(hash, r) = newCell(hash, l.at, r)
 		rec = s.records.write(r)
-		rec.version, rec.expireAt, rec.stamp, rec.block = l.version, l.expireAt, stamp, l.at
+		rec.version, rec.stamp, rec.named = l.version, stamp, nameOf(hash, l.at)
+	}
+	if before != l.expireAt {
+		s.records.setExpiry(r, l.expireAt)
 	}
 	s.size += uint64(len(l.block) - blockHeader)
 	s.expiryChanged(r, before, l.expireAt)
@@ -263,12 +270,12 @@ func (s *store) setLaid(r ref, slot uint16, hash uint32, l *laid, stamp uint64) 
 }
 
 // giveUp takes the block of rec out of the arena and out of the sums of its slot.
-func (s *store) giveUp(rec *record, sums *slotSums) {
-	block := s.arena.block(rec.block)
-	sums.sub(block, rec.version, rec.expireAt, rec.stamp)
+func (s *store) giveUp(rec *record, expireAt uint64, sums *slotSums) {
+	block := s.arena.block(rec.block())
+	sums.sub(block, rec.version, expireAt, rec.stamp)
 	s.size -= uint64(len(block) - blockHeader)
 	s.arena.grant(len(block))
-	s.arena.free(rec.block, len(block))
+	s.arena.free(rec.block(), len(block))
 }
 
 // expiryChanged tells the heap of r's new expiry, or of its new stamp.
@@ -294,9 +301,9 @@ func (s *store) remove(r ref) {
 func (s *store) drop(r ref) {
 	rec := s.records.read(r)
 	i := uint32(rec.slot) - s.owned.Start
-	hash := rec.hash
-	s.giveUp(rec, &s.summed[i])
-	if rec.expireAt != 0 {
+	hash, expireAt := rec.hash(), s.records.expiry(r)
+	s.giveUp(rec, expireAt, &s.summed[i])
+	if expireAt != 0 {
 		s.removeDue(r)
 	}
 	s.unlink(r)
@@ -307,7 +314,7 @@ func (s *store) drop(r ref) {
 }
 
 // touch moves r to the recent end and gives it that stamp, higher than all before.
-func (s *store) touch(r ref, stamp uint64) { s.expire(r, s.records.read(r).expireAt, stamp) }
+func (s *store) touch(r ref, stamp uint64) { s.expire(r, s.records.expiry(r), stamp) }
 
 // expire is touch with a new expiry.
 func (s *store) expire(r ref, expireAt, stamp uint64) {
@@ -316,13 +323,16 @@ func (s *store) expire(r ref, expireAt, stamp uint64) {
 	sums := s.sumsOf(rec.slot)
 	sums.order = sub128(sums.order, orderHash(rec.version, rec.stamp))
 	sums.order = add128(sums.order, orderHash(rec.version, stamp))
-	before := rec.expireAt
+	before := s.records.expiry(r)
 	if before != expireAt {
-		block := s.arena.block(rec.block)
+		block := s.arena.block(rec.block())
 		sums.content = sub128(sums.content, contentHash(block, rec.version, before))
 		sums.content = add128(sums.content, contentHash(block, rec.version, expireAt))
 	}
-	rec.expireAt, rec.stamp = expireAt, stamp
+	rec.stamp = stamp
+	if before != expireAt {
+		s.records.setExpiry(r, expireAt)
+	}
 	s.expiryChanged(r, before, expireAt)
 }
 

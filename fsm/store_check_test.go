@@ -52,8 +52,8 @@ func checkList(t fataler, s *store) map[ref]bool {
 func checkPages(t fataler, s *store, used map[ref]bool) {
 	t.Helper()
 	rs := &s.records
-	if len(rs.info) != len(rs.pages) || len(rs.places) != len(rs.pages) {
-		t.Fatalf("%d pages, %d infos, %d places", len(rs.pages), len(rs.info), len(rs.places))
+	if len(rs.info) != len(rs.pages) || len(rs.places) != len(rs.pages) || len(rs.expiries) != len(rs.pages) {
+		t.Fatalf("%d pages, %d infos, %d places, %d expiries", len(rs.pages), len(rs.info), len(rs.places), len(rs.expiries))
 	}
 	listed := make(map[uint32]bool)
 	for p, prev := rs.room, uint32(0); p != 0; p, prev = rs.info[p-1].next, p {
@@ -67,9 +67,12 @@ func checkPages(t fataler, s *store, used map[ref]bool) {
 		if rs.places[p] != nil {
 			placed++
 		}
+		if (rs.places[p] == nil) != (rs.expiries[p] == nil) {
+			t.Fatalf("page %d has places: %v, expiries: %v", p, rs.places[p] != nil, rs.expiries[p] != nil)
+		}
 		free := 0
 		for r := info.free; r != 0; r = rs.read(r).next {
-			if int(r-1)/pageLen != p || used[r] || rs.read(r).used || free > pageLen {
+			if int(r-1)/pageLen != p || used[r] || rs.read(r).used || rs.expiry(r) != 0 || free > pageLen {
 				t.Fatalf("page %d: record %d is not free", p, r)
 			}
 			free++
@@ -104,14 +107,14 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 				}
 				n++
 				rec, e := s.records.read(c.ref), s.at(c.ref)
-				block, hash := s.arena.block(rec.block), s.hash(e.key)
+				block, hash := s.arena.block(rec.block()), s.hash(e.key)
 				switch {
 				case !used[c.ref]:
 					t.Fatalf("cell: record %d is none", c.ref)
 				case uint32(rec.slot)-s.owned.Start != uint32(i) || s.keySlot(e.key) != rec.slot:
 					t.Fatalf("record of slot %d, key of slot %d in %d", rec.slot, s.keySlot(e.key), i)
-				case hash != rec.hash || c != newCell(hash, rec.block, c.ref):
-					t.Fatalf("record of hash %x at %x, its cell says %x at %x", rec.hash, rec.block, c.hash(), c.block())
+				case hash != rec.hash() || c != newCell(hash, rec.block(), c.ref):
+					t.Fatalf("record of hash %x at %x, its cell says %x at %x", rec.hash(), rec.block(), c.hash(), c.block())
 				case x.tableOf(hash) != tb || hash&(1<<depth-1) != common:
 					t.Fatalf("record of hash %x in table %x", hash, common)
 				case tb.place(hash, c.ref) != uint32(at):
@@ -126,7 +129,7 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 						t.Fatalf("cell %d can't be reached over the gap at %d", at, j)
 					}
 				}
-				want.add(block, rec.version, rec.expireAt, rec.stamp)
+				want.add(block, rec.version, e.expireAt, rec.stamp)
 			}
 			if n != tb.n || n > 0 && int(n) >= len(tb.cells) || len(tb.cells) != cap(tb.cells) || tb.sparse() && x.parts == nil {
 				t.Fatalf("%d entries, counted as %d, in %d cells", n, tb.n, len(tb.cells))
@@ -153,7 +156,7 @@ func checkArena(t fataler, s *store) {
 	live := make([]uint64, len(a.segments))
 	for r := s.oldest(); r != 0; r = s.newer(r) {
 		rec := s.records.read(r)
-		live[rec.block.segment()] += uint64(blockHeader + s.sizeOf(r))
+		live[rec.block().segment()] += uint64(blockHeader + s.sizeOf(r))
 	}
 	var all, lone, shared uint64
 	for n, info := range a.info {

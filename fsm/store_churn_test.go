@@ -161,7 +161,7 @@ func TestStoreCleansOnce(t *testing.T) {
 		c.clock++
 		c.store.touch(r, c.clock)
 		if i%every == 0 {
-			where[r] = c.store.records.read(r).block
+			where[r] = c.store.records.read(r).block()
 		}
 	}
 	copied := 0
@@ -174,7 +174,7 @@ func TestStoreCleansOnce(t *testing.T) {
 		if i%500 == 0 {
 			c.check(t, "mixed")
 			for r, before := range where {
-				if now := c.store.records.read(r).block; now != before {
+				if now := c.store.records.read(r).block(); now != before {
 					copied++
 					where[r] = now
 				}

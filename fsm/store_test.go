@@ -432,8 +432,8 @@ func TestStoreLayout(t *testing.T) {
 		of        any
 		want, max uintptr
 	}{
-		{record{}, 48, 48},
-		{page{}, 6 << 10, 6 << 10}, // a size class
+		{record{}, 40, 40},
+		{page{}, 10 << 10, 10 << 10}, // a size class
 		{pageInfo{}, 24, 24},
 		{index{}, 40, 40},
 		{slotSums{}, 64, 64}, // a line of the cache

@@ -6,6 +6,7 @@ import "slices"
 // before it changes it, and is released by being forgotten.
 type view struct {
 	pages    []*page
+	expiries []*expiries
 	segments [][]byte
 	oldest   ref
 	entries  int
@@ -19,6 +20,7 @@ func (s *store) view() *view {
 	s.records.epoch++
 	return &view{
 		pages:    slices.Clone(s.records.pages),
+		expiries: slices.Clone(s.records.expiries),
 		segments: slices.Clone(s.arena.segments),
 		oldest:   s.oldestRef,
 		entries:  s.len(),
@@ -34,7 +36,7 @@ func (v *view) each(f func(e entry) error) error {
 	for r := v.oldest; r != 0; {
 		i := uint32(r) - 1
 		rec := &v.pages[i/pageLen][i%pageLen]
-		if err := f(rec.entry(v.segments)); err != nil {
+		if err := f(rec.entry(v.segments, expiryIn(v.expiries, r))); err != nil {
 			return err
 		}
 		r = rec.next

@@ -54,10 +54,10 @@ func (s *store) foresee() {
 			return
 		}
 		rec := s.records.read(f.next)
-		s.arena.warm(rec.block)
+		s.arena.warm(rec.block())
 		name := &f.names[f.turn]
 		s.warmCell(*name) // its table is here by now
-		*name = hashed{rec.slot, rec.hash}
+		*name = hashed{rec.slot, rec.hash()}
 		s.warmSlot(*name)
 		f.turn = (f.turn + 1) % len(f.names)
 		if f.next = rec.next; f.next != 0 {
