@@ -6,9 +6,9 @@ package fsm
 //	40  record
 //	 8  when it expires, for an entry that does
 //	 8  lengths in front of the bytes
-//	24  cell of the slot's index, half of them free
+//	16  cell of the slot's index, a quarter of them free
 //	20  place in the expiry heap, for an entry that expires
-//	 4  rounding of pages and segments
+//	12  rounding of pages, tables and segments
 //
 // A constant, never a measurement: cost decides evictions, so it must be the same on every build (R4). A
 // test holds it against the heap. It doesn't cover the room that the arena leaves between cleanings (a

@@ -123,8 +123,9 @@ func (t *table) resize(n int) {
 	}
 }
 
-// full reports whether another cell would make searches long, sparse whether most cells are free.
-func (t *table) full() bool { return (t.n+1)*4 > uint32(len(t.cells))*3 }
+// full reports whether another cell would make searches long, sparse whether most cells are free. A search for what is not there
+// looks at 12 cells on average, which lie side by side, and at 32 in a table that is about to grow (Knuth vol. 3, 6.4).
+func (t *table) full() bool { return (t.n+1)*8 > uint32(len(t.cells))*7 }
 
 func (t *table) sparse() bool {
 	return uint32(len(t.cells)) > 6*t.n+8 || t.n == 0 && len(t.cells) > 0
@@ -144,7 +145,7 @@ func (x *index) add(c cell) {
 	t := x.tableOf(hash)
 	for t.full() {
 		if len(t.cells) < partCells || !x.split(hash) {
-			t.resize(len(t.cells) + len(t.cells)/2 + 4)
+			t.resize(len(t.cells) + len(t.cells)/4 + 4)
 			break
 		}
 		t = x.tableOf(hash)
@@ -196,7 +197,7 @@ func (x *index) split(hash uint32) bool {
 		}
 		h := halves[c.hash()>>old.depth&1]
 		if h.full() {
-			h.resize(len(h.cells) + len(h.cells)/2)
+			h.resize(len(h.cells) + len(h.cells)/4)
 		}
 		h.insert(c)
 	}

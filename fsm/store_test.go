@@ -425,6 +425,24 @@ func checkView(t fataler, h heldView) {
 	}
 }
 
+// TestIndexIsDense ensures that a table that grows is a quarter free on average, and never so full that searches get long.
+func TestIndexIsDense(t *testing.T) {
+	var x index
+	var cells, entries int
+	for n := uint32(1); n <= 2000; n++ {
+		x.add(newCell(n*0x9E3779B1>>8, 0, ref(n)))
+		if free := len(x.cells) - int(n); free*8 < len(x.cells) {
+			t.Errorf("%d entries in %d cells", n, len(x.cells))
+		}
+		if n > 20 {
+			cells, entries = cells+len(x.cells), entries+int(n)
+		}
+	}
+	if each := float64(cells) / float64(entries); each > 1.4 {
+		t.Errorf("%.2f cells for each entry", each)
+	}
+}
+
 // TestStoreLayout ensures that what the memory accounts assume of sizes is so, and that records hold no
 // pointers.
 func TestStoreLayout(t *testing.T) {
