@@ -123,6 +123,8 @@
 //	between the two halves of a vote             the older vote stands whole           TestStoreVote
 //	within a write to the shared log             what was reported is there, of each   TestSharedTornWrites
 //	                                             replica, and nothing that none wrote
+//	within any change of a file of the shared    likewise                              TestSharedEachCrash
+//	log, also as it is made and opened
 //	within the bootstrap of a replica            it starts over: it never spoke        TestManifestCrash
 //	within a change of members                   made or not, alike on all; it can     TestMembersChangeAcrossCrashes
 //	                                             be made again from what is seen
@@ -135,7 +137,8 @@
 //	after a promise to a leader                 the voter keeps it: it begins with one             TestLeaseKeepsOthersOut
 //	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry
 //	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry,
-//	                                                                                   TestSharedFlippedBits, TestLostSharedLog
+//	                                                                                   TestSharedFlippedBits, TestLostSharedLog,
+//	                                                                                   TestSharedLostFiles
 //
 // # Concurrency
 //
@@ -147,7 +150,8 @@
 //
 //   - A data folder put back from a copy is not detected; no copy may ever be restored.
 //   - Of the shared log the very last write, where nothing was written after it and the process was killed, can't be told from a torn one if
-//     it is damaged later: it is dropped. The file of a replica (bbolt) knows.
+//     it is damaged later: it is dropped. Nor can more of the newest log, at most back to its first sync, if the file itself became shorter. The
+//     file of a replica (bbolt) knows.
 //   - A failed disk write ends the process and is never retried.
 //   - Followers' heartbeats wait behind their disk: HeartbeatTimeout must exceed its worst stall.
 //   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts

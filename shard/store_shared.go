@@ -43,6 +43,8 @@ type sharedLog struct {
 	files  *syncedFiles
 	log    *slog.Logger
 	report func(error)
+	// readOnly: nothing on the disk changes.
+	readOnly bool
 
 	use    sync.RWMutex // held for reading over each use of db, for writing to close
 	closed bool         // guarded by use
@@ -85,41 +87,47 @@ func openSharedLog(fs vfs.FS, dir string, must, readOnly bool, log *slog.Logger,
 		}
 		return fmt.Errorf("%w: the shared log %s, which holds the logs of this node's shards, can't be read: %w", ErrRejoin, dir, err)
 	}
-	files := newSyncedFiles(fs)
-	there, err := checkShared(fs, dir)
+	files := newSyncedFiles(fs, dir)
+	there, note, err := checkShared(fs, dir)
 	if err == nil && must && !there {
 		err = errors.New("it is not there")
 	}
 	if err != nil {
 		return nil, wrap(err)
 	}
-	l := &sharedLog{files: files, log: log, report: report, open: map[sharedPrefix]sharedEngine{}, sound: map[string]int{},
+	l := &sharedLog{files: files, log: log, report: report, readOnly: readOnly, open: map[sharedPrefix]sharedEngine{}, sound: map[string]int{},
 		failures: make(chan error, 1), told: make(chan struct{}), damaged: make(chan pebble.DataCorruptionInfo, 1), quit: make(chan struct{})}
-	files.failed = l.failedFile
+	files.secret, files.log, files.manifest, files.failed = note.secret, note.log, note.manifest, l.failedFile
 	l.wg.Go(l.watch)
 	err = guard(func() (err error) {
-		l.db, err = pebble.Open(dir, l.options(readOnly))
+		if !there {
+			if err = files.begin(); err != nil {
+				return err
+			}
+		}
+		l.db, err = pebble.Open(dir, l.options())
 		return err
 	})
-	if err == nil {
-		err = l.failure()
-	}
-	if err == nil {
+	failed := l.failure()
+	if err == nil && failed == nil {
 		return l, nil
 	}
 	close(l.quit)
 	l.wg.Wait()
-	if there {
+	switch {
+	case failed != nil: // which says nothing of what is there, whatever became of Pebble
+		return nil, fmt.Errorf("opening shared log %s: %w", dir, failed)
+	case there:
 		return nil, wrap(err)
 	}
 	return nil, fmt.Errorf("making shared log %s: %w", dir, err)
 }
 
 // options are those of a log: written once, read seldom, deleted from the front.
-func (l *sharedLog) options(readOnly bool) *pebble.Options {
+func (l *sharedLog) options() *pebble.Options {
 	o := &pebble.Options{
 		FS:                          l.files,
-		ReadOnly:                    readOnly,
+		ReadOnly:                    l.readOnly,
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
 		CacheSize:                   sharedCache,
 		MaxOpenFiles:                sharedFiles,
@@ -178,7 +186,7 @@ func (l *sharedLog) fail(err error) {
 	}
 }
 
-// failedFile hears of a failed write or sync of a log or a manifest before Pebble does, and returns once it was reported, which in production ends
+// failedFile hears of a change of the disk that failed before Pebble does, and returns once it was reported, which in production ends
 // the process: Pebble itself panics where it can't write its next record, with locks that it does not hold.
 func (l *sharedLog) failedFile(err error) {
 	l.fail(fmt.Errorf("shared log: %w", err))
@@ -248,7 +256,10 @@ func (l *sharedLog) judge(info pebble.DataCorruptionInfo) {
 		return
 	}
 	for _, e := range running {
-		if err := checkReplica(e); errors.Is(err, ErrDataLost) {
+		switch err := checkReplica(e); {
+		case errors.Is(err, errHole): // it was compacted meanwhile; the damage is met again
+			return
+		case errors.Is(err, ErrDataLost):
 			l.fail(fmt.Errorf("shared log: %w", err))
 			return
 		}
@@ -294,22 +305,17 @@ func writeOptions() *pebble.WriteOptions {
 
 // Close ends the log after all stores on it. It is idempotent.
 func (l *sharedLog) Close() error {
-	// What was synced until now is named in the log once more, so that damage of its end is found, too.
-	var err error
-	if l.files.writes() {
-		err = l.commit(0, func(*pebble.Batch) error { return nil })
-	}
-	if errors.Is(err, errStoreClosed) {
-		return nil
-	}
 	l.use.Lock()
 	if l.closed {
 		l.use.Unlock()
 		return nil
 	}
 	l.closed = true
-	err = errors.Join(err, l.db.Close())
+	err := l.db.Close()
 	l.use.Unlock()
+	if err == nil && l.failure() == nil && !l.readOnly {
+		err = l.files.note() // so that damage of the end is found, too
+	}
 	close(l.quit)
 	l.wg.Wait()
 	return err
@@ -348,7 +354,7 @@ func (l *sharedLog) replicas() (found []replicaNote, err error) {
 	}
 	it, err := l.db.NewIter(nil)
 	if err != nil {
-		return nil, err
+		return nil, lost(err)
 	}
 	for ok := it.First(); ok; {
 		key := it.Key()
@@ -359,7 +365,7 @@ func (l *sharedLog) replicas() (found []replicaNote, err error) {
 		found = append(found, replicaNote{Shard: ID(binary.BigEndian.Uint64(p[:8])), R: binary.BigEndian.Uint64(p[8:])})
 		ok = it.SeekGE(p.key(sharedEnd))
 	}
-	return found, it.Close()
+	return found, lost(it.Close())
 }
 
 // has reports whether anything of a replica is here.

@@ -14,7 +14,7 @@ import (
 )
 
 // checkShared reads the logs of a Pebble instance, and the manifest that says which files it is made of, and returns an error where
-// something is damaged that was synced. there: the instance exists.
+// something is damaged that was synced. there: the instance exists, and has that note.
 //
 // Pebble v2.1.7 looks at these itself when it opens, but where a record is damaged it takes that for the end, silently, if
 //
@@ -24,28 +24,45 @@ import (
 //     what is synced by what ever filled a block (log_writer.go, flushLoop counts only the last one of each write).
 //   - the bit that flipped is in the log's number, and makes it one more.
 //
-// So each batch says in its own words how much was synced before it was made (syncedFiles): whatever lies before that must be whole.
-// What lies behind may be torn: a crash does that, and nothing of it was reported as done. Damage of what was written last,
+// So each batch says in its own words how much was synced before it was made (syncedFiles), and so does a note: whatever lies before that must be
+// whole. What lies behind may be torn: a crash does that, and nothing of it was reported as done. Damage of what was written last,
 // without a write after it, can't be told from that; at an orderly end nothing is left so.
-func checkShared(files vfs.FS, dir string) (there bool, err error) {
+//
+// Bytes that clients had stored may lie behind the end of a log, where it is searched for promises at any offset: the secret tells them apart.
+func checkShared(files vfs.FS, dir string) (there bool, note syncedPromise, err error) {
 	if _, err := files.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return false, note, nil
 	}
 	desc, err := pebble.Peek(dir, files)
 	if err != nil || !desc.Exists {
-		return false, err
+		return false, note, err
 	}
+	if note, err = readNote(files, dir); err == nil {
+		err = checkSynced(files, dir, desc.ManifestFilename, note)
+	}
+	return true, note, err
+}
+
+// checkSynced is checkShared for a log that there is.
+func checkSynced(files vfs.FS, dir, manifestName string, note syncedPromise) error {
 	names, err := files.List(dir)
 	if err != nil {
-		return true, err
+		return err
 	}
-	manifest, _, ok := numberOf(desc.ManifestFilename)
+	manifest, _, ok := numberOf(manifestName)
 	if !ok {
-		return true, fmt.Errorf("%s is no manifest", desc.ManifestFilename)
+		return fmt.Errorf("%s is no manifest", manifestName)
 	}
 	whole := map[uint64]int64{}    // of each log, the bytes up to the first that are no record
 	promised := map[uint64]int64{} // of each log, the bytes that were synced
 	manifestPromised := int64(0)
+	take := func(p syncedPromise) {
+		promised[p.log.number] = max(promised[p.log.number], p.log.bytes)
+		if p.manifest.number == manifest {
+			manifestPromised = max(manifestPromised, p.manifest.bytes)
+		}
+	}
+	take(note)
 	for _, name := range names {
 		number, isLog, ok := numberOf(name)
 		if !isLog || !ok {
@@ -53,22 +70,17 @@ func checkShared(files vfs.FS, dir string) (there bool, err error) {
 		}
 		data, err := readAll(files, files.PathJoin(dir, name))
 		if err != nil {
-			return true, err
+			return err
 		}
 		whole[number] = walkLog(data, number, func(batch []byte) {
-			log, m, ok := promiseIn(batch)
-			if !ok {
-				return
-			}
-			promised[log.number] = max(promised[log.number], log.bytes)
-			if m.number == manifest {
-				manifestPromised = max(manifestPromised, m.bytes)
+			if p, ok := promiseIn(batch); ok && p.secret == note.secret {
+				take(p)
 			}
 		})
 	}
-	data, err := readAll(files, files.PathJoin(dir, files.PathBase(desc.ManifestFilename)))
+	data, err := readAll(files, files.PathJoin(dir, files.PathBase(manifestName)))
 	if err != nil {
-		return true, err
+		return err
 	}
 	needed := uint64(0) // the first log that is not in other files yet
 	switch end, more := walkManifest(data, func(edit []byte) {
@@ -77,20 +89,20 @@ func checkShared(files vfs.FS, dir string) (there bool, err error) {
 		}
 	}); {
 	case more:
-		return true, fmt.Errorf("%s is damaged at byte %d, and goes on behind it", desc.ManifestFilename, end)
+		return fmt.Errorf("%s is damaged at byte %d, and goes on behind it", manifestName, end)
 	case end < manifestPromised:
-		return true, fmt.Errorf("%s is damaged at byte %d; it was synced up to %d", desc.ManifestFilename, end, manifestPromised)
+		return fmt.Errorf("%s is damaged at byte %d; it was synced up to %d", manifestName, end, manifestPromised)
 	}
 	for number, bytes := range promised {
 		switch end, here := whole[number]; {
 		case number < needed || bytes == 0:
 		case !here:
-			return true, fmt.Errorf("log %d is not there; it was synced up to %d", number, bytes)
+			return fmt.Errorf("log %d is not there; it was synced up to %d", number, bytes)
 		case end < bytes:
-			return true, fmt.Errorf("log %d is damaged at byte %d; it was synced up to %d", number, end, bytes)
+			return fmt.Errorf("log %d is damaged at byte %d; it was synced up to %d", number, end, bytes)
 		}
 	}
-	return true, nil
+	return nil
 }
 
 func readAll(files vfs.FS, path string) ([]byte, error) {
@@ -244,10 +256,10 @@ func neededIn(edit []byte) (number uint64, ok bool) {
 
 // promiseIn returns the promise that a batch begins with: sequence number (8) and count (4), then of each record its kind and, of one for
 // the log alone (3), length and bytes.
-func promiseIn(batch []byte) (log, manifest syncedFile, ok bool) {
+func promiseIn(batch []byte) (p syncedPromise, ok bool) {
 	const header = 8 + 4
 	if len(batch) < header+2+promiseSize || batch[header] != 3 || batch[header+1] != promiseSize {
-		return log, manifest, false
+		return p, false
 	}
 	return parsePromise(batch[header+2 : header+2+promiseSize])
 }

@@ -1,7 +1,12 @@
 package shard
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,11 +18,17 @@ import (
 
 // syncedFiles is a file system that knows how much of Pebble's newest log and manifest is synced. Each batch carries that as a promise,
 // in a record which Pebble keeps in its log alone, so that the next start can tell a write that a crash tore from damage of what was
-// acknowledged (checkShared).
+// acknowledged (checkShared). And a note beside the logs has it as of when the newest log was begun, and of an orderly end: a log that is gone, or ends
+// too early, can't tell by itself.
+//
+// It also hears of each change of the disk that fails before Pebble does, and makes Pebble's markers, which say which manifest holds, as durable
+// as Pebble takes them for: a marker is not written before the manifest is there whatever happens, and the former one not removed before it is.
 type syncedFiles struct {
 	vfs.FS
-	failed   func(error)   // hears of each write and sync that fails, before Pebble does
-	syncs    atomic.Uint64 // of logs
+	dir      string
+	secret   uint64      // in each promise, so that nobody who has values stored can forge one
+	failed   func(error) // hears of each change that fails, before Pebble does
+	syncs    atomic.Uint64
 	promises atomic.Uint64
 
 	mu       sync.Mutex // guards following
@@ -31,46 +42,109 @@ type syncedFile struct {
 	bytes  int64
 }
 
-func newSyncedFiles(fs vfs.FS) *syncedFiles { return &syncedFiles{FS: fs} }
+func newSyncedFiles(fs vfs.FS, dir string) *syncedFiles { return &syncedFiles{FS: fs, dir: dir} }
 
-// promiseSize is that of: 1 (a version), number and bytes of the log, number and bytes of the manifest (8 each, big endian).
+// syncedPromise is what was synced.
+type syncedPromise struct {
+	secret        uint64
+	log, manifest syncedFile
+}
+
+// promiseSize is that of: 1 (a version), the secret, number and bytes of the log, number and bytes of the manifest (8 each, big endian).
 const (
-	promiseSize    = 1 + 4*8
+	promiseSize    = 1 + 5*8
 	promiseVersion = 1
 )
 
-// promise returns what is synced.
-func (s *syncedFiles) promise() []byte {
-	s.promises.Add(1)
-	s.mu.Lock()
-	log, manifest := s.log, s.manifest
-	s.mu.Unlock()
-	p := append(make([]byte, 0, promiseSize), promiseVersion)
-	for _, n := range []uint64{log.number, uint64(log.bytes), manifest.number, uint64(manifest.bytes)} {
-		p = binary.BigEndian.AppendUint64(p, n)
+func (p syncedPromise) bytes() []byte {
+	b := append(make([]byte, 0, promiseSize), promiseVersion)
+	for _, n := range []uint64{p.secret, p.log.number, uint64(p.log.bytes), p.manifest.number, uint64(p.manifest.bytes)} {
+		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	return p
+	return b
 }
 
 // parsePromise reads a promise.
-func parsePromise(p []byte) (log, manifest syncedFile, ok bool) {
-	if len(p) != promiseSize || p[0] != promiseVersion {
-		return log, manifest, false
+func parsePromise(b []byte) (p syncedPromise, ok bool) {
+	if len(b) != promiseSize || b[0] != promiseVersion {
+		return p, false
 	}
-	at := func(i int) uint64 { return binary.BigEndian.Uint64(p[1+8*i:]) }
-	return syncedFile{at(0), int64(at(1))}, syncedFile{at(2), int64(at(3))}, true
+	at := func(i int) uint64 { return binary.BigEndian.Uint64(b[1+8*i:]) }
+	return syncedPromise{at(0), syncedFile{at(1), int64(at(2))}, syncedFile{at(3), int64(at(4))}}, true
 }
 
-// writes reports whether a log was synced.
-func (s *syncedFiles) writes() bool {
+func (s *syncedFiles) synced() syncedPromise {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log.number > 0
+	return syncedPromise{s.secret, s.log, s.manifest}
+}
+
+// promise returns what is synced, for a batch.
+func (s *syncedFiles) promise() []byte {
+	s.promises.Add(1)
+	return s.synced().bytes()
+}
+
+// syncedNote is the name of the note: a promise, and its CRC-32C (4, big endian).
+const syncedNote = "SYNCED"
+
+// note replaces the note by what is synced. A crash leaves the one or the other.
+func (s *syncedFiles) note() error {
+	name := s.PathJoin(s.dir, syncedNote)
+	data := s.synced().bytes()
+	data = binary.BigEndian.AppendUint32(data, crc32.Checksum(data, castagnoli))
+	f, err := s.Create(name+unfinished, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := s.Rename(name+unfinished, name); err != nil {
+		return err
+	}
+	return s.syncDir()
+}
+
+// readNote reads the note in dir.
+func readNote(files vfs.FS, dir string) (p syncedPromise, err error) {
+	data, err := readAll(files, files.PathJoin(dir, syncedNote))
+	if err != nil {
+		return p, err
+	}
+	p, ok := parsePromise(data[:min(len(data), promiseSize)])
+	if !ok || len(data) != promiseSize+crc32.Size || binary.BigEndian.Uint32(data[promiseSize:]) != crc32.Checksum(data[:promiseSize], castagnoli) {
+		return p, fmt.Errorf("%s is damaged", syncedNote)
+	}
+	return p, nil
+}
+
+// begin makes the folder and the first note of a log.
+func (s *syncedFiles) begin() error {
+	var secret [8]byte
+	rand.Read(secret[:]) // never fails (crypto/rand)
+	s.secret = binary.BigEndian.Uint64(secret[:])
+	if err := s.MkdirAll(s.dir, 0); err != nil {
+		return err
+	}
+	return s.note()
+}
+
+func (s *syncedFiles) syncDir() error {
+	d, err := s.OpenDir(s.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 const (
 	logSuffix      = ".log"
 	manifestPrefix = "MANIFEST-"
+	markerPrefix   = "marker."
 )
 
 // numberOf returns the number in the name of a log or manifest of Pebble's.
@@ -86,20 +160,36 @@ func numberOf(name string) (number uint64, isLog, ok bool) {
 	return number, isLog, err == nil
 }
 
-func (s *syncedFiles) watch(name string, f vfs.File, err error) (vfs.File, error) {
-	number, isLog, ok := numberOf(name)
-	if err != nil && ok {
+// tell has a failure heard of.
+func (s *syncedFiles) tell(err error) error {
+	if err != nil {
 		s.failed(err)
 	}
-	if err != nil || !ok {
-		return f, err
+	return err
+}
+
+func (s *syncedFiles) watch(name string, f vfs.File, err error) (vfs.File, error) {
+	if s.tell(err) != nil {
+		return nil, err
 	}
-	return &watchedFile{File: f, files: s, number: number, log: isLog}, nil
+	number, isLog, known := numberOf(name)
+	return &watchedFile{File: f, files: s, number: number, known: known, log: isLog}, nil
 }
 
 // Create implements vfs.FS.
 func (s *syncedFiles) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	marks := strings.HasPrefix(s.PathBase(name), markerPrefix)
+	if marks {
+		if err := s.syncDir(); err != nil {
+			return nil, err
+		}
+	}
 	f, err := s.FS.Create(name, category)
+	if err == nil && marks {
+		if err := s.syncDir(); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	return s.watch(name, f, err)
 }
 
@@ -109,14 +199,32 @@ func (s *syncedFiles) ReuseForWrite(before, name string, category vfs.DiskWriteC
 	return s.watch(name, f, err)
 }
 
+// Rename implements vfs.FS.
+func (s *syncedFiles) Rename(before, name string) error { return s.tell(s.FS.Rename(before, name)) }
+
+// MkdirAll implements vfs.FS. What the log has is nobody else's to read.
+func (s *syncedFiles) MkdirAll(dir string, _ os.FileMode) error {
+	return s.tell(s.FS.MkdirAll(dir, 0o700))
+}
+
+// OpenDir implements vfs.FS.
+func (s *syncedFiles) OpenDir(name string) (vfs.File, error) {
+	f, err := s.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return &watchedFile{File: f, files: s}, nil
+}
+
 // Unwrap implements vfs.FS.
 func (s *syncedFiles) Unwrap() vfs.FS { return s.FS }
 
-// watchedFile is written from the beginning to the end, by one goroutine at a time.
+// watchedFile is written from the beginning to the end, by one goroutine at a time; or it is a folder.
 type watchedFile struct {
 	vfs.File
 	files   *syncedFiles
 	number  uint64
+	known   bool // it is a log or a manifest
 	log     bool
 	written int64
 }
@@ -125,10 +233,7 @@ type watchedFile struct {
 func (f *watchedFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	f.written += int64(n)
-	if err != nil {
-		f.files.failed(err)
-	}
-	return n, err
+	return n, f.files.tell(err)
 }
 
 // Sync implements vfs.File.
@@ -141,18 +246,27 @@ func (f *watchedFile) synced(err error) error {
 	if f.log {
 		f.files.syncs.Add(1)
 	}
-	if err != nil {
-		f.files.failed(err)
+	if f.files.tell(err) != nil || !f.known {
 		return err
 	}
-	f.files.mu.Lock()
-	defer f.files.mu.Unlock()
-	newest := &f.files.manifest
-	if f.log {
-		newest = &f.files.log
-	}
-	if f.number >= newest.number {
-		*newest = syncedFile{f.number, f.written}
+	if f.files.progress(f.log, syncedFile{f.number, f.written}) && f.log {
+		return f.files.note() // before anything in this log is reported as done
 	}
 	return nil
+}
+
+// progress takes down what was synced, and reports whether it is the first of its file.
+func (s *syncedFiles) progress(log bool, file syncedFile) (first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	newest := &s.manifest
+	if log {
+		newest = &s.log
+	}
+	if file.number < newest.number {
+		return false
+	}
+	first = file.number > newest.number
+	*newest = file
+	return first
 }

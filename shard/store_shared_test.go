@@ -239,8 +239,8 @@ func TestSharedDamagedManifest(t *testing.T) {
 	}
 }
 
-// Ensures that whatever part of the unsynced writes a loss of power leaves, at any moment of concurrent appends, truncations, compactions, votes and flushes, the log
-// opens, and each replica has all that was reported as done and nothing that was never asked for.
+// Ensures that whatever part of the unsynced writes a loss of power leaves, at any moment of concurrent appends, truncations, compactions, votes and flushes, and
+// of other replicas that are made and removed, the log opens, and each replica has all that was reported as done and nothing that was never asked for.
 func TestSharedTornWrites(t *testing.T) {
 	rounds := 12
 	if testing.Short() {
@@ -289,6 +289,17 @@ func TestSharedTornWrites(t *testing.T) {
 				}
 			})
 		}
+		wg.Go(func() {
+			for r := uint64(replicas + 1); running(stop); r++ {
+				s, err := l.openStore(ReplicaID{1, "a", r}, func(err error) { t.Error(err) })
+				if err == nil {
+					err = errors.Join(s.StoreLogs(logs(1, 20, r)), s.Close(), l.remove(1, r))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
 		for range 8 {
 			for before, n := l.files.promises.Load(), rng.Uint64N(120); l.files.promises.Load() < before+n; {
 				runtime.Gosched()
@@ -331,6 +342,20 @@ func TestSharedTornWrites(t *testing.T) {
 					if string(candidate) != fmt.Sprint(vote) || vote < term[n] {
 						t.Errorf("seed %d: a vote of term %d for %s", seed, vote, candidate)
 					}
+				}
+			}
+			found, err := again.replicas()
+			must(t, err)
+			if len(found) > replicas+1 {
+				t.Errorf("seed %d: %v are there", seed, found)
+			}
+			for _, f := range found {
+				s, err := again.openStore(ReplicaID{f.Shard, "a", f.R}, func(err error) { t.Error(err) })
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				if _, last := s.bounds(); f.R > replicas && last != 20 {
+					t.Errorf("seed %d: of replica %d there are %d entries", seed, f.R, last)
 				}
 			}
 			must(t, again.Close())

@@ -112,6 +112,9 @@ func (s summed) Get(key []byte) ([]byte, error) {
 	return with[:end:end], nil
 }
 
+// errHole is an entry that lacks within a log; also one that was deleted while it was looked for.
+var errHole = fmt.Errorf("%w: the log lacks an entry", ErrDataLost)
+
 // checkLog reads the whole log of an engine, which has no holes.
 func checkLog(e engine) error {
 	first, err := e.FirstIndex()
@@ -125,7 +128,7 @@ func checkLog(e engine) error {
 	for index := first; index != 0 && index <= last; index++ {
 		var log raft.Log
 		if err := e.GetLog(index, &log); errors.Is(err, raft.ErrLogNotFound) {
-			return fmt.Errorf("%w: the log from %d to %d lacks entry %d", ErrDataLost, first, last, index)
+			return fmt.Errorf("%w: %d, of %d to %d", errHole, index, first, last)
 		} else if err != nil {
 			return err
 		}
