@@ -135,10 +135,10 @@
 //	while a replica takes the state of one       that one is as it was, or the new     TestKeep
 //	of a former generation                       one has all of it (see Keep)
 //	after a promise to a leader                 the voter keeps it: it begins with one             TestLeaseKeepsOthersOut
-//	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry
 //	with data that is damaged since              the damage is found again             TestFlippedBits, TestUnreadableEntry,
 //	                                                                                   TestSharedFlippedBits, TestLostSharedLog,
-//	                                                                                   TestSharedLostFiles
+//	                                                                                   TestSharedLostFiles,
+//	                                                                                   TestSharedDamageAfterKill
 //
 // # Concurrency
 //
@@ -149,9 +149,9 @@
 // # Caveats
 //
 //   - A data folder put back from a copy is not detected; no copy may ever be restored.
-//   - Of the shared log the very last write, where nothing was written after it and the process was killed, can't be told from a torn one if
-//     it is damaged later: it is dropped. Nor can more of the newest log, at most back to its first sync, if the file itself became shorter. The
-//     file of a replica (bbolt) knows.
+//   - After a loss of power the very last write to the shared log, where nothing was written after it, can't be told from a torn one if it is
+//     damaged as well: it is dropped. Nor can more of the newest log, at most back to its first sync, if the file itself became shorter. The
+//     file of a replica (bbolt) knows. After the end of a process alone, by kill -9 too, both know.
 //   - A failed disk write ends the process and is never retried.
 //   - Followers' heartbeats wait behind their disk: HeartbeatTimeout must exceed its worst stall.
 //   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts

@@ -105,6 +105,11 @@ func openSharedLog(fs vfs.FS, dir string, must, readOnly bool, log *slog.Logger,
 				return err
 			}
 		}
+		if !readOnly {
+			if err = files.openMark(); err != nil {
+				return files.tell(err)
+			}
+		}
 		l.db, err = pebble.Open(dir, l.options())
 		return err
 	})
@@ -114,6 +119,7 @@ func openSharedLog(fs vfs.FS, dir string, must, readOnly bool, log *slog.Logger,
 	}
 	close(l.quit)
 	l.wg.Wait()
+	err = errors.Join(err, files.closeMark())
 	switch {
 	case failed != nil: // which says nothing of what is there, whatever became of Pebble
 		return nil, fmt.Errorf("opening shared log %s: %w", dir, failed)
@@ -316,6 +322,7 @@ func (l *sharedLog) Close() error {
 	if err == nil && l.failure() == nil && !l.readOnly {
 		err = l.files.note() // so that damage of the end is found, too
 	}
+	err = errors.Join(err, l.files.closeMark())
 	close(l.quit)
 	l.wg.Wait()
 	return err

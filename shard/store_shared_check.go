@@ -14,7 +14,7 @@ import (
 )
 
 // checkShared reads the logs of a Pebble instance, and the manifest that says which files it is made of, and returns an error where
-// something is damaged that was synced. there: the instance exists, and has that note.
+// something is damaged that was synced. there: the instance exists, and note and mark say that of it.
 //
 // Pebble v2.1.7 looks at these itself when it opens, but where a record is damaged it takes that for the end, silently, if
 //
@@ -24,9 +24,9 @@ import (
 //     what is synced by what ever filled a block (log_writer.go, flushLoop counts only the last one of each write).
 //   - the bit that flipped is in the log's number, and makes it one more.
 //
-// So each batch says in its own words how much was synced before it was made (syncedFiles), and so does a note: whatever lies before that must be
-// whole. What lies behind may be torn: a crash does that, and nothing of it was reported as done. Damage of what was written last,
-// without a write after it, can't be told from that; at an orderly end nothing is left so.
+// So each batch says in its own words how much was synced before it was made (syncedFiles), and so do a note and the mark: whatever lies before that
+// must be whole. What lies behind may be torn: a crash does that, and nothing of it was reported as done. Only after a loss of power may the mark say too
+// little: damage of what was written last, without a write after it, can't be told from that then.
 //
 // Bytes that clients had stored may lie behind the end of a log, where it is searched for promises at any offset: the secret tells them apart.
 func checkShared(files vfs.FS, dir string) (there bool, note syncedPromise, err error) {
@@ -37,7 +37,12 @@ func checkShared(files vfs.FS, dir string) (there bool, note syncedPromise, err 
 	if err != nil || !desc.Exists {
 		return false, note, err
 	}
-	if note, err = readNote(files, dir); err == nil {
+	if note, err = readNote(files, dir); err != nil {
+		return true, note, err
+	}
+	mark, err := readMark(files, dir)
+	if err == nil {
+		note = note.latest(mark)
 		err = checkSynced(files, dir, desc.ManifestFilename, note)
 	}
 	return true, note, err

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,7 +18,7 @@ import (
 // syncedFiles is a file system that knows how much of Pebble's newest log and manifest is synced. Each batch carries that as a promise,
 // in a record which Pebble keeps in its log alone, so that the next start can tell a write that a crash tore from damage of what was
 // acknowledged (checkShared). And a note beside the logs has it as of when the newest log was begun, and of an orderly end: a log that is gone, or ends
-// too early, can't tell by itself.
+// too early, can't tell by itself. What neither knows, as the process was killed, the mark does (markName).
 //
 // It also hears of each change of the disk that fails before Pebble does, and makes Pebble's markers, which say which manifest holds, as durable
 // as Pebble takes them for: a marker is not written before the manifest is there whatever happens, and the former one not removed before it is.
@@ -34,6 +33,7 @@ type syncedFiles struct {
 	mu       sync.Mutex // guards following
 	log      syncedFile
 	manifest syncedFile
+	mark     vfs.File // nil: none
 }
 
 // syncedFile is how many bytes of which file are synced.
@@ -91,8 +91,7 @@ const syncedNote = "SYNCED"
 // note replaces the note by what is synced. A crash leaves the one or the other.
 func (s *syncedFiles) note() error {
 	name := s.PathJoin(s.dir, syncedNote)
-	data := s.synced().bytes()
-	data = binary.BigEndian.AppendUint32(data, crc32.Checksum(data, castagnoli))
+	data := s.synced().sealed()
 	f, err := s.Create(name+unfinished, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
@@ -115,8 +114,8 @@ func readNote(files vfs.FS, dir string) (p syncedPromise, err error) {
 	if err != nil {
 		return p, err
 	}
-	p, ok := parsePromise(data[:min(len(data), promiseSize)])
-	if !ok || len(data) != promiseSize+crc32.Size || binary.BigEndian.Uint32(data[promiseSize:]) != crc32.Checksum(data[:promiseSize], castagnoli) {
+	p, ok := unsealed(data)
+	if !ok {
 		return p, fmt.Errorf("%s is damaged", syncedNote)
 	}
 	return p, nil
@@ -249,14 +248,15 @@ func (f *watchedFile) synced(err error) error {
 	if f.files.tell(err) != nil || !f.known {
 		return err
 	}
-	if f.files.progress(f.log, syncedFile{f.number, f.written}) && f.log {
-		return f.files.note() // before anything in this log is reported as done
+	first, err := f.files.progress(f.log, syncedFile{f.number, f.written})
+	if f.files.tell(err) == nil && first && f.log {
+		err = f.files.note() // before anything in this log is reported as done
 	}
-	return nil
+	return err
 }
 
-// progress takes down what was synced, and reports whether it is the first of its file.
-func (s *syncedFiles) progress(log bool, file syncedFile) (first bool) {
+// progress takes down what was synced, also in the mark, and reports whether it is the first of its file.
+func (s *syncedFiles) progress(log bool, file syncedFile) (first bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	newest := &s.manifest
@@ -264,9 +264,9 @@ func (s *syncedFiles) progress(log bool, file syncedFile) (first bool) {
 		newest = &s.log
 	}
 	if file.number < newest.number {
-		return false
+		return false, nil
 	}
 	first = file.number > newest.number
 	*newest = file
-	return first
+	return first, s.writeMarkLocked()
 }
