@@ -61,11 +61,18 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// TestLife ensures that nodes can be killed, restarted where they were, paused, resumed and ended,
+// TestLife ensures that nodes can be killed, restarted where they were, with flags of that start, paused, resumed and ended,
 // and that each of these is what it says.
 func TestLife(t *testing.T) {
-	c := start(t)
+	c := Start(t, Config{Binary: os.Args[0], Shards: 1, StartArgs: func(node string, start int) []string { return []string{"--nth", fmt.Sprint(node, start)} }})
 	a, b := c.Node("a"), c.Node("b")
+	nth := func(n *Node, want string) {
+		t.Helper()
+		if args := n.process.cmd.Args; !slices.Equal(args[len(args)-2:], []string{"--nth", want}) || slices.Contains(args[:len(args)-2], "--nth") {
+			t.Errorf("flags %v, want --nth %s", args, want)
+		}
+	}
+	nth(a, "a0")
 
 	if err := a.Kill(); err != nil {
 		t.Fatal(err)
@@ -84,6 +91,11 @@ func TestLife(t *testing.T) {
 	}
 	if err := a.Start(); !errors.Is(err, ErrRunning) {
 		t.Errorf("starting a node twice: %v", err)
+	}
+	nth(a, "a1")
+	nth(b, "b0")
+	if a.Starts() != 2 || b.Starts() != 1 {
+		t.Errorf("started %d and %d times", a.Starts(), b.Starts())
 	}
 	c.WaitReady(t, 20*time.Second)
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,7 @@ type Node struct {
 
 	mu      sync.Mutex // guards what follows
 	process *process   // the last one started, nil before the first
+	starts  int
 }
 
 // process is one started process. The goroutine that waits for it closes ended.
@@ -76,7 +78,11 @@ func (n *Node) Start() error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(n.binary, n.args...)
+	args := n.args
+	if more := n.cluster.cfg.StartArgs; more != nil {
+		args = slices.Concat(args, more(n.ID, n.Starts()))
+	}
+	cmd := exec.Command(n.binary, args...)
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = Tied()
@@ -90,8 +96,16 @@ func (n *Node) Start() error {
 	}()
 	n.mu.Lock()
 	n.process = p
+	n.starts++
 	n.mu.Unlock()
 	return n.cluster.state.addProcess(n.ID, cmd.Process.Pid)
+}
+
+// Starts returns how often the node was started.
+func (n *Node) Starts() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.starts
 }
 
 // running returns the node's process, nil when none runs.

@@ -50,7 +50,7 @@ func TestOptions(t *testing.T) {
 	}
 	for _, tt := range []struct{ args, want string }{
 		{"--workload=nap", "nap"}, {"--nemesis=rain", "rain"}, {"--mode=loose", "loose"}, {"--net=pigeon", "pigeon"},
-		{"--disk=floppy", "floppy"}, {"--time=0s", "time"}, {"--rate=0", "rate"}, {"--clients=0", "clients"},
+		{"--disk=floppy", "floppy"}, {"--log-store=shelf", "shelf"}, {"--time=0s", "time"}, {"--rate=0", "rate"}, {"--clients=0", "clients"},
 	} {
 		if err := defaults(t, tt.args).validate(); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want an error about %s", tt.args, err, tt.want)

@@ -39,15 +39,14 @@ type options struct {
 	// memoryOnly keeps shards in memory alone: whatever a majority of a shard's nodes forgets at once vanishes.
 	memoryOnly bool
 	readMode   string // of the nodes: probe or lease; auto: by the seed
-	// logStore is where nodes keep the logs of their shards; "" is their default.
-	logStore string
+	logStore   string // of the nodes: bolt, shared or mixed; auto: by the seed
 
 	given []string // history.Meta.Given
 
 	say io.Writer // what a person wants to see while it runs
 }
 
-// autoMode lets the seed choose the nodes' read mode.
+// autoMode lets the seed choose the nodes' read mode, or log stores.
 const autoMode = "auto"
 
 // reads is the nodes' read mode.
@@ -82,6 +81,9 @@ func (o options) validate() error {
 	}
 	if !slices.Contains([]string{autoMode, "probe", "lease"}, o.readMode) {
 		return fmt.Errorf("read mode %q, want auto, probe or lease", o.readMode)
+	}
+	if !slices.Contains([]string{autoMode, boltLog, sharedLog, mixedLogs}, o.logStore) {
+		return fmt.Errorf("log store %q, want auto, bolt, shared or mixed", o.logStore)
 	}
 	if o.time <= 0 || o.rate < 1 || o.clients < 1 || o.rounds < 0 {
 		return fmt.Errorf("time %v, rate %d and clients %d must be above 0", o.time, o.rate, o.clients)

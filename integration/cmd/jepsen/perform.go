@@ -110,7 +110,7 @@ func (r *runner) prepare() error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(o.say, "%s, %s, net %s, disk %s, reads by %s\n%v", o.workload, o.roomMode(), o.net, o.disk, o.reads(), r.plan)
+	fmt.Fprintf(o.say, "%s, %s, net %s, disk %s, reads by %s, logs %s\n%v", o.workload, o.roomMode(), o.net, o.disk, o.reads(), o.logs(), r.plan)
 	return os.WriteFile(filepath.Join(r.dir, "plan.json"), append(data, '\n'), 0o644)
 }
 
@@ -133,9 +133,6 @@ func (r *runner) open(ctx context.Context) error {
 	if o.memoryOnly {
 		args = append(args, "--memory-only")
 	}
-	if o.logStore != "" {
-		args = append(args, "--log-store", o.logStore)
-	}
 	if movesMembers(r.plan.Enabled) { // the directory would give each shard its number of members back
 		args = append(args, "--balance", "off")
 	}
@@ -146,7 +143,7 @@ func (r *runner) open(ctx context.Context) error {
 	r.cluster, err = cluster.Open(cluster.Config{
 		Binary: binary, Nodes: k.Nodes, Replicas: k.Replicas, Shards: k.Shards,
 		Net: cluster.Net(o.net), Disk: cluster.Disk(o.disk), Delay: k.Delay, Jitter: k.Jitter, Seed: o.seed,
-		Args: args, Env: env, Limit: o.time + limitMore, Dir: filepath.Join(r.dir, "nodes"),
+		Args: args, StartArgs: o.logFlags, Env: env, Limit: o.time + limitMore, Dir: filepath.Join(r.dir, "nodes"),
 	})
 	if err != nil {
 		return errors.Join(err, remove())
@@ -235,6 +232,9 @@ func (r *runner) fire(ctx context.Context) {
 	var failures []string
 	r.run.Samples, failures = r.samples.stop()
 	r.run.Failures = append(r.run.Failures, failures...)
+	if r.o.logs() == mixedLogs {
+		r.run.Meta.Flags["log-stores"] = r.o.logsOf(r.cluster.Nodes)
+	}
 	r.run.Meta.Flags[leastFaults] = strconv.Itoa((len(r.run.Faults) + 1) / 2)
 }
 
@@ -367,9 +367,7 @@ func (r *runner) meta(binary string) history.Meta {
 	if o.memoryOnly {
 		m.Flags["memory-only"] = "true"
 	}
-	if o.logStore != "" {
-		m.Flags["log-store"] = o.logStore
-	}
+	m.Flags["log-store"] = o.logs()
 	for _, n := range r.cluster.Nodes {
 		m.Nodes = append(m.Nodes, n.ID)
 	}

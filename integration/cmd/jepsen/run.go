@@ -48,7 +48,7 @@ func newRunCommand(o *options) *cobra.Command {
 	f.IntVar(&o.shards, "shards", 0, "shards (default drawn, 1 to 8)")
 	f.DurationVar(&o.delay, "delay", 0, "delay of each link, one way (default drawn, 1ms to 5ms)")
 	f.StringVar(&o.bug, "bug", "", "seeded bug that the nodes are to have, to see it found")
-	f.StringVar(&o.logStore, "log-store", "", "where nodes keep the logs of their shards: bolt or shared")
+	f.StringVar(&o.logStore, "log-store", autoMode, "where nodes keep the logs of their shards: bolt, shared, or mixed, drawn for each start of each; auto: drawn")
 	f.BoolVar(&o.memoryOnly, "memory-only", false, "nodes that keep shards in memory alone; implies --mode tight")
 	f.StringVar(&o.readMode, "read-mode", autoMode, "how the nodes' leaders confirm reads: probe or lease; auto: drawn")
 	f.StringVar(&o.binary, "binary", "", "larder binary to run (default: built from this source)")

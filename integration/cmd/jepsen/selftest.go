@@ -54,7 +54,8 @@ var seededBugs = []seeded{
 	{"ack-early", []string{"--workload=durable", "--nemesis=partition-leader,kill-one"}, answers},
 	{"unknown-refused", []string{"--workload=register", "--nemesis=partition-leader,kill-one"}, answers},
 	{"no-dedup", []string{"--workload=idempotency", "--nemesis=pause-leader,partition-leader"}, nil},
-	{"no-sync", []string{"--workload=durable", "--nemesis=power-loss-all,power-loss-majority"}, nil},
+	{"no-sync", []string{"--workload=durable", "--nemesis=power-loss-all,power-loss-majority", "--log-store=bolt"}, nil},
+	{"no-sync", []string{"--workload=durable", "--nemesis=power-loss-all,power-loss-majority", "--log-store=shared"}, nil},
 	{"volatile-log", []string{"--workload=durable", "--nemesis=kill-all,kill-majority"}, answers},
 	{"returns-wiped", []string{"--workload=durable", "--nemesis=kill-majority"}, answers},
 	{"same-incarnation", []string{"--workload=durable", "--nemesis=wipe-and-replace"}, nil},
@@ -67,6 +68,17 @@ var seededBugs = []seeded{
 	{"restore-no-order", []string{"--workload=evict", "--nemesis=force-snapshot,kill-one"}, nil},
 	{"restore-no-keys", []string{"--workload=idempotency", "--nemesis=force-snapshot,kill-one,pause-leader"}, nil},
 	{"restore-merges", []string{"--workload=register", "--nemesis=force-snapshot"}, nil},
+}
+
+// name tells the row from the others.
+func (b seeded) name() string {
+	name := cmp.Or(b.bug, noBug)
+	for _, arg := range b.args {
+		if store, ok := strings.CutPrefix(arg, "--log-store="); ok {
+			name += "-" + store
+		}
+	}
+	return name
 }
 
 // selftest is how the bugs are looked for.
@@ -127,10 +139,10 @@ func (s selftest) run(ctx context.Context) error {
 	table := tabwriter.NewWriter(s.say, 18, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "BUG\tFOUND BY\tTRIES\tTIME\t")
 	for _, b := range seededBugs {
-		name := cmp.Or(b.bug, noBug)
-		if len(s.bugs) > 0 && !slices.Contains(s.bugs, name) {
+		if len(s.bugs) > 0 && !slices.Contains(s.bugs, cmp.Or(b.bug, noBug)) {
 			continue
 		}
+		name := b.name()
 		begun := time.Now()
 		what, tries, err := s.hunt(ctx, b)
 		if err != nil {
@@ -181,7 +193,7 @@ func (b seeded) found(by []string) bool {
 
 // try does one run. What it says goes to a file beside its folder.
 func (s selftest) try(ctx context.Context, b seeded, seed uint64) (check.Verdict, string, error) {
-	log, err := os.Create(filepath.Join(s.out, fmt.Sprintf("selftest-%s-%d.txt", cmp.Or(b.bug, noBug), seed)))
+	log, err := os.Create(filepath.Join(s.out, fmt.Sprintf("selftest-%s-%d.txt", b.name(), seed)))
 	if err != nil {
 		return "", "", err
 	}
