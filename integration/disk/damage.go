@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -25,31 +26,51 @@ func DamageLogOf(dir string, shard, seed uint64) (string, error) {
 
 func damageLog(dir, replicas string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	log, e, err := someEntry(dir, replicas, rng)
+	e, err := someEntry(dir, replicas, rng)
 	if err != nil {
 		return "", err
 	}
-	return flip(dir, log, e.offset, e.size, rng, e.String())
+	return flip(dir, e.path, e.offset, e.size, rng, e.String())
 }
 
-// TruncateLog cuts off the file of a replica's log within one of its last entries.
+// TruncateLog cuts off the file that a replica's log is in within one of its last entries.
 func TruncateLog(dir string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	log, e, err := someEntry(dir, "*", rng)
+	e, err := someEntry(dir, "*", rng)
 	if err != nil {
 		return "", err
 	}
-	return truncate(dir, log, e.offset+rng.Int64N(e.size), e.String())
+	return truncate(dir, e.path, e.offset+rng.Int64N(e.size), e.String())
 }
 
-// TearLog does to a replica's log what a write does that ended in the middle: from a sector within one of the last entries on, the rest
+// DamageLogFile flips a bit anywhere in a file of some replica's log, or of the shared one.
+func DamageLogFile(dir string, seed uint64) (string, error) {
+	rng := rand.New(rand.NewPCG(seed, 6))
+	path, size, err := someLogFile(dir, 1, rng)
+	if err != nil {
+		return "", err
+	}
+	return flip(dir, path, 0, size, rng, fmt.Sprintf("a file of %d bytes", size))
+}
+
+// LoseLog removes a file of some replica's log, or of the shared one.
+func LoseLog(dir string, seed uint64) (string, error) {
+	path, size, err := someLogFile(dir, 0, rand.New(rand.NewPCG(seed, 7)))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s: gone, with %d bytes", name(dir, path), size), os.Remove(path)
+}
+
+// TearLog does to a replica's own log what a write does that ended in the middle: from a sector within one of the last entries on, the rest
 // of its page is zero.
 func TearLog(dir string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 3))
-	log, e, err := someEntry(dir, "*", rng)
+	e, err := someEntryOf(dir, "*", nil, rng)
 	if err != nil {
 		return "", err
 	}
+	log := e.path
 	const sector = 512
 	end := (e.offset/e.page + 1) * e.page
 	from := e.offset + rng.Int64N(min(e.size, end-e.offset))
@@ -170,23 +191,76 @@ func truncate(dir, path string, size int64, what string) (string, error) {
 	return fmt.Sprintf("%s: cut off in %s, %d bytes of %d are left", name(dir, path), what, size, before), f.Sync()
 }
 
-// someEntry chooses one of the last entries of a replica whose folder's name fits a pattern.
-func someEntry(dir, replicas string, rng *rand.Rand) (path string, e entry, err error) {
+// someEntry chooses one of the last entries of a replica whose folder's name fits a pattern. Where there is a shared log, as often one that is
+// in it as one that is not.
+func someEntry(dir, replicas string, rng *rand.Rand) (entry, error) {
+	shared, err := sharedReplicas(dir)
+	if err != nil {
+		return entry{}, err
+	}
+	for name, entries := range shared {
+		if fits, err := filepath.Match(replicas, name); err != nil || !fits || len(entries) == 0 {
+			delete(shared, name)
+		}
+	}
+	if len(shared) > 0 && rng.IntN(2) == 0 {
+		if e, err := someEntryOf(dir, replicas, nil, rng); err == nil {
+			return e, nil
+		}
+	}
+	return someEntryOf(dir, replicas, shared, rng)
+}
+
+// someEntryOf chooses among the replicas in the shared log, or, where there are none, among those that have a log of their own.
+func someEntryOf(dir, replicas string, shared map[string][]entry, rng *rand.Rand) (entry, error) {
+	if len(shared) > 0 {
+		names := slices.Sorted(maps.Keys(shared))
+		entries := shared[names[rng.IntN(len(names))]]
+		return entries[rng.IntN(len(entries))], nil
+	}
 	logs, err := filepath.Glob(filepath.Join(dir, "replicas", replicas, "raft.db"))
 	if err != nil {
-		return "", entry{}, err
+		return entry{}, err
 	}
 	shuffle(rng, logs)
 	for _, path := range logs {
 		entries, err := lastEntries(path)
 		if err != nil {
-			return "", entry{}, fmt.Errorf("reading %s: %w", path, err)
+			return entry{}, fmt.Errorf("reading %s: %w", path, err)
 		}
 		if len(entries) > 0 {
-			return path, entries[rng.IntN(len(entries))], nil
+			return entries[rng.IntN(len(entries))], nil
 		}
 	}
-	return "", entry{}, fmt.Errorf("%w: no log in %s has entries", ErrNothing, dir)
+	return entry{}, fmt.Errorf("%w: no log in %s has entries", ErrNothing, dir)
+}
+
+// someLogFile chooses a file of so many bytes at least that belongs to a log, and tells its size. Where there is a shared log it is as often one of its files as one of a replica's own.
+func someLogFile(dir string, least int64, rng *rand.Rand) (path string, size int64, err error) {
+	own, err := filepath.Glob(filepath.Join(dir, "replicas", "*", "raft.db"))
+	if err != nil {
+		return "", 0, err
+	}
+	shared, err := sharedFiles(dir)
+	if err != nil {
+		return "", 0, err
+	}
+	shuffle(rng, own)
+	shuffle(rng, shared)
+	all := slices.Concat(own, shared)
+	if rng.IntN(2) == 0 {
+		all = slices.Concat(shared, own)
+	}
+	for _, path := range all {
+		info, err := os.Stat(path)
+		if err != nil {
+			return "", 0, err
+		}
+		if info.Size() >= least {
+			return path, info.Size(), nil
+		}
+	}
+	return "", 0, fmt.Errorf("%w: %s has no log", ErrNothing, dir)
 }
 
 // someSnapshot chooses a file of the newest snapshot of a replica, and tells its size.

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"go.etcd.io/bbolt"
 )
 
@@ -50,6 +53,143 @@ func data(t *testing.T) string {
 	return dir
 }
 
+// openShared opens the shared log as a node does, which does not compress it.
+func openShared(t *testing.T, dir string) *pebble.DB {
+	t.Helper()
+	o := &pebble.Options{Logger: quiet{}, FormatMajorVersion: pebble.FormatTableFormatV6}
+	for i := range o.Levels {
+		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+	}
+	db, err := pebble.Open(filepath.Join(dir, sharedFolder), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+// sharedData is data with a shared log beside: entries 1 to 20 of two replicas of shard 2, the first ten of which are in a file and the rest
+// in Pebble's own log.
+func sharedData(t *testing.T) string {
+	t.Helper()
+	dir := data(t)
+	db := openShared(t, dir)
+	for i := uint64(1); i <= 20; i++ {
+		for r := uint64(1); r <= 2; r++ {
+			key := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, 2), r)
+			if err := errors.Join(
+				db.Set(append(bytes.Clone(key), 0, 't'), []byte("term"), nil),
+				db.Set(binary.BigEndian.AppendUint64(append(key, entryKind), i), value(fmt.Sprint("2-", r), i), pebble.Sync),
+			); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i == 10 {
+			if err := db.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestSharedReplicas ensures that the last entries of each replica in a shared log are found, in the log and in the files that follow it.
+func TestSharedReplicas(t *testing.T) {
+	dir := sharedData(t)
+	look := func(suffix string) {
+		t.Helper()
+		all, err := sharedReplicas(dir)
+		if err != nil || len(all) != 2 {
+			t.Fatalf("%d replicas, %v", len(all), err)
+		}
+		for name, entries := range all {
+			for i, e := range entries {
+				content, err := os.ReadFile(e.path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := value(name, uint64(20-i)); e.index != uint64(20-i) || !bytes.Equal(content[e.offset:e.offset+e.size], want) || !strings.HasSuffix(e.path, suffix) {
+					t.Errorf("%s, %v at %d of %s is not %q", name, e, e.offset, e.path, want)
+				}
+			}
+			if len(entries) != lastFew {
+				t.Errorf("%s: %v", name, entries)
+			}
+		}
+	}
+	look(".log")
+	db := openShared(t, dir)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	look(".sst")
+	if all, err := sharedReplicas(data(t)); err != nil || len(all) > 0 {
+		t.Errorf("where there is none: %v, %v", all, err)
+	}
+}
+
+// TestSharedDamage ensures that a node with a shared log is damaged there as well as elsewhere: the entries of the replica that is
+// asked for, the last entries of any, and any file; and that a seed does the same again.
+func TestSharedDamage(t *testing.T) {
+	dir := sharedData(t)
+	before := files(t, dir)
+	for _, tt := range []struct {
+		name   string
+		damage func(string, uint64) (string, error)
+		want   []string // parts of the names of files that are hit
+		seeds  uint64
+	}{
+		{"log", DamageLog, []string{"replicas/0-1/raft.db", "replicas/1-1/raft.db", ".log"}, 12},
+		{"log of", func(dir string, seed uint64) (string, error) { return DamageLogOf(dir, 2, seed) }, []string{".log"}, 4},
+		{"truncated log", TruncateLog, []string{"raft.db", ".log"}, 8},
+		{"log file", DamageLogFile, []string{"raft.db", ".log", ".sst", "MANIFEST"}, 36},
+		{"lost log", LoseLog, []string{"raft.db", ".log", ".sst", "MANIFEST", "log/marker"}, 36},
+	} {
+		hit := map[string]bool{}
+		for seed := range tt.seeds {
+			copied := t.TempDir()
+			if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			said, err := tt.damage(copied, seed)
+			if err != nil {
+				t.Fatalf("%s, seed %d: %v", tt.name, seed, err)
+			}
+			after := files(t, copied)
+			file, count := changed(t, before, after)
+			_, there := after[file]
+			if !strings.HasPrefix(said, file+",") && !strings.HasPrefix(said, file+":") || file == "" || there == (tt.name == "lost log") || strings.HasPrefix(tt.name, "log") && count != 1 {
+				t.Errorf("%s changed %d bytes of %q and said %q", tt.name, count, file, said)
+			}
+			if at, _, _, err := parse(said); tt.name == "log of" && (err != nil || !strings.Contains(before[file][max(0, at-200):min(len(before[file]), at+200)], "of 2-")) {
+				t.Errorf("%s, %v", said, err)
+			}
+			if seed < 2 {
+				again := t.TempDir()
+				if err := os.CopyFS(again, os.DirFS(dir)); err != nil {
+					t.Fatal(err)
+				}
+				if repeated, err := tt.damage(again, seed); err != nil || repeated != said {
+					t.Errorf("%s: the same seed did %q, %v, and before %q", tt.name, repeated, err, said)
+				}
+			}
+			for _, part := range tt.want {
+				hit[part] = hit[part] || strings.Contains(file, part)
+			}
+			if !slices.ContainsFunc(tt.want, func(part string) bool { return strings.Contains(file, part) }) {
+				t.Errorf("%s hit %s", tt.name, file)
+			}
+		}
+		for _, part := range tt.want {
+			if !hit[part] {
+				t.Errorf("%s never hit %s", tt.name, part)
+			}
+		}
+	}
+}
+
 func value(replica string, i uint64) []byte {
 	return bytes.Repeat(fmt.Appendf(nil, "entry %d of %s;", i, replica), 10)
 }
@@ -75,7 +215,7 @@ func files(t *testing.T, dir string) map[string]string {
 func changed(t *testing.T, before, after map[string]string) (file string, count int) {
 	t.Helper()
 	for name, content := range before {
-		if after[name] == content {
+		if now, there := after[name]; there && now == content {
 			continue
 		}
 		if file != "" {
@@ -186,7 +326,7 @@ func parse(said string) (at int, old, now byte, err error) {
 
 // TestDamageNothing ensures that where there is nothing to damage, that is the error.
 func TestDamageNothing(t *testing.T) {
-	for i, damage := range []func(string, uint64) (string, error){DamageLog, TruncateLog, TearLog, DamageSnapshot, TruncateSnapshot} {
+	for i, damage := range []func(string, uint64) (string, error){DamageLog, TruncateLog, TearLog, DamageLogFile, LoseLog, DamageSnapshot, TruncateSnapshot} {
 		if said, err := damage(t.TempDir(), 1); !errors.Is(err, ErrNothing) {
 			t.Errorf("kind %d: %q, %v", i, said, err)
 		}

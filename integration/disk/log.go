@@ -11,9 +11,10 @@ import (
 
 // entry is where an entry of a log lies in its file.
 type entry struct {
+	path         string
 	index        uint64
 	offset, size int64
-	page         int64 // size of a page
+	page         int64 // size of a page of bbolt's
 }
 
 func (e entry) String() string { return fmt.Sprintf("log entry %d", e.index) }
@@ -24,7 +25,7 @@ const lastFew = 4
 // bucket is the one in which the log lies.
 const bucket = "logs"
 
-// lastEntries returns where the last entries of a log lie, the newest first.
+// lastEntries returns where the last entries of a replica's own log lie, the newest first.
 func lastEntries(path string) ([]entry, error) {
 	db, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
@@ -48,7 +49,7 @@ func lastEntries(path string) ([]entry, error) {
 			if offset < 0 || offset+int64(len(v)) > tx.Size() {
 				return fmt.Errorf("entry %x does not lie in the file", k)
 			}
-			entries = append(entries, entry{binary.BigEndian.Uint64(k), offset, int64(len(v)), int64(info.PageSize)})
+			entries = append(entries, entry{path, binary.BigEndian.Uint64(k), offset, int64(len(v)), int64(info.PageSize)})
 		}
 		return nil
 	})

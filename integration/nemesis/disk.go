@@ -46,6 +46,8 @@ var diskFaults = []Fault{
 	damage("damage-log-tail", DamageLogTail, 1, "the end of a stopped node's log is damaged"),
 	damage("damage-snapshot", DamageSnapshot, 1, "a snapshot of a stopped node is damaged"),
 	damage("truncate-log", TruncateLog, 1, "the end of a stopped node's log is missing"),
+	damage("damage-log", DamageLogFile, 1, "a file of a stopped node's logs is damaged somewhere"),
+	damage("lose-log", LoseLog, 1, "a file of a stopped node's logs is gone"),
 	{
 		Name: "wipe-and-replace", Class: Disk, Weight: 1, Needs: Guest | Settings, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
 		About: "a node loses its disk, comes back without and is refused, is removed by an operator, and joins anew; with and without a node to spare",
@@ -149,7 +151,8 @@ func (a *Act) slowSync(ctx context.Context, by time.Duration) string {
 }
 
 // damage is a row that hurts the files of a node which was stopped. A server that notices leaves the replica out, and the cluster makes
-// it anew. One that did not notice, or came to no end, is replaced by an operator.
+// it anew; where it can't be told whose the damage is it does not run, and says so. One that did not run, did not notice, or came to no end, is
+// replaced by an operator. Whatever it did, a majority of each shard is undamaged, and may lose nothing: no check makes an exception.
 func damage(name string, d Damage, weight int, about string) Fault {
 	return Fault{
 		Name: name, Class: Disk, Weight: weight, Breaks: true, Alone: []Class{Crash, Members, Pause, Leaders},
@@ -174,12 +177,20 @@ func damage(name string, d Damage, weight int, about string) Fault {
 			}
 			node := a.Targets[0]
 			before, err := a.n.sys.Logged(node, lostLine)
-			if err := errors.Join(err, a.n.sys.Start(node)); err != nil {
+			said, err2 := a.n.sys.Logged(node, lostReason)
+			if err := errors.Join(err, err2, a.n.sys.Start(node)); err != nil {
 				return err
 			}
 			serves := a.serves(ctx, node)
 			now, err := a.n.sys.Logged(node, lostLine)
+			ended := !a.n.sys.Running(node)
+			says, err2 := a.n.sys.Logged(node, lostReason)
 			switch {
+			case ended && err2 == nil && says > said:
+				a.show(a.shown() + "; it refused to run")
+			case ended:
+				a.n.violated(fmt.Sprintf("%s, whose disk was damaged, ended and did not say that its data is lost", node))
+				a.show(a.shown() + "; it ended without a word of that")
 			case err == nil && now > before && serves && a.settled(ctx):
 				a.show(a.shown() + "; it was found, and the cluster made the replica anew")
 				a.n.setBroken(node, false)
@@ -188,7 +199,7 @@ func damage(name string, d Damage, weight int, about string) Fault {
 				a.show(a.shown() + "; it served with that")
 				a.watchDamaged(ctx, node)
 			default:
-				a.show(a.shown() + "; it refused to run, or to serve some shard")
+				a.show(a.shown() + "; it refused to serve some shard")
 			}
 			// Whatever it is like, its disk is not what it acknowledged: the next one must not break beside it.
 			return a.replaceNode(ctx)
@@ -222,8 +233,10 @@ func (a *Act) settled(ctx context.Context) bool {
 	return true
 }
 
-// divergedLine is what a node logs of a replica that was found to differ from the others, lostLine of one whose data is damaged.
+// divergedLine is what a node logs of a replica that was found to differ from the others, lostLine of one whose data is damaged. lostReason is
+// in what it says of either, and of damage of which it can't be told whose it is, for which it ends.
 const (
+	lostReason   = "data lost"
 	divergedLine = "its state has diverged"
 	lostLine     = "its data is lost"
 )

@@ -44,7 +44,7 @@ type fakeNode struct {
 
 	applied   map[uint64]uint64
 	snapshots int
-	refused   int       // how often it came back without its data
+	refused   int       // how often it came back without its data, or with damaged data
 	seen      time.Time // when it was up last
 	started   time.Time
 }
@@ -230,6 +230,9 @@ func (f *fake) Start(node string) error {
 			n.refused++
 			return nil
 		}
+		if n.Damage != "" {
+			n.refused++
+		}
 		n.Running, n.Offset, n.Rate, n.started = n.Damage == "", 0, 1, time.Now()
 		return nil
 	})
@@ -311,6 +314,7 @@ func (f *fake) Rejoin(node, _ string) error {
 			return errFake
 		}
 		n.Running, n.Wiped, f.known[node] = true, false, true
+		n.Offset, n.Rate = 0, 1 // it is another process
 		return nil
 	})
 }

@@ -337,6 +337,28 @@ func (i idle) Set(ctx context.Context, via, name, value string) (cluster.Answer,
 	return i.fake.Set(ctx, via, "not "+name, value)
 }
 
+// mute is a cluster whose nodes say nothing.
+type mute struct{ *fake }
+
+func (mute) Logged(string, string) (int, error) { return 0, nil }
+
+// TestDamageIsTold ensures that a node whose damaged disk keeps it from running must say so, and is replaced in any case.
+func TestDamageIsTold(t *testing.T) {
+	for _, name := range []string{"damage-log-tail", "damage-log", "lose-log"} {
+		synctest.Test(t, func(t *testing.T) {
+			told, silent := newFake(testKnobs), newFake(testKnobs)
+			n, m := start(told, testKnobs), start(mute{silent}, testKnobs)
+			s := stepOf(t, name, 1, testKnobs)
+			if rec := n.Do(t.Context(), s); !strings.Contains(rec.Effect, "it refused to run; it was replaced") || len(n.Violations()) > 0 {
+				t.Errorf("recorded as %+v, violations %v", rec, n.Violations())
+			}
+			if rec := m.Do(t.Context(), s); !strings.Contains(rec.Effect, "replaced") || len(m.Violations()) != 1 || !strings.Contains(m.Violations()[0], "did not say") {
+				t.Errorf("recorded as %+v, violations %v", rec, m.Violations())
+			}
+		})
+	}
+}
+
 // TestReplacedByForce ensures that a node which the cluster does not replace is removed by force, which is no effect of the fault.
 func TestReplacedByForce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -82,6 +82,8 @@ const (
 	DamageLogTail  Damage = "log-tail"
 	DamageSnapshot Damage = "snapshot"
 	TruncateLog    Damage = "truncate"
+	DamageLogFile  Damage = "log-file"
+	LoseLog        Damage = "lose-log"
 )
 
 // Replica is what a node says of its replica of a shard.

@@ -117,6 +117,10 @@ func (s *system) Damage(node string, d nemesis.Damage, seed uint64) (did string,
 		return disk.DamageSnapshot(n.DataDir, seed)
 	case nemesis.TruncateLog:
 		return disk.TruncateLog(n.DataDir, seed)
+	case nemesis.DamageLogFile:
+		return disk.DamageLogFile(n.DataDir, seed)
+	case nemesis.LoseLog:
+		return disk.LoseLog(n.DataDir, seed)
 	}
 	return "", fmt.Errorf("damage %q: %w", d, errors.ErrUnsupported)
 }
