@@ -17,16 +17,19 @@ var ErrNothing = errors.New("there is nothing to damage")
 
 // DamageLog flips a bit in one of the last entries of a replica's log, and says what it did. dir is the data folder of a node
 // that does not run.
-func DamageLog(dir string, seed uint64) (string, error) { return damageLog(dir, "*", seed) }
-
-// DamageLogOf is DamageLog for the replica of one shard.
-func DamageLogOf(dir string, shard, seed uint64) (string, error) {
-	return damageLog(dir, fmt.Sprintf("%d-*", shard), seed)
+func DamageLog(dir string, seed uint64) (string, error) {
+	return damageLog(dir, seed, func(rng *rand.Rand) (entry, error) { return someEntry(dir, "*", nil, rng) })
 }
 
-func damageLog(dir, replicas string, seed uint64) (string, error) {
+// DamageLogOf is DamageLog for the replica of one shard, in a place that can be told to be that replica's.
+func DamageLogOf(dir string, shard, seed uint64) (string, error) {
+	own := func(e entry) bool { return filepath.Ext(e.path) != ".log" }
+	return damageLog(dir, seed, func(rng *rand.Rand) (entry, error) { return someEntry(dir, fmt.Sprintf("%d-*", shard), own, rng) })
+}
+
+func damageLog(dir string, seed uint64, choose func(*rand.Rand) (entry, error)) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	e, err := someEntry(dir, replicas, rng)
+	e, err := choose(rng)
 	if err != nil {
 		return "", err
 	}
@@ -36,7 +39,7 @@ func damageLog(dir, replicas string, seed uint64) (string, error) {
 // TruncateLog cuts off the file that a replica's log is in within one of its last entries.
 func TruncateLog(dir string, seed uint64) (string, error) {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	e, err := someEntry(dir, "*", rng)
+	e, err := someEntry(dir, "*", nil, rng)
 	if err != nil {
 		return "", err
 	}
@@ -192,13 +195,17 @@ func truncate(dir, path string, size int64, what string) (string, error) {
 }
 
 // someEntry chooses one of the last entries of a replica whose folder's name fits a pattern. Where there is a shared log, as often one that is
-// in it as one that is not.
-func someEntry(dir, replicas string, rng *rand.Rand) (entry, error) {
+// in it, if good says so or is nil, as one that is not.
+func someEntry(dir, replicas string, good func(entry) bool, rng *rand.Rand) (entry, error) {
 	shared, err := sharedReplicas(dir)
 	if err != nil {
 		return entry{}, err
 	}
 	for name, entries := range shared {
+		if good != nil {
+			entries = slices.DeleteFunc(entries, func(e entry) bool { return !good(e) })
+			shared[name] = entries
+		}
 		if fits, err := filepath.Match(replicas, name); err != nil || !fits || len(entries) == 0 {
 			delete(shared, name)
 		}

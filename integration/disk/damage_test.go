@@ -98,28 +98,32 @@ func sharedData(t *testing.T) string {
 // TestSharedReplicas ensures that the last entries of each replica in a shared log are found, in the log and in the files that follow it.
 func TestSharedReplicas(t *testing.T) {
 	dir := sharedData(t)
-	look := func(suffix string) {
+	look := func(suffixes ...string) {
 		t.Helper()
 		all, err := sharedReplicas(dir)
 		if err != nil || len(all) != 2 {
 			t.Fatalf("%d replicas, %v", len(all), err)
 		}
 		for name, entries := range all {
+			if len(entries) != lastFew*len(suffixes) {
+				t.Fatalf("%s: %v", name, entries)
+			}
 			for i, e := range entries {
+				index := uint64(20 - i)
+				if i >= lastFew {
+					index = uint64(10 - i + lastFew)
+				}
 				content, err := os.ReadFile(e.path)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if want := value(name, uint64(20-i)); e.index != uint64(20-i) || !bytes.Equal(content[e.offset:e.offset+e.size], want) || !strings.HasSuffix(e.path, suffix) {
+				if want := value(name, index); e.index != index || !bytes.Equal(content[e.offset:e.offset+e.size], want) || !strings.HasSuffix(e.path, suffixes[i/lastFew]) {
 					t.Errorf("%s, %v at %d of %s is not %q", name, e, e.offset, e.path, want)
 				}
 			}
-			if len(entries) != lastFew {
-				t.Errorf("%s: %v", name, entries)
-			}
 		}
 	}
-	look(".log")
+	look(".log", ".sst")
 	db := openShared(t, dir)
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
@@ -141,9 +145,9 @@ func TestSharedDamage(t *testing.T) {
 		want   []string // parts of the names of files that are hit
 		seeds  uint64
 	}{
-		{"log", DamageLog, []string{"replicas/0-1/raft.db", "replicas/1-1/raft.db", ".log"}, 12},
-		{"log of", func(dir string, seed uint64) (string, error) { return DamageLogOf(dir, 2, seed) }, []string{".log"}, 4},
-		{"truncated log", TruncateLog, []string{"raft.db", ".log"}, 8},
+		{"log", DamageLog, []string{"replicas/0-1/raft.db", "replicas/1-1/raft.db", ".log", ".sst"}, 24},
+		{"log of", func(dir string, seed uint64) (string, error) { return DamageLogOf(dir, 2, seed) }, []string{".sst"}, 4},
+		{"truncated log", TruncateLog, []string{"raft.db", ".log", ".sst"}, 16},
 		{"log file", DamageLogFile, []string{"raft.db", ".log", ".sst", "MANIFEST"}, 36},
 		{"lost log", LoseLog, []string{"raft.db", ".log", ".sst", "MANIFEST", "log/marker"}, 36},
 	} {

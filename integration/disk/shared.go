@@ -23,8 +23,8 @@ const (
 	keySize    = prefixSize + 1 + 8
 )
 
-// sharedReplicas returns where the last entries of each replica in a shared log lie, by its name as a folder has it. An entry that was written to a file
-// of Pebble's is searched there, as what its write-ahead log has of it is not needed any more.
+// sharedReplicas returns where the last entries of each replica in a shared log lie, by its name as a folder has it: the last of all, and the last that
+// Pebble has written to its other files, whose write-ahead log is not needed any more. Damage of the one costs the node, and of the other the replica.
 func sharedReplicas(dir string) (map[string][]entry, error) {
 	folder := filepath.Join(dir, sharedFolder)
 	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
@@ -39,28 +39,46 @@ func sharedReplicas(dir string) (map[string][]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	it, err := db.NewIter(nil)
-	if err != nil {
-		return nil, err
-	}
 	all := map[string][]entry{}
-	for ok := it.First(); ok; {
-		key := it.Key()
-		if len(key) <= prefixSize {
-			return nil, errors.Join(fmt.Errorf("a key of %d bytes", len(key)), it.Close())
+	for _, o := range []*pebble.IterOptions{{}, {OnlyReadGuaranteedDurable: true}} {
+		if err := addLast(all, content, db, o); err != nil {
+			return nil, err
 		}
-		prefix := bytes.Clone(key[:prefixSize])
+	}
+	return all, nil
+}
+
+// addLast adds the last entries of each replica that an iterator meets, unless they are gone in fact.
+func addLast(all map[string][]entry, content []file, db *pebble.DB, o *pebble.IterOptions) error {
+	it, err := db.NewIter(o)
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; {
+		if len(it.Key()) <= prefixSize {
+			return errors.Join(fmt.Errorf("a key of %d bytes", len(it.Key())), it.Close())
+		}
+		prefix := bytes.Clone(it.Key()[:prefixSize])
 		name := fmt.Sprintf("%d-%d", binary.BigEndian.Uint64(prefix), binary.BigEndian.Uint64(prefix[8:]))
-		end := append(bytes.Clone(prefix), entryKind+1)
-		for ok = it.SeekLT(end); ok && len(all[name]) < lastFew && len(it.Key()) == keySize && bytes.HasPrefix(it.Key(), append(bytes.Clone(prefix), entryKind)); ok = it.Prev() {
+		entries, end := append(bytes.Clone(prefix), entryKind), append(bytes.Clone(prefix), entryKind+1)
+		seen := 0
+		for ok = it.SeekLT(end); ok && seen < lastFew && len(it.Key()) == keySize && bytes.HasPrefix(it.Key(), entries); ok = it.Prev() {
+			seen++
+			_, closer, err := db.Get(it.Key())
+			if errors.Is(err, pebble.ErrNotFound) {
+				continue
+			} else if err = errors.Join(err, closer.Close()); err != nil {
+				return errors.Join(err, it.Close())
+			}
 			e := entry{index: binary.BigEndian.Uint64(it.Key()[prefixSize+1:]), size: int64(len(it.Value()))}
-			if e.path, e.offset = find(content, it.Value()); e.path != "" { // else it is divided between two blocks of the log
+			e.path, e.offset = find(content, it.Value())
+			if e.path != "" && !slices.Contains(all[name], e) { // else it is divided between two blocks of the log
 				all[name] = append(all[name], e)
 			}
 		}
 		ok = it.SeekGE(end)
 	}
-	return all, it.Close()
+	return it.Close()
 }
 
 // file is one of the shared log's.
@@ -97,6 +115,7 @@ func contentOf(folder string, db *pebble.DB) (all []file, err error) {
 	return all, nil
 }
 
+// find returns the first of files that has a value, and where.
 func find(all []file, value []byte) (path string, offset int64) {
 	for _, f := range all {
 		if at := bytes.LastIndex(f.content, value); at >= 0 {
