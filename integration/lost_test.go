@@ -2,7 +2,9 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,22 +15,33 @@ import (
 )
 
 // TestDamagedReplicaIsRebuilt ensures that a node whose disk changed bits in the log of a replica, of the directory's or a data
-// shard's, runs without that replica at first, and that the cluster replaces it by a new one by itself.
+// shard's, in the shared log or a file of its own, runs without that replica at first, and that the cluster replaces it by a new one by itself, in the log store that the
+// node is set to by then; and that a node does not run where it can't be told whose the damaged bits are.
 func TestDamagedReplicaIsRebuilt(t *testing.T) {
 	processes(t)
-	c := cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Shards: 2})
+	c := cluster.Start(t, cluster.Config{Binary: builder.Binary(t), Shards: 2, StartArgs: func(node string, start int) []string {
+		if node == "c" && start == 0 {
+			return []string{"--log-store", "shared"}
+		}
+		return nil
+	}})
 	r := startRun(t, c)
 	hurt := c.Nodes[2]
 	stop := r.writeOnce(4)
-	for shard := range uint64(3) {
+	// Of the second, what was written before the first damage is in files of the shared log; the third has a file of its own.
+	for i, shard := range []uint64{0, 1, 1} {
 		r.progress(200, 30*time.Second)
 		if err := hurt.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		for seed := range uint64(8) { // a bit may say nothing, as of the time at which the entry was stored
+		where, bits := "log/", 1
+		if i != 1 {
+			where, bits = fmt.Sprintf("replicas/%d-", shard), 8 // one may say nothing, as of the time at which the entry was stored
+		}
+		for seed := range uint64(bits) {
 			did, err := disk.DamageLogOf(hurt.DataDir, shard, seed)
-			if err != nil {
-				t.Fatal(err)
+			if err != nil || !strings.HasPrefix(did, where) {
+				t.Fatalf("%q, %v, want damage of %s", did, err, where)
 			}
 			t.Log(did)
 		}
@@ -40,16 +53,21 @@ func TestDamagedReplicaIsRebuilt(t *testing.T) {
 		ctx := within(t, 60*time.Second)
 		if err := cluster.Poll(ctx, func() bool {
 			all, _ = c.Nodes[0].Operations(ctx)
-			return slices.ContainsFunc(all, func(o cluster.Operation) bool {
-				return o.Kind == "rebuild-member" && o.Shard == shard && o.State == "done"
-			})
+			return len(all) > i && !slices.ContainsFunc(all, func(o cluster.Operation) bool { return o.State != "done" })
 		}); err != nil {
 			t.Fatalf("shard %d was not rebuilt: %v", shard, all)
 		}
+		rebuilt := 0
 		for _, o := range all {
-			if o.Node != hurt.ID || o.Reason != "data lost" || o.Shard > shard {
+			if o.Node != hurt.ID || o.Kind != "rebuild-member" || o.Reason != "data lost" || o.Shard > shard {
 				t.Errorf("for the reason %q: %s", o.Reason, o)
 			}
+			if o.Shard == shard {
+				rebuilt++
+			}
+		}
+		if len(all) != i+1 || rebuilt == 0 {
+			t.Errorf("operations: %v", all)
 		}
 		c.WaitReady(t, 30*time.Second)
 		t.Logf("shard %d was rebuilt, and all were ready, after %v", shard, time.Since(began))
@@ -69,6 +87,18 @@ func TestDamagedReplicaIsRebuilt(t *testing.T) {
 			t.Errorf("shard %d: %v", shard, err)
 		}
 	}
+
+	if err := hurt.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for seed, did := uint64(0), ""; !strings.Contains(did, ".log,"); seed++ {
+		var err error
+		if did, err = disk.DamageLog(hurt.DataDir, seed); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(did)
+	}
+	wantDataLost(t, hurt, "data lost, rejoin as new: the shared log")
 }
 
 // readLocally reads what was written once by a node's own replicas.

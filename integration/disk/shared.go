@@ -30,7 +30,8 @@ func sharedReplicas(dir string) (map[string][]entry, error) {
 	if _, err := os.Stat(folder); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	db, err := pebble.Open(folder, &pebble.Options{ReadOnly: true, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{}})
+	db, err := pebble.Open(folder, &pebble.Options{ReadOnly: true, FormatMajorVersion: pebble.FormatNewest, Logger: quiet{},
+		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}}) // it would end the process; the error tells, too
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", folder, err)
 	}
