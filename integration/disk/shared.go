@@ -97,7 +97,13 @@ func contentOf(folder string, db *pebble.DB) (all []file, err error) {
 	var paths []string
 	for _, level := range levels {
 		for _, t := range level {
-			paths = append(paths, filepath.Join(folder, fmt.Sprintf("%06d.sst", uint64(t.FileNum))))
+			number := uint64(t.FileNum)
+			if t.Virtual { // a part of a file
+				number = uint64(t.BackingSSTNum)
+			}
+			if path := filepath.Join(folder, fmt.Sprintf("%06d.sst", number)); !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
 		}
 	}
 	logs, err := filepath.Glob(filepath.Join(folder, "*.log"))
