@@ -10,7 +10,7 @@
 //	cluster   builds the binary, starts and stops the processes
 //	proxy     delays and cuts the links between them
 //	tap       namespaces and a switch: also loses, repeats and reorders packets
-//	disk      power loss, full and slow disks, damaged files
+//	disk      power loss, full and slow disks, damaged and lost files of either log store
 //	port      finds ports that stay free over a restart
 //	client    one REST request is one operation of a history
 //	workload  many clients at once, in a shape that a checker can decide

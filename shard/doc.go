@@ -100,8 +100,8 @@
 //	raft-wal     1.2  0.3  0.3    36  15   66    267  6.8 k 11.8 k   156   58   60   1.00  1.00  1.00
 //	shared       0.4  0.6  1.1    22  24   22    433  2.6 k 21.3 k   175   53   12   1.00  0.25  0.04
 //
-// The figures speak for the shared log. The default stays bbolt all the same as long as damage of its files is not a part of the runs on
-// real processes: these flip bits in bbolt's alone (integration/disk).
+// The figures speak for the shared log. The default is bbolt as long as the runs on real processes, which draw the store, damage and lose files of
+// either, and cut the power of both (integration/disk), have not had as many nights with it.
 //
 // What a write reported as done is synced, in either. An append is one transaction, or one batch, and so is a vote with its term. A
 // write or sync that fails ends the process and is never tried again; Pebble says so through its logger, goes on, and would report
