@@ -43,7 +43,7 @@ type Config struct {
 	// Args and Env are added to each node's flags and environment.
 	Args, Env []string
 	// StartArgs, where it is given, returns flags of one start of a node, its nth, from 0 on.
-	StartArgs func(node string, start int) []string
+	StartArgs func(node string, start int) []string `json:"-"`
 	// Limit is how long the cluster may live before everything is killed. Default 5 minutes.
 	Limit time.Duration
 	// Dir gets the folder of each node, with its log and its data. It is made where it is missing, and stays. Default: a
