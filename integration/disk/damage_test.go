@@ -145,11 +145,11 @@ func TestSharedDamage(t *testing.T) {
 		want   []string // parts of the names of files that are hit
 		seeds  uint64
 	}{
-		{"log", DamageLog, []string{"replicas/0-1/raft.db", "replicas/1-1/raft.db", ".log", ".sst"}, 24},
-		{"log of", func(dir string, seed uint64) (string, error) { return DamageLogOf(dir, 2, seed) }, []string{".sst"}, 4},
-		{"truncated log", TruncateLog, []string{"raft.db", ".log", ".sst"}, 16},
-		{"log file", DamageLogFile, []string{"raft.db", ".log", ".sst", "MANIFEST"}, 36},
-		{"lost log", LoseLog, []string{"raft.db", ".log", ".sst", "MANIFEST", "log/marker"}, 36},
+		{"log", DamageLog, []string{"replicas/0-1/raft.db", "replicas/1-1/raft.db", ".log", ".sst"}, 10},
+		{"log of", func(dir string, seed uint64) (string, error) { return DamageLogOf(dir, 2, seed) }, []string{".sst"}, 2},
+		{"truncated log", TruncateLog, []string{"raft.db", ".log", ".sst"}, 8},
+		{"log file", DamageLogFile, []string{"raft.db", ".log", ".sst", "MANIFEST"}, 28},
+		{"lost log", LoseLog, []string{"raft.db", ".log", ".sst", "MANIFEST", "log/marker"}, 20},
 	} {
 		hit := map[string]bool{}
 		for seed := range tt.seeds {
@@ -170,7 +170,7 @@ func TestSharedDamage(t *testing.T) {
 			if at, _, _, err := parse(said); tt.name == "log of" && (err != nil || !strings.Contains(before[file][max(0, at-200):min(len(before[file]), at+200)], "of 2-")) {
 				t.Errorf("%s, %v", said, err)
 			}
-			if seed < 2 {
+			if seed < 1 {
 				again := t.TempDir()
 				if err := os.CopyFS(again, os.DirFS(dir)); err != nil {
 					t.Fatal(err)
