@@ -23,8 +23,8 @@ const (
 	// A log entry takes proposals until it has maxBatchCommands, maxBatchBytes or MaxBatchAppends.
 	maxBatchCommands = 1024
 	maxBatchBytes    = 256 << 10
-	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. While
-	// they are, the next commands gather.
+	// maxInFlight bounds the entries of one replica that are proposed and not yet applied. An entry that is not full is alone: while it
+	// is in flight the next commands gather, since an entry costs far more than a command in it.
 	maxInFlight = 4
 	// commandLevel is the feature level that an entry without commands needs.
 	commandLevel = 1
@@ -74,6 +74,7 @@ type batcher struct {
 	bytes   atomic.Int64
 	crowded atomic.Bool   // a write was refused for want of room since the last entry was made
 	slots   chan struct{} // one token per entry in flight
+	look    chan struct{} // one token: an entry is no longer in flight, or a full one waits
 	wg      sync.WaitGroup
 
 	mu   sync.Mutex
@@ -92,7 +93,7 @@ type flight struct {
 }
 
 func newBatcher(g *Group, t *touches) *batcher {
-	return &batcher{group: g, touches: t, queue: make(chan *proposal, queueLength), slots: make(chan struct{}, maxInFlight)}
+	return &batcher{group: g, touches: t, queue: make(chan *proposal, queueLength), slots: make(chan struct{}, maxInFlight), look: make(chan struct{}, 1)}
 }
 
 // submit queues a command and waits for its outcome until ctx ends. Refused as long as it waits in
@@ -158,6 +159,9 @@ func (b *batcher) enqueue(p *proposal) (outcome, error) {
 		b.bytes.Add(-p.weight())
 		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
+	}
+	if b.full() {
+		notify(b.look)
 	}
 	select {
 	case o := <-p.done:
@@ -242,19 +246,44 @@ func (b *batcher) run() {
 		case <-b.group.ctx.Done():
 			return
 		}
-		select {
-		case b.slots <- struct{}{}:
-		case <-b.group.ctx.Done():
+		if !b.await(first != nil) {
 			return // those who wait see the group's end themselves
 		}
 		batch := b.gather(first)
 		if due := first == nil; len(batch) == 0 && !due || !b.propose(batch, due) {
-			<-b.slots
+			b.release()
 			if due {
 				b.touches.discard()
 			}
 		}
 	}
+}
+
+// full reports whether an entry's worth waits, at least.
+func (b *batcher) full() bool {
+	return b.bytes.Load() >= maxBatchBytes || len(b.queue) >= maxBatchCommands
+}
+
+// await waits until the next entry may be made, and counts it as in flight; false once the group ends. One that is not to gather what comes
+// meanwhile, since touches are due, waits for no other.
+func (b *batcher) await(gather bool) bool {
+	for {
+		if n := len(b.slots); n == 0 || n < maxInFlight && (!gather || b.full()) {
+			b.slots <- struct{}{} // there is room: nobody else takes it
+			return true
+		}
+		select {
+		case <-b.look:
+		case <-b.group.ctx.Done():
+			return false
+		}
+	}
+}
+
+// release counts an entry as in flight no more.
+func (b *batcher) release() {
+	<-b.slots
+	notify(b.look)
 }
 
 // gather takes what waits, up to one entry's worth, first of all first, if it is not nil.
@@ -387,7 +416,7 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		if errors.Is(err, raft.ErrEnqueueTimeout) {
 			fl.err = errNotTaken
 			close(fl.done)
-			<-b.slots
+			b.release()
 			b.giveBack(batch)
 			return
 		}
@@ -401,7 +430,7 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		}
 		fl.err = err
 		close(fl.done)
-		<-b.slots
+		b.release()
 		if err != nil {
 			refuse(batch, err)
 			return

@@ -141,7 +141,7 @@ func TestOverload(t *testing.T) {
 		name  string
 		n     int
 		value string
-	}{{"many", queueLength + 500, "v"}, {"large", 100, strings.Repeat("x", 1<<20)}} {
+	}{{"many", queueLength + maxInFlight*maxBatchCommands + 500, "v"}, {"large", 100, strings.Repeat("x", 1<<20)}} {
 		t.Run(tc.name, func(t *testing.T) {
 			inBubble(t, 3, nil, func(c *cluster) {
 				l := c.leader()
@@ -450,6 +450,47 @@ func TestUntakenIsRefused(t *testing.T) {
 	})
 }
 
+// TestWritesGather ensures that what comes while an entry is in flight shares the next one, and that what fills entries does not
+// wait for that.
+func TestWritesGather(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		for _, tc := range []struct {
+			value    string
+			inFlight int
+		}{{"v", 1}, {strings.Repeat("x", maxBatchBytes), 2}} { // the library takes no third from a leader whose disk stalls
+			release := stall(l)
+			var wg sync.WaitGroup
+			var mu sync.Mutex
+			entries := map[uint64]int{}
+			for i := range 20 {
+				wg.Go(func() {
+					r, err := put(l, fmt.Sprint("k", i), tc.value)
+					if err != nil {
+						t.Error(err)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					entries[r.Index]++
+				})
+				synctest.Wait()
+			}
+			if n := len(l.Cache(testShard).batches.slots); n != tc.inFlight {
+				t.Errorf("values of %d bytes: %d entries are in flight, want %d", len(tc.value), n, tc.inFlight)
+			}
+			release()
+			wg.Wait()
+			want := 2
+			if tc.inFlight > 1 {
+				want = 20
+			}
+			if len(entries) != want {
+				t.Errorf("values of %d bytes: 20 writes in %d entries, want %d: %v", len(tc.value), len(entries), want, entries)
+			}
+		}
+	})
+}
+
 // TestCloseWhileUntaken ensures that a write which the library has not taken when the node closes is
 // refused at once, however long its deadline is.
 func TestCloseWhileUntaken(t *testing.T) {
@@ -478,7 +519,7 @@ func TestCloseWhileUntaken(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 		for range maxInFlight - 1 {
-			<-b.slots
+			b.release()
 		}
 		time.Sleep(50 * time.Millisecond)
 		delete(c.hosts, "a")

@@ -481,7 +481,7 @@ func TestTouchesOfAJam(t *testing.T) {
 		}
 		refused := 0
 		var mu sync.Mutex
-		for i := range queueLength + 10 {
+		for i := range queueLength + maxInFlight*maxBatchCommands + 10 {
 			wg.Go(func() {
 				if _, err := put(l, lruKey(i%64), lruValue); errors.Is(err, ErrOverloaded) {
 					mu.Lock()
