@@ -75,7 +75,7 @@ type Host struct {
 	shards        atomic.Int64 // of the cluster (SetShards)
 	touchInterval atomic.Int64 // nanoseconds; 0 = recency is not replicated
 
-	opening gate // held while a replica is opened or destroyed, disk writes and the end of its instance included, and to close
+	opening openings
 
 	mu       sync.RWMutex // guards following
 	peers    map[string]*peer
@@ -90,12 +90,6 @@ type Host struct {
 	closed   bool
 }
 
-// gate is a lock that is held over waits: a channel of one, so that tests in virtual time go on while somebody waits for it.
-type gate chan struct{}
-
-func (g gate) Lock()   { g <- struct{}{} }
-func (g gate) Unlock() { <-g }
-
 // NewHost opens the data folder. Handlers and gossip are set before Start.
 func NewHost(cfg Config) (*Host, error) {
 	if err := cfg.validate(); err != nil {
@@ -103,7 +97,7 @@ func NewHost(cfg Config) (*Host, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, clocks: newClocks(),
-		began: time.Now(), ctx: ctx, cancel: cancel, opening: make(gate, 1), snapshotting: make(chan struct{}, 1), inMemory: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
+		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), inMemory: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	var err error
 	if cfg.Memory != nil {
@@ -303,8 +297,10 @@ func (h *Host) peerAddr(node string) Peer {
 // OpenCache makes sure that the replica of a data shard exists and runs; it is idempotent. Another
 // replica of the shard that runs here must be destroyed first.
 func (h *Host) OpenCache(spec Spec) error {
-	h.opening.Lock()
-	defer h.opening.Unlock()
+	if !h.opening.begin(spec.Shard) {
+		return ErrStopped
+	}
+	defer h.opening.end(spec.Shard)
 	g, err := h.open(spec, func() StateMachine { return newCacheMachine(spec.Shard) })
 	if err != nil {
 		return err
@@ -322,16 +318,15 @@ func (h *Host) OpenCache(spec Spec) error {
 // OpenGroup is OpenCache for any other state machine (the directory's). newMachine is called for
 // each life of the Raft instance: a recycled instance gets a new machine, but for one that begins with the snapshot that the one before it restored.
 func (h *Host) OpenGroup(spec Spec, newMachine func() StateMachine) (*Group, error) {
-	h.opening.Lock()
-	defer h.opening.Unlock()
+	if !h.opening.begin(spec.Shard) {
+		return nil, ErrStopped
+	}
+	defer h.opening.end(spec.Shard)
 	return h.open(spec, newMachine)
 }
 
-// open opens a replica; with opening.
+// open opens a replica; within opening.
 func (h *Host) open(spec Spec, newMachine func() StateMachine) (*Group, error) {
-	if h.isClosed() {
-		return nil, ErrStopped
-	}
 	switch g := h.Group(spec.Shard); {
 	case g == nil:
 	case g.spec.R == spec.R:
@@ -432,12 +427,6 @@ func (s Spec) begins() uint64 {
 		return 2
 	}
 	return 1
-}
-
-func (h *Host) isClosed() bool {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.closed
 }
 
 // Group returns the replica of a shard on this node, nil when there is none.
@@ -595,16 +584,11 @@ func (h *Host) Handover(ctx context.Context) {
 // Close stops all replicas and links and lets go of the data folder. What was in flight ends as
 // unknown.
 func (h *Host) Close() error {
-	h.opening.Lock() // nothing is half open from here on
-	h.mu.Lock()
-	closed := h.closed
-	h.closed = true
-	h.mu.Unlock()
-	h.opening.Unlock()
-	if closed {
+	if !h.opening.close() { // nothing is half open from here on
 		return nil
 	}
 	h.mu.Lock()
+	h.closed = true
 	groups := slices.Collect(maps.Values(h.groups))
 	caches := slices.Collect(maps.Values(h.caches))
 	l := h.listener

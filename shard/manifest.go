@@ -1,47 +1,14 @@
 package shard
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
-
-// replicaState is how far the life of a replica on this node has come.
-type replicaState string
-
-const (
-	// replicaCreating: noted before anything of it exists. It has never spoken.
-	replicaCreating replicaState = "creating"
-	// replicaCreated: its store and bootstrap are durable. It may have spoken: its data must be here.
-	replicaCreated replicaState = "created"
-	// replicaDiverged: it was created, and has stopped for good since its state is not that of the others.
-	// It still takes part in its group, and serves nobody.
-	replicaDiverged replicaState = "diverged"
-	// replicaDestroyed: its data is gone or going, and it never comes back.
-	replicaDestroyed replicaState = "destroyed"
-)
-
-// replicaNote is a line of the manifest.
-type replicaNote struct {
-	Shard ID           `json:"shard"`
-	R     uint64       `json:"r"`
-	State replicaState `json:"state"`
-	// Volatile: nothing but this note outlives the process.
-	Volatile bool `json:"volatile,omitempty"`
-	// Log is where the replica's log, term and vote are, for as long as it lives; "" is LogBolt. A volatile one has none.
-	Log LogStore `json:"log,omitempty"`
-	// Verdict says why the replica is diverged.
-	Verdict *Verdict `json:"verdict,omitempty"`
-}
-
-// shared reports whether the replica is in the shared log.
-func (n replicaNote) shared() bool { return n.Log == LogShared }
 
 // manifest notes every replica that this node ever created, so that none ever speaks without what it
 // knew when it last spoke (R14). Each change is durable before the call returns.
@@ -71,7 +38,12 @@ func (n replicaNote) shared() bool { return n.Log == LogShared }
 // A volatile replica has a note and nothing else: steps 1 and 4 are the same, what is between them is made in memory, and
 // from step 4 on a next start finds it lost (errVolatile), whatever else it finds.
 //
-// A note is one atomic replacement of the file: a crash within it leaves the state before it.
+// A note is one atomic replacement of the file: a crash within it leaves the state before it. Changes that wait at the same time are written
+// together (change): each replica is then at one of its own steps, before or after, whatever the others are at. Nothing of a replica is done
+// ahead of its own note, so it is the same to it who else's went along. The folders are made durable before step 4, that of all of them once for all
+// that are noted together. TestManifestTogether shows it.
+//
+// Those who call about the same replica do so one after the other (Host.opening), but for diverged and who only asks.
 //
 // Caveat: a data folder that is put back from an older copy, or a store from an older copy of the
 // same replica, looks intact. No copy may ever be restored; a node that lost its disk rejoins as new.
@@ -81,17 +53,15 @@ type manifest struct {
 	log  *sharedLog
 	kind LogStore
 
-	mu    sync.Mutex    // guards notes; held over the write of the file
-	notes []replicaNote // sorted by shard and r
+	saving sync.Mutex // held over the write of the file, taken before mu
+
+	mu      sync.Mutex    // guards notes and waiting
+	notes   []replicaNote // as the file has them, sorted by shard and r
+	waiting []*noteChange // changes that nobody writes yet
 	// remains says which folders of destroyed replicas could not be removed at the start. They wait for the next one.
 	remains error
 	// shown are the notes as last written, for those who must not wait for a disk.
 	shown atomic.Pointer[[]replicaNote]
-}
-
-type manifestRecord struct {
-	Format   int           `json:"format"`
-	Replicas []replicaNote `json:"replicas"`
 }
 
 // openManifest reads the manifest of the data folder dir, whose lock is held (OpenIdentity), and
@@ -125,42 +95,6 @@ func openManifest(dir string) (*manifest, error) {
 		}
 	}
 	return m, nil
-}
-
-// loadNotes reads replicas.json; fs.ErrNotExist when there is none.
-func loadNotes(dir string) ([]replicaNote, error) {
-	path := filepath.Join(dir, manifestName)
-	var record manifestRecord
-	if err := readJSON(path, &record); errors.Is(err, fs.ErrNotExist) || passing(err) {
-		return nil, err
-	} else if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRejoin, err)
-	}
-	if record.Format != folderFormat && record.Format != sharedFormat {
-		return nil, fmt.Errorf("%s has format %d, this version reads formats %d and %d", path, record.Format, folderFormat, sharedFormat)
-	}
-	for i, note := range record.Replicas {
-		if note.Log != "" && !note.shared() {
-			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has its log in %q", ErrRejoin, path, note.Shard, note.R, note.Log)
-		}
-		switch note.State {
-		case replicaCreating, replicaCreated, replicaDiverged, replicaDestroyed:
-		default:
-			return nil, fmt.Errorf("%w: %s: shard %d, replica %d has state %q", ErrRejoin, path, note.Shard, note.R, note.State)
-		}
-		if i > 0 && compareNotes(record.Replicas[i-1], note) >= 0 {
-			return nil, fmt.Errorf("%w: %s: shard %d, replica %d is out of order", ErrRejoin, path, note.Shard, note.R)
-		}
-	}
-	return record.Replicas, nil
-}
-
-func saveNotes(dir string, notes []replicaNote) error {
-	format := folderFormat
-	if slices.ContainsFunc(notes, replicaNote.shared) {
-		format = sharedFormat // a version that knows of no shared log would take these replicas for lost
-	}
-	return writeJSON(filepath.Join(dir, manifestName), manifestRecord{format, notes})
 }
 
 // needsLog reports whether a replica may be in the shared log, and whether one must be.
@@ -202,12 +136,10 @@ func (m *manifest) attach(log *sharedLog, kind LogStore) error {
 
 // inLog reports whether a replica is in the shared log.
 func (m *manifest) inLog(shard ID, r uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	i, noted := m.find(shard, r)
 	return noted && m.notes[i].shared()
-}
-
-func compareNotes(a, b replicaNote) int {
-	return cmp.Or(cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.R, b.R))
 }
 
 // folder is where a replica's data is: store and snapshots.
@@ -218,35 +150,7 @@ func replicaFolder(dir string, shard ID, r uint64) string {
 }
 
 // find returns the place of a replica in notes; with mu.
-func (m *manifest) find(shard ID, r uint64) (int, bool) {
-	return slices.BinarySearchFunc(m.notes, replicaNote{Shard: shard, R: r}, compareNotes)
-}
-
-// note records state durably; with mu.
-func (m *manifest) note(shard ID, r uint64, state replicaState) error {
-	i, noted := m.find(shard, r)
-	n := replicaNote{Shard: shard, R: r, State: state}
-	if noted {
-		n.Volatile, n.Log = m.notes[i].Volatile, m.notes[i].Log
-	}
-	return m.record(n)
-}
-
-// record writes a note durably in the place of the replica's last; with mu.
-func (m *manifest) record(note replicaNote) error {
-	notes := slices.Clone(m.notes)
-	if i, noted := m.find(note.Shard, note.R); noted {
-		notes[i] = note
-	} else {
-		notes = slices.Insert(notes, i, note)
-	}
-	if err := saveNotes(m.dir, notes); err != nil {
-		return fmt.Errorf("noting shard %d, replica %d as %s: %w", note.Shard, note.R, note.State, err)
-	}
-	m.notes = notes
-	m.shown.Store(&notes)
-	return nil
-}
+func (m *manifest) find(shard ID, r uint64) (int, bool) { return findNote(m.notes, shard, r) }
 
 // check says what is to be done about a replica that this node is asked to host:
 //
@@ -256,31 +160,35 @@ func (m *manifest) record(note replicaNote) error {
 //	ErrRetired              it was destroyed, or a later replica of the shard was here: refuse
 //	ErrDataLost             it has spoken and its folder or store is gone: refuse
 func (m *manifest) check(shard ID, r uint64) (replicaState, error) {
+	note, err := m.last(shard, r)
+	switch {
+	case err != nil || note.State == "" || note.State == replicaCreating:
+		return note.State, err
+	case bugReturnsWiped.on() && shard != 0:
+		return replicaCreating, m.note(shard, r, replicaCreating)
+	case note.Volatile:
+		return note.State, fmt.Errorf("shard %d, replica %d: %w", shard, r, errVolatile)
+	}
+	return note.State, m.intact(shard, r)
+}
+
+// last returns the note of a replica, the zero one where there is none, unless it was destroyed or a later one was here.
+func (m *manifest) last(shard ID, r uint64) (replicaNote, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i, noted := m.find(shard, r)
-	if !noted {
-		if latest, ok := m.latest(shard); ok && latest.R > r {
-			return "", fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, latest.R)
-		}
-		return "", nil
+	latest, _ := m.latest(shard)
+	switch {
+	case !noted && latest.R > r:
+		return replicaNote{}, fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, latest.R)
+	case !noted:
+		return replicaNote{}, nil
+	case latest.R > r && latest.State != replicaCreating:
+		return replicaNote{}, fmt.Errorf("shard %d, replica %d: %w: replica %d keeps what it had", shard, r, ErrRetired, latest.R)
+	case m.notes[i].State == replicaDestroyed:
+		return replicaNote{}, fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
 	}
-	if latest, _ := m.latest(shard); latest.R > r && latest.State != replicaCreating {
-		return "", fmt.Errorf("shard %d, replica %d: %w: replica %d keeps what it had", shard, r, ErrRetired, latest.R)
-	}
-	switch m.notes[i].State {
-	case replicaDestroyed:
-		return "", fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
-	case replicaCreating:
-		return replicaCreating, nil
-	}
-	if bugReturnsWiped.on() && shard != 0 {
-		return replicaCreating, m.note(shard, r, replicaCreating)
-	}
-	if m.notes[i].Volatile {
-		return m.notes[i].State, fmt.Errorf("shard %d, replica %d: %w", shard, r, errVolatile)
-	}
-	return m.notes[i].State, m.intact(shard, r)
+	return m.notes[i], nil
 }
 
 // retired reports whether a replica never opens here, as it was destroyed, or followed by a later one: check refuses it. It waits for no disk.
@@ -309,7 +217,7 @@ func (m *manifest) alive(node string) []ReplicaID {
 	return ids
 }
 
-// intact reports a created replica whose folder, store or snapshot folder is missing or empty; with mu.
+// intact reports a created replica whose folder, store or snapshot folder is missing or empty.
 func (m *manifest) intact(shard ID, r uint64) error {
 	store := filepath.Join(m.folder(shard, r), storeFile)
 	var err error
@@ -344,20 +252,15 @@ func (m *manifest) latest(shard ID) (replicaNote, bool) {
 }
 
 // begin notes that a replica is being created, clears what an earlier attempt left, and makes its
-// folder, which it returns. It refuses a replica that may have spoken, one that a later one of the
+// folder, which it returns; created makes the folder's name durable. It refuses a replica that may have spoken, one that a later one of the
 // shard has followed, and one whose predecessor on this node was not destroyed; but keep may be there, 0 is none (the r of a founder of the directory, which
 // nobody keeps).
 func (m *manifest) begin(shard ID, r, keep uint64) (folder string, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.mayBegin(shard, r, keep); err != nil {
-		return "", err
-	}
 	note := replicaNote{Shard: shard, R: r, State: replicaCreating}
 	if m.kind == LogShared && shard != Directory {
 		note.Log = LogShared
 	}
-	if err := m.record(note); err != nil {
+	if err := m.noteBegun(note, keep); err != nil {
 		return "", err
 	}
 	if m.log != nil { // also where an earlier attempt was made with it, and this one is not
@@ -369,25 +272,34 @@ func (m *manifest) begin(shard ID, r, keep uint64) (folder string, err error) {
 	if err := removeAll(folder); err != nil {
 		return "", fmt.Errorf("starting shard %d, replica %d over: %w", shard, r, err)
 	}
-	if err := makeDir(filepath.Join(folder, snapshotFolder)); err != nil {
+	if err := os.MkdirAll(filepath.Join(folder, snapshotFolder), 0o700); err != nil {
 		return "", fmt.Errorf("making the folder of shard %d, replica %d: %w", shard, r, err)
 	}
 	return folder, nil
 }
 
-// mayBegin refuses what begin refuses; with mu.
-func (m *manifest) mayBegin(shard ID, r, keep uint64) error {
-	if i, noted := m.find(shard, r); noted && m.notes[i].State != replicaCreating {
+// noteBegun notes a replica as being created, unless begin is to refuse it.
+func (m *manifest) noteBegun(note replicaNote, keep uint64) error {
+	return m.change(func(notes []replicaNote) (replicaNote, bool, error) {
+		return note, true, mayBegin(notes, note.Shard, note.R, keep)
+	})
+}
+
+// mayBegin refuses what begin refuses.
+func mayBegin(notes []replicaNote, shard ID, r, keep uint64) error {
+	if i, noted := findNote(notes, shard, r); noted && notes[i].State != replicaCreating {
 		return fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
 	}
-	for _, n := range m.notes {
-		if n.Shard != shard || n.R == r {
-			continue
+	from, _ := findNote(notes, shard, 0)
+	for _, n := range notes[from:] {
+		if n.Shard != shard {
+			break
 		}
-		if n.R > r {
+		switch {
+		case n.R == r:
+		case n.R > r:
 			return fmt.Errorf("shard %d, replica %d: %w: replica %d followed", shard, r, ErrRetired, n.R)
-		}
-		if n.State != replicaDestroyed && (keep == 0 || n.R != keep) {
+		case n.State != replicaDestroyed && (keep == 0 || n.R != keep):
 			return fmt.Errorf("shard %d, replica %d: replica %d must be destroyed first", shard, r, n.R)
 		}
 	}
@@ -396,30 +308,32 @@ func (m *manifest) mayBegin(shard ID, r, keep uint64) error {
 
 // beginVolatile is begin for a replica that has no folder.
 func (m *manifest) beginVolatile(shard ID, r, keep uint64) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.mayBegin(shard, r, keep); err != nil {
-		return err
-	}
-	return m.record(replicaNote{Shard: shard, R: r, State: replicaCreating, Volatile: true})
+	return m.noteBegun(replicaNote{Shard: shard, R: r, State: replicaCreating, Volatile: true}, keep)
 }
 
 // created notes that the replica's marker and bootstrap are durable. The replica may speak once it
 // has returned nil. Repeating it is allowed.
 func (m *manifest) created(shard ID, r uint64) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	i, noted := m.find(shard, r)
+	i, begun := m.find(shard, r)
+	var note replicaNote
+	if begun {
+		note = m.notes[i]
+	}
+	m.mu.Unlock()
 	switch {
-	case !noted:
+	case !begun:
 		return fmt.Errorf("shard %d, replica %d was not begun", shard, r)
-	case m.notes[i].State == replicaDestroyed:
+	case note.State == replicaDestroyed:
 		return fmt.Errorf("shard %d, replica %d: %w", shard, r, ErrRetired)
-	case m.notes[i].State == replicaCreated, m.notes[i].State == replicaDiverged:
+	case note.State == replicaCreated, note.State == replicaDiverged:
 		return nil
 	}
-	if !m.notes[i].Volatile {
+	if !note.Volatile {
 		if err := m.intact(shard, r); err != nil {
+			return err
+		}
+		if err := syncDir(m.folder(shard, r)); err != nil { // save makes that folder's own name durable
 			return err
 		}
 	}
@@ -430,8 +344,10 @@ func (m *manifest) created(shard ID, r uint64) error {
 // replica that was never here, or whose data is lost, can be destroyed too. Repeating it is allowed.
 func (m *manifest) destroyed(shard ID, r uint64) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if i, noted := m.find(shard, r); !noted || m.notes[i].State != replicaDestroyed {
+	i, noted := m.find(shard, r)
+	noted = noted && m.notes[i].State == replicaDestroyed
+	m.mu.Unlock()
+	if !noted {
 		if err := m.note(shard, r, replicaDestroyed); err != nil {
 			return err
 		}
@@ -449,15 +365,15 @@ func (m *manifest) destroyed(shard ID, r uint64) error {
 
 // diverged notes that a created replica has stopped for good, and why. Repeating it is allowed.
 func (m *manifest) diverged(shard ID, r uint64, why *Verdict) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	i, noted := m.find(shard, r)
-	if !noted || m.notes[i].State != replicaCreated {
-		return nil // destroyed meanwhile, or noted already
-	}
-	n := m.notes[i]
-	n.State, n.Verdict = replicaDiverged, why
-	return m.record(n)
+	return m.change(func(notes []replicaNote) (replicaNote, bool, error) {
+		i, noted := findNote(notes, shard, r)
+		if !noted || notes[i].State != replicaCreated {
+			return replicaNote{}, false, nil // destroyed meanwhile, or noted already
+		}
+		n := notes[i]
+		n.State, n.Verdict = replicaDiverged, why
+		return n, true, nil
+	})
 }
 
 // verdict returns why a replica is diverged, nil if it is not.

@@ -134,7 +134,7 @@ func testManifestCrash(t *testing.T, kind LogStore) {
 			must(t, os.WriteFile(filepath.Join(f.dir, manifestName+unfinished), []byte(`{"for`), 0o600))
 		}, "", nil, true, false},
 		{"noted as creating", func(t *testing.T, f *logFolder, m *manifest) {
-			must(t, m.record(replicaNote{Shard: 3, R: 17, State: replicaCreating, Log: map[LogStore]LogStore{LogShared: LogShared}[kind]}))
+			must(t, m.noteBegun(replicaNote{Shard: 3, R: 17, State: replicaCreating, Log: map[LogStore]LogStore{LogShared: LogShared}[kind]}, 0))
 		}, replicaCreating, nil, true, false},
 		{"begun", func(t *testing.T, f *logFolder, m *manifest) {
 			_, err := m.begin(3, 17, 0)

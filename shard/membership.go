@@ -310,15 +310,14 @@ func (h *Host) Replicas() []ReplicaID {
 // It is idempotent; a replica that was never here can be destroyed too, and never comes. A crash before
 // the note leaves it as it was; after it, the rest is removed at the next start.
 func (h *Host) Destroy(shard ID, r uint64) error {
-	h.opening.Lock()
-	defer h.opening.Unlock()
-	if h.isClosed() {
+	if !h.opening.begin(shard) {
 		return ErrStopped
 	}
+	defer h.opening.end(shard)
 	return h.destroy(shard, r)
 }
 
-// destroy is Destroy; with opening.
+// destroy is Destroy; within opening.
 func (h *Host) destroy(shard ID, r uint64) error {
 	if g := h.Group(shard); g != nil && g.id.R == r {
 		h.mu.Lock()

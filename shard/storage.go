@@ -88,10 +88,7 @@ func (d *disk) Close() error {
 
 // openStore opens the store of a replica that was begun.
 func (d *disk) openStore(id ReplicaID, folder string, fatal func(error)) (replicaStore, error) {
-	d.manifest.mu.Lock()
-	shared := d.manifest.inLog(id.Shard, id.R)
-	d.manifest.mu.Unlock()
-	if shared {
+	if d.manifest.inLog(id.Shard, id.R) {
 		s, err := d.log.openStore(id, fatal)
 		if err != nil {
 			return nil, err
