@@ -294,17 +294,8 @@ func (g *Group) Status() Status {
 		s.Conf = conf.index
 	}
 	s.SnapshotBytes, s.SnapshotTotal = g.spools.progress()
-	for _, sv := range i.raft.GetConfiguration().Configuration().Servers {
-		r, err := ParseReplicaID(string(sv.ID))
-		if err != nil {
-			continue
-		}
-		if sv.Suffrage == raft.Voter {
-			s.Voters = append(s.Voters, r.Node)
-		} else {
-			s.Learners = append(s.Learners, r.Node)
-		}
-	}
+	m := i.members()
+	s.Voters, s.Learners = m.nodes, m.learners
 	return s
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +25,11 @@ type instance struct {
 
 	follows followerReads
 	heirs   succession
+	latest  atomic.Pointer[members] // as last read, see members
 
 	// ready is the term in which this instance leads and has applied a barrier; 0 = it does not.
 	ready   atomic.Uint64
 	stamps  atomic.Pointer[stamper] // of the ready term
-	elects  atomic.Pointer[electorate]
 	kicking atomic.Bool
 
 	// lastTimeoutNow is the term of the last TimeoutNow taken. A later instance may take another in that term: the election that this one
@@ -221,7 +222,7 @@ func (i *instance) stepDown() {
 // wall is the lower median of the voters' clocks, see clocks.median.
 func (i *instance) wall() (millis int64, known bool) {
 	h := i.group.host
-	return h.clocks.median(h.now(), h.cfg.Node, i.electorate().nodes)
+	return h.clocks.median(h.now(), h.cfg.Node, i.members().nodes)
 }
 
 // notLeader is the refusal of a replica that does not lead, or does not serve yet.
@@ -237,39 +238,42 @@ func (i *instance) notLeader() error {
 	return &NotLeaderError{Leader: r.Node}
 }
 
-// electorate are the voters of a configuration. It doesn't change.
-type electorate struct {
-	servers []raft.Server // of the configuration that it was made of
-	voters  []ReplicaID
-	nodes   []string // of voters
-	self    bool     // this replica is one of them
+// members is a configuration, read once for all who ask about it.
+type members struct {
+	servers  []raft.Server
+	voters   []ReplicaID
+	self     bool     // this replica is a voter
+	nodes    []string // of the voters
+	learners []string // nodes of the others
 }
 
-// electorate returns the voters of the latest configuration. They are made out again only where that is another one than at the
-// last call, which its memory tells: the library never writes into a configuration, and what is kept here is not used for another.
-func (i *instance) electorate() *electorate {
+// members returns the latest configuration, which is not to be changed. The library hands out the same servers as long as that is the latest.
+func (i *instance) members() *members {
 	servers := i.raft.GetConfiguration().Configuration().Servers
-	if e := i.elects.Load(); e != nil && len(e.servers) == len(servers) && (len(servers) == 0 || &e.servers[0] == &servers[0]) {
-		return e
+	if m := i.latest.Load(); m != nil && len(m.servers) == len(servers) && (len(servers) == 0 || &m.servers[0] == &servers[0]) {
+		return m
 	}
-	e := &electorate{servers: servers}
+	m := &members{servers: servers}
 	for _, s := range servers {
-		if s.Suffrage != raft.Voter {
-			continue
-		}
-		if r, err := ParseReplicaID(string(s.ID)); err == nil {
-			e.voters, e.nodes = append(e.voters, r), append(e.nodes, r.Node)
-			e.self = e.self || r == i.group.id
+		r, err := ParseReplicaID(string(s.ID))
+		switch {
+		case err != nil:
+		case s.Suffrage == raft.Voter:
+			m.voters, m.nodes = append(m.voters, r), append(m.nodes, r.Node)
+			m.self = m.self || r == i.group.id
+		default:
+			m.learners = append(m.learners, r.Node)
 		}
 	}
-	i.elects.Store(e)
-	return e
+	m.voters, m.nodes, m.learners = slices.Clip(m.voters), slices.Clip(m.nodes), slices.Clip(m.learners)
+	i.latest.Store(m)
+	return m
 }
 
-// voters returns the voters of the latest configuration, which nobody may write into, and whether this replica is one.
+// voters returns the voters of the latest configuration, which are not to be changed, and whether this replica is one.
 func (i *instance) voters() (voters []ReplicaID, self bool) {
-	e := i.electorate()
-	return e.voters, e.self
+	m := i.members()
+	return m.voters, m.self
 }
 
 func (i *instance) votes() bool {

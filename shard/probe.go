@@ -164,7 +164,7 @@ func (i *instance) askPeers(all bool) {
 	if len(peers) > 0 && i.ready.Load() != 0 {
 		return
 	}
-	if e := i.electorate(); i.ready.Load() == 0 || e.self && len(e.voters) == 1 {
+	if m := i.members(); i.ready.Load() == 0 || m.self && len(m.voters) == 1 {
 		i.reads.mu.Lock()
 		i.reads.closeLocked()
 		i.reads.mu.Unlock()

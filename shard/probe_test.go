@@ -114,9 +114,9 @@ func TestReadsPassByDeadPeer(t *testing.T) {
 	})
 }
 
-// TestElectorateFollowsConfiguration ensures that the voters that an instance knows are those of its latest configuration,
+// TestMembersFollowConfiguration ensures that the voters that an instance knows are those of its latest configuration,
 // whichever way that came.
-func TestElectorateFollowsConfiguration(t *testing.T) {
+func TestMembersFollowConfiguration(t *testing.T) {
 	inBubbleWithSpares(t, 4, 1, nil, func(c *cluster) {
 		l := c.leader()
 		check := func(when string) {
