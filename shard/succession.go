@@ -30,11 +30,20 @@ import (
 // group is HeartbeatTimeout where shards are few. Of a thousand the heartbeats would cost more than all else, and say no more than
 // the node's own: there it is longer (Host.SetShards).
 //
+// A group that knows of no leader, as its members have voted since they heard one, has none whose heartbeats could be rare: its patience
+// begins with HeartbeatTimeout, too, however many shards there are. It doubles with each vote that led to nothing, up to what it is otherwise: where all
+// is slow, elections must not be asked for sooner than they can end.
+//
 // One that misses its leader alone does not stand, nor one that could not win. Of several the one with the longest log goes
 // first, then the one that comes first in an order that differs from shard to shard: so that the votes are not split, and
 // that a lost node's shards do not all go to the same one. One that stands already is waited for. Where it does not come to
 // it, the next one goes, and where all that fails, the library's own timeouts are still there: raftPatience makes them the
 // last resort.
+//
+// A candidate whose votes do not come, as they were lost or given to another one, would wait for the library's election timeout, which can't
+// be shorter than what rare heartbeats ask for: two that stood at the same time would wait for ten seconds. So its candidacy is ended
+// once it has lasted for ElectionTimeout, by a request for a vote in the next term that nobody can win (endCandidacy), and it looks after its
+// leader like any follower. Each candidacy that fails makes the next one twice as long, so that where all is slow there are not ever more of them.
 //
 // Nothing here decides who leads: whoever stands needs the votes of a majority, as ever, and any replica may stand at any
 // time (Ongaro and Ousterhout 2014, 5.2; that it need not wait is the point of Ongaro 2014, 3.10, TimeoutNow). The votes are
@@ -54,6 +63,9 @@ const (
 	maxDeferred = 4
 	// raftPatience is how long the library waits, in quarters of HeartbeatTimeout.
 	raftPatience = 5
+
+	// mostFailed is how often the time that an election is given doubles.
+	mostFailed = 3
 
 	// lookCost bounds what the looks after all groups take, together, to a few hundredths of a processor.
 	lookCost = 50 * time.Microsecond
@@ -92,6 +104,8 @@ type succession struct {
 	// preVote is the term for which the library asked last whether this replica would get votes, 0 once it was told to stand, and
 	// wouldWin the last one for which a voter said yes.
 	preVote, wouldWin atomic.Uint64
+	// failed is how often this replica has voted, or stood in vain, since a leader was known.
+	failed atomic.Int32
 
 	mu       sync.Mutex // guards following
 	asking   bool
@@ -99,6 +113,14 @@ type succession struct {
 	since    int64         // heard, as it was then
 	tries    int           // questions since then that this replica asked while it had lost its leader
 	deferred int           // and how often it let another go first
+
+	candidacy candidacy // the last one that was seen
+}
+
+// candidacy is one that lasts: a replica stands in a term.
+type candidacy struct {
+	term  uint64
+	since time.Duration
 }
 
 // hear notes that a leader was heard.
@@ -131,13 +153,21 @@ func (h *Host) succeed() {
 
 // lookAfterLeader asks about the leader if it is missed, and returns in how long to look again.
 func (i *instance) lookAfterLeader() time.Duration {
-	timeout, patience := i.group.host.cfg.HeartbeatTimeout, i.group.patience
-	if i.raft.State() != raft.Follower {
+	timeout, patience := i.group.host.cfg.HeartbeatTimeout, i.patience()
+	switch i.raft.State() {
+	case raft.Follower:
+	case raft.Candidate:
+		return i.lookAfterCandidacy()
+	default:
+		i.heirs.failed.Store(0)
 		return timeout
 	}
 	now, heard := i.group.host.mono(), i.heirs.heard.Load()
 	signs, silent, misses := i.signs(now), now-time.Duration(heard), patience*2/missesAfter
 	if !signs.gone && !signs.broken && signs.left > 0 && heard != 0 && silent < misses {
+		if i.leader() != "" {
+			i.heirs.failed.Store(0)
+		}
 		return min(misses-silent, signs.left)
 	}
 	if i.group.stopped.Load() != nil || i.group.store.Term() <= 1 || !i.votes() { // the first leader is hurry's business
@@ -177,6 +207,25 @@ func (i *instance) lookAfterLeader() time.Duration {
 		s.asking = false
 	}()
 	return pause
+}
+
+// leader is the server id of the leader that this replica follows, "" for none.
+func (i *instance) leader() raft.ServerID {
+	_, id := i.raft.LeaderWithID()
+	return id
+}
+
+// patience is how long this replica's leader may be silent, or whoever it voted for since.
+func (i *instance) patience() time.Duration {
+	if i.leader() == "" {
+		return min(i.group.patience, i.heirs.slower(i.group.host.cfg.HeartbeatTimeout, 1))
+	}
+	return i.group.patience
+}
+
+// slower is how long d becomes by the elections that led to nothing, of which the first few don't count.
+func (s *succession) slower(d time.Duration, first int32) time.Duration {
+	return d << min(max(s.failed.Load()-first, 0), mostFailed)
 }
 
 // leaderPeer is the node of the leader that this replica follows, nil for none.
@@ -222,8 +271,8 @@ func (i *instance) knows() successionAnswer {
 	silent := now - time.Duration(heard)
 	a.Leads = state == raft.Leader
 	signs := i.signs(now)
-	a.Lost = !a.Leads && (heard == 0 || silent >= i.group.patience || signs.left <= 0 || signs.gone)
-	a.Stands = state == raft.Candidate && (i.heirs.preVote.Load() != a.Term+1 || i.heirs.wouldWin.Load() == a.Term+1)
+	a.Lost = !a.Leads && (heard == 0 || silent >= i.patience() || signs.left <= 0 || signs.gone)
+	a.Stands = state == raft.Candidate && i.stands(a.Term)
 	a.Bound = i.group.promise.left(now) > 0
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
 	return a

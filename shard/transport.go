@@ -196,7 +196,8 @@ func (t *transport) vote(id raft.ServerID, rpc byte, term, lastIndex, lastTerm u
 	if !t.group.promise.ask(t.group.host.mono(), term, handed) {
 		return 0, false, errPromised
 	}
-	ctx, cancel := context.WithTimeout(t.ctx, t.group.host.cfg.ElectionTimeout)
+	// As long as the library may wait for it: a late vote counts.
+	ctx, cancel := context.WithTimeout(t.ctx, max(t.group.host.cfg.ElectionTimeout, t.group.patience))
 	defer cancel()
 	body, err := t.call(ctx, id, rpc, appendVote(nil, term, lastIndex, lastTerm, transfer, handed), false)
 	if err != nil {
@@ -277,6 +278,7 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		}
 		v := resp.(*raft.RequestVoteResponse)
 		if inst := t.group.instance(); v.Granted && inst != nil && inst.trans == t {
+			inst.heirs.failed.Add(1) // until its leader is heard
 			inst.hear()
 		}
 		return appendVoteResponse(nil, v.Term, v.Granted), false, nil
