@@ -214,10 +214,8 @@ func (t *Table) setMembers(id shard.ID, members []Member) {
 		t.Directory = members
 		return
 	}
-	for i := range t.Shards {
-		if t.Shards[i].ID == id {
-			t.Shards[i].Members = members
-		}
+	if i := t.place(id); i >= 0 {
+		t.Shards[i].Members = members
 	}
 }
 

@@ -24,6 +24,13 @@ const spreadPatience = 200 * time.Millisecond
 // tick is the longest time between two looks of the service's loop at the world.
 const tick = 100 * time.Millisecond
 
+// lookCost, for each shard, is the least time between two looks, but no more than mostLookCost: where shards are many, all of them together would
+// take too much of a processor, and a thousand leaderships that change at the same time would each have all of them looked at.
+const (
+	lookCost     = 250 * time.Microsecond
+	mostLookCost = 400 * time.Millisecond
+)
+
 // Config is what a Service needs. All fields but Zone (of Self), Logger and Registry are required.
 type Config struct {
 	// Host hosts this node's replicas. New registers handlers with it, so it must not be started yet;
@@ -340,6 +347,12 @@ func (s *Service) run() {
 	for {
 		table, replaced := s.latest.Changed()
 		s.step(table)
+		next.Reset(min(time.Duration(len(table.Shards))*lookCost, mostLookCost))
+		select {
+		case <-next.C:
+		case <-s.ctx.Done():
+			return
+		}
 		// At round times, when package shard wakes the process for its heartbeats anyway.
 		next.Reset(tick - time.Duration(time.Now().UnixNano()%int64(tick)))
 		select {
@@ -588,24 +601,39 @@ func (m Member) id(of shard.ID) shard.ReplicaID {
 	return shard.ReplicaID{Shard: of, Node: m.Node, R: m.R}
 }
 
+// openTogether is how many replicas are opened at the same time: each waits for its disk, and they share the syncs.
+const openTogether = 32
+
 // open opens replicas, each for itself, and returns what failed.
 func (s *Service) open(ctx context.Context, specs []shard.Spec) error {
-	var failed error
-	for _, spec := range specs {
+	var opens sync.WaitGroup
+	failed := make([]error, len(specs))
+	turns := make(chan struct{}, openTogether)
+	for n, spec := range specs {
+		turns <- struct{}{}
 		if ctx.Err() != nil {
 			break
 		}
-		if spec.Shard == shard.Directory {
-			failed = errors.Join(failed, s.openDirectory(spec))
-			continue
-		}
-		err := s.host.OpenCache(spec)
-		s.mu.Lock()
-		s.opened[shard.ReplicaID{Shard: spec.Shard, Node: s.self.ID, R: spec.R}] = err
-		s.mu.Unlock()
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("shard %d: %w", spec.Shard, err))
-		}
+		opens.Go(func() {
+			defer func() { <-turns }()
+			failed[n] = s.openOne(spec)
+		})
 	}
-	return failed
+	opens.Wait()
+	return errors.Join(failed...)
+}
+
+// openOne opens a replica, and notes what came of it.
+func (s *Service) openOne(spec shard.Spec) error {
+	if spec.Shard == shard.Directory {
+		return s.openDirectory(spec)
+	}
+	err := s.host.OpenCache(spec)
+	s.mu.Lock()
+	s.opened[shard.ReplicaID{Shard: spec.Shard, Node: s.self.ID, R: spec.R}] = err
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", spec.Shard, err)
+	}
+	return nil
 }

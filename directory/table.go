@@ -141,12 +141,27 @@ func (t *Table) Lookup(slot uint16) (Shard, bool) {
 
 // Shard returns the shard of that id.
 func (t *Table) Shard(id shard.ID) (Shard, bool) {
-	for _, s := range t.Shards {
-		if s.ID == id {
-			return s, true
+	i := t.place(id)
+	if i < 0 {
+		return Shard{}, false
+	}
+	return t.Shards[i], true
+}
+
+// place returns the place of a shard among t.Shards, below 0 where there is none. Shards are numbered by their ranges at first, so it looks from where the
+// id would be then: there are many, and all are looked for each time that the service looks at the world.
+func (t *Table) place(id shard.ID) int {
+	n := len(t.Shards)
+	guess := int(min(max(uint64(id), 1)-1, uint64(n)))
+	for off := range n + 1 {
+		if i := guess + off; i < n && t.Shards[i].ID == id {
+			return i
+		}
+		if i := guess - off; i >= 0 && i < n && t.Shards[i].ID == id {
+			return i
 		}
 	}
-	return Shard{}, false
+	return -1
 }
 
 // generation returns the generation of a group: each is a life of its own, whose configurations and terms say nothing of another's. That of the directory is the
