@@ -112,7 +112,11 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 		return err
 	}
 	up := time.Since(began)
-	fmt.Fprintf(status, "up after %s\n", up.Round(time.Millisecond))
+	start, err := spent(l.Nodes)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(status, "up after %s, which took the nodes %s of processors\n", up.Round(time.Millisecond), start.Round(time.Millisecond))
 
 	if err := pass(ctx, cfg.settle); err != nil {
 		return err
@@ -121,7 +125,7 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	elected, err := reelect(ctx, l, cfg)
+	elected, election, err := reelect(ctx, l, cfg)
 	if err != nil {
 		return err
 	}
@@ -133,12 +137,25 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 		rows = append(rows, []string{n.ID, fmt.Sprintf("%.1f", usage.cpu[i]), fmt.Sprintf("%.0f", usage.rss[i])})
 	}
 	r.Table([]string{"node", "CPU %", "RSS MB"}, rows)
+	r.Textf("The nodes together took %s of processors until they were up, and %s to elect leaders again.", start.Round(time.Millisecond), election.Round(time.Millisecond))
 	r.Bar(up <= maxUp, fmt.Sprintf("up in %s", maxUp), up.Round(time.Millisecond).String())
 	r.Bar(slices.Max(usage.cpu) < maxCPU, fmt.Sprintf("less than %g %% of a processor on each node", maxCPU), fmt.Sprintf("%.1f %%", slices.Max(usage.cpu)))
 	r.Bar(slices.Max(usage.rss) < maxRSS, fmt.Sprintf("less than %g MB on each node", maxRSS), fmt.Sprintf("%.0f MB", slices.Max(usage.rss)))
 	r.Bar(usage.links <= maxLinks, fmt.Sprintf("at most %d connections between two nodes", maxLinks), fmt.Sprint(usage.links))
 	r.Bar(elected <= maxElected, fmt.Sprintf("all shards led again in %s after a node was killed", maxElected), elected.Round(time.Millisecond).String())
 	return r.Close()
+}
+
+// spent is how long nodes have used processors, together.
+func spent(nodes []*local.Node) (sum time.Duration, err error) {
+	for _, n := range nodes {
+		cpu, err := n.CPU()
+		if err != nil {
+			return 0, err
+		}
+		sum += cpu
+	}
+	return sum, nil
 }
 
 // pass waits.
@@ -197,41 +214,48 @@ func measure(ctx context.Context, l *local.Larder, window time.Duration) (u usag
 	return u, nil
 }
 
-// reelect kills the node that leads most shards, and returns how long it takes until both others know of leaders of all shards.
-func reelect(ctx context.Context, l *local.Larder, cfg config) (time.Duration, error) {
+// reelect kills the node that leads most shards, and returns how long it takes until both others know of leaders of all shards, and
+// how long these used processors for it.
+func reelect(ctx context.Context, l *local.Larder, cfg config) (took, cpu time.Duration, err error) {
 	leaders, err := l.Nodes[0].Leaders(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	count := map[string]int{}
 	for _, leader := range leaders {
 		count[leader]++
 	}
 	victim := slices.MaxFunc(l.Nodes, func(a, b *local.Node) int { return count[a.ID] - count[b.ID] })
+	rest := slices.DeleteFunc(slices.Clone(l.Nodes), func(n *local.Node) bool { return n == victim })
+	before, err := spent(rest)
+	if err != nil {
+		return 0, 0, err
+	}
 	began := time.Now()
 	if err := victim.Kill(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.limit)
 	defer cancel()
-	for _, n := range l.Nodes {
-		if n == victim {
-			continue
-		}
+	for _, n := range rest {
 		if err := n.Await(ctx, "aware of leaders of all shards", func() bool {
 			leaders, err := n.Leaders(ctx)
-			if err != nil || len(leaders) < cfg.shards {
-				return false
-			}
-			for _, leader := range leaders {
-				if leader == "" || leader == victim.ID {
-					return false
-				}
-			}
-			return true
+			return err == nil && allLed(leaders, victim.ID, cfg.shards)
 		}); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	return time.Since(began), nil
+	took = time.Since(began)
+	after, err := spent(rest)
+	return took, after - before, err
+}
+
+// allLed reports whether all shards have leaders, and none of them is on the node that is gone.
+func allLed(leaders map[uint64]string, gone string, shards int) bool {
+	for _, leader := range leaders {
+		if leader == "" || leader == gone {
+			return false
+		}
+	}
+	return len(leaders) >= shards
 }
