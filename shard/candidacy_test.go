@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -86,7 +87,7 @@ func TestCandidacyOrphans(t *testing.T) {
 			c.net.DropWhen(nil)
 			began := time.Now()
 			next := c.leader("c", "d", "e", "f", "g")
-			if took := time.Since(began); took > 2*time.Second {
+			if took := time.Since(began); took > 3*time.Second {
 				t.Errorf("%d shards: another leads after %v", shards, took)
 			}
 			c.wantGet(next, "k", "v")
@@ -171,6 +172,29 @@ func TestMixedPatience(t *testing.T) {
 				t.Errorf("another leads after %v", took)
 			}
 			c.net.Revive(leader)
+		})
+	}
+}
+
+// TestFirstLeaderWithoutHurry ensures that a new group does not wait for the replica that was to hurry its first election where its node is
+// gone, also where shards are many.
+func TestFirstLeaderWithoutHurry(t *testing.T) {
+	for _, shards := range []int{0, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 3, nil)
+			c.shards = shards
+			defer c.close()
+			c.start("b") // a is the one that is to hurry
+			time.Sleep(10 * time.Second)
+			if term := c.hosts["b"].Group(testShard).store.Term(); term > 1 {
+				t.Errorf("alone, b is in term %d", term)
+			}
+			began := time.Now()
+			c.start("c")
+			c.leader("b", "c")
+			if took := time.Since(began); took > 3*time.Second {
+				t.Errorf("%d shards: the first leader is there after %v", shards, took)
+			}
 		})
 	}
 }

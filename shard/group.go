@@ -34,6 +34,7 @@ type Group struct {
 	handed       atomic.Uint64 // term whose leader has handed leadership to this replica
 	promise      promise
 
+	began    time.Duration // when it was opened
 	patience time.Duration // how long its leader may be silent though its node is not (succession.go)
 
 	ctx    context.Context
@@ -47,7 +48,7 @@ type clocked interface{ Clock() uint64 }
 func newGroup(h *Host, spec Spec, store replicaStore, snaps snapshotStore, spoolDir string, newMachine func() StateMachine) *Group {
 	ctx, cancel := context.WithCancel(h.ctx)
 	return &Group{host: h, id: ReplicaID{spec.Shard, h.cfg.Node, spec.R}, spec: spec, store: store, snaps: snaps,
-		newMachine: newMachine, patience: h.patience(), spools: spools{dir: spoolDir, traffic: h.snapshots}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
+		newMachine: newMachine, began: h.mono(), patience: h.patience(), spools: spools{dir: spoolDir, traffic: h.snapshots}, halt: make(chan struct{}, 1), ctx: ctx, cancel: cancel, done: make(chan struct{})}
 }
 
 // start starts the first instance and the goroutine that watches over it.

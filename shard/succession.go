@@ -64,6 +64,9 @@ const (
 	// raftPatience is how long the library waits, in quarters of HeartbeatTimeout.
 	raftPatience = 5
 
+	// hurryPatience, in HeartbeatTimeouts, is how long the replicas of a new group leave it to the one that is to hurry (hurry.go). Its
+	// node may be gone.
+	hurryPatience = 2
 	// mostFailed is how often the time that an election is given doubles.
 	mostFailed = 3
 
@@ -170,8 +173,11 @@ func (i *instance) lookAfterLeader() time.Duration {
 		}
 		return min(misses-silent, signs.left)
 	}
-	if i.group.stopped.Load() != nil || i.group.store.Term() <= 1 || !i.votes() { // the first leader is hurry's business
+	if i.group.stopped.Load() != nil || !i.votes() {
 		return timeout
+	}
+	if left := i.group.began + hurryPatience*timeout - now; left > 0 && i.group.store.Term() <= 1 { // the first leader is hurry's business
+		return min(left, timeout)
 	}
 	if left := i.group.promise.left(now); left > 0 {
 		return left
