@@ -15,7 +15,7 @@ func (i *instance) stands(term uint64) bool {
 
 // lookAfterCandidacy ends a candidacy of this replica that has come to nothing, and returns in how long to look again.
 func (i *instance) lookAfterCandidacy() time.Duration {
-	timeout := i.group.host.cfg.ElectionTimeout
+	timeout := max(i.group.host.cfg.ElectionTimeout, i.group.patience/2)
 	now, term := i.group.host.mono(), i.group.store.Term()
 	s := &i.heirs
 	s.mu.Lock()

@@ -77,6 +77,10 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 		cfg.ElectionTimeout *= sealedPatience
 	}
 	patience := cfg.HeartbeatTimeout * raftPatience / 4
+	lease := patience / 2
+	if g.patience > g.host.cfg.HeartbeatTimeout { // of many shards all would lose their leaders where a node stands still for a moment, and elect others at the same time
+		lease = patience
+	}
 	return &raft.Config{
 		ProtocolVersion:    raft.ProtocolVersionMax,
 		HeartbeatTimeout:   patience, // a last resort, see succession.go
@@ -88,7 +92,7 @@ func (g *Group) raftConfig(notify chan<- bool) *raft.Config {
 		TrailingLogs:       cfg.TrailingLogs,
 		SnapshotInterval:   time.Hour, // snapshots are triggered by bytes, see maintain
 		SnapshotThreshold:  math.MaxUint64,
-		LeaderLeaseTimeout: patience / 2, // a cut-off leader steps down; no read relies on it
+		LeaderLeaseTimeout: lease, // a cut-off leader steps down; no read relies on it
 		LocalID:            raft.ServerID(g.id.String()),
 		NotifyCh:           notify,
 		Logger:             newRaftLogger(g.host.log, g.id.Shard),

@@ -42,7 +42,7 @@ import (
 //
 // A candidate whose votes do not come, as they were lost or given to another one, would wait for the library's election timeout, which can't
 // be shorter than what rare heartbeats ask for: two that stood at the same time would wait for ten seconds. So its candidacy is ended
-// once it has lasted for ElectionTimeout, by a request for a vote in the next term that nobody can win (endCandidacy), and it looks after its
+// once it has lasted for ElectionTimeout, or half of the group's patience where that is longer, by a request for a vote in the next term that nobody can win (endCandidacy), and it looks after its
 // leader like any follower. Each candidacy that fails makes the next one twice as long, so that where all is slow there are not ever more of them.
 //
 // Nothing here decides who leads: whoever stands needs the votes of a majority, as ever, and any replica may stand at any
