@@ -45,36 +45,36 @@ func (i *instance) lookAfterCandidacy() time.Duration {
 	return timeout
 }
 
-// endCandidacy makes a candidate a follower, where a majority can be reached and has no leader, and reports whether it tried. Nothing else does so but a
-// message of a later term: a request for a vote in the next one. It names another voter, so that this replica refuses it if it has come to lead
-// meanwhile, and a log that is empty, so that it gets no vote. Any voter might send the like at any time; what it says is not true of that
-// voter, and nobody but this replica hears it.
+// endCandidacy makes a candidate a follower, where a majority can be reached and has lost its leader, and reports whether it tried. Where it has one, that
+// one leads, and would be deposed by the terms of a candidate that keeps failing beside it.
+//
+// Nothing else makes it a follower but a message of a later term: a request for a vote in the next one (voidVote). It is its own, and nobody but this replica hears it.
 func (i *instance) endCandidacy(term uint64) bool {
 	voters, _ := i.voters()
-	answers := i.askVoters(voters, i.knows())
-	if len(answers) <= len(voters)/2 {
-		return false
-	}
-	other := i.group.id
-	for v, a := range answers {
+	lost := 0
+	for _, a := range i.askVoters(voters, i.knows()) {
 		if a.Leads && a.Term >= term {
 			return false // it will be heard
 		}
-		if v != i.group.id {
-			other = v
+		if a.Lost {
+			lost++
 		}
 	}
-	if other == i.group.id || i.raft.State() != raft.Candidate || i.group.store.Term() != term {
+	if lost <= len(voters)/2 || i.raft.State() != raft.Candidate || i.group.store.Term() != term {
 		return false
 	}
 	i.group.host.log.Info("its election came to nothing", "shard", i.group.id.Shard, "term", term)
 	ctx, cancel := context.WithTimeout(i.trans.ctx, askPause) // a vote may be on its way through Raft, whose answers would be older then
 	defer cancel()
-	_, err := i.trans.deliverVote(ctx, voidVote(other, term), term+1, false)
+	_, err := i.trans.deliverVote(ctx, voidVote(i.group.id, term), term+1, false)
 	return err == nil
 }
 
-// voidVote asks for votes in the term after term, with a log that no vote is given to.
-func voidVote(from ReplicaID, term uint64) *raft.RequestVoteRequest {
-	return &raft.RequestVoteRequest{RPCHeader: header(from.String()), Term: term + 1}
+// voidVote asks a replica for its vote in the term after term, for nobody. By the id it comes from a voter, as the library demands; its address is that of
+// no replica, so it is refused whenever the replica knows of a leader, as it has come to lead meanwhile, or follows one. Its log is empty, so that it gets no vote,
+// and one that it got would be nobody's.
+func voidVote(to ReplicaID, term uint64) *raft.RequestVoteRequest {
+	h := header(to.String())
+	h.Addr = []byte("nobody")
+	return &raft.RequestVoteRequest{RPCHeader: h, Term: term + 1}
 }

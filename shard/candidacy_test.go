@@ -126,16 +126,18 @@ func TestCandidacyAlone(t *testing.T) {
 	})
 }
 
-// TestCandidacyWonMeanwhile ensures that a replica which has come to lead when its candidacy was to be ended goes on leading.
+// TestCandidacyWonMeanwhile ensures that a replica which has come to lead, or to follow, when its candidacy was to be ended goes on with that, and that nobody
+// gets a vote.
 func TestCandidacyWonMeanwhile(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		leader := c.leader()
-		i := leader.Group(testShard).instance()
-		term := i.group.store.Term()
-		other := ReplicaID{testShard, c.others(leader.Node())[0], i.group.id.R}
-		resp, err := i.trans.deliverVote(context.Background(), voidVote(other, term), term+1, false)
-		if err != nil || resp.(*raft.RequestVoteResponse).Granted {
-			t.Fatalf("%+v, %v", resp, err)
+		term := leader.Group(testShard).store.Term()
+		for _, n := range c.names {
+			i := c.hosts[n].Group(testShard).instance()
+			resp, err := i.trans.deliverVote(context.Background(), voidVote(i.group.id, term), term+1, false)
+			if err != nil || resp.(*raft.RequestVoteResponse).Granted {
+				t.Fatalf("%s: %+v, %v", n, resp, err)
+			}
 		}
 		time.Sleep(time.Second)
 		if s := leader.Group(testShard).Status(); !s.Ready || s.Term != term {
