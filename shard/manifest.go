@@ -41,7 +41,7 @@ import (
 // A note is one atomic replacement of the file: a crash within it leaves the state before it. Changes that wait at the same time are written
 // together (change): each replica is then at one of its own steps, before or after, whatever the others are at. Nothing of a replica is done
 // ahead of its own note, so it is the same to it who else's went along. The folders are made durable before step 4, that of all of them once for all
-// that are noted together. TestManifestTogether shows it.
+// that are noted together: where that fails, none is created any more until the next start (syncFolders). TestManifestTogether and TestManifestFoldersNotSynced show it.
 //
 // Those who call about the same replica do so one after the other (Host.opening), but for diverged and who only asks.
 //
@@ -53,7 +53,8 @@ type manifest struct {
 	log  *sharedLog
 	kind LogStore
 
-	saving sync.Mutex // held over the write of the file, taken before mu
+	saving   sync.Mutex // held over the write of the file, taken before mu
+	unsynced error      // why the folders' names may not be durable; guarded by saving
 
 	mu      sync.Mutex    // guards notes and waiting
 	notes   []replicaNote // as the file has them, sorted by shard and r
@@ -91,7 +92,7 @@ func openManifest(dir string) (*manifest, error) {
 		case !noted:
 			return nil, fmt.Errorf("%w: %s is not in %s", ErrRejoin, path, manifestName)
 		case m.notes[i].State == replicaDestroyed:
-			m.remains = errors.Join(m.remains, removeDir(path))
+			m.remains = errors.Join(m.remains, m.removeFolder(path))
 		}
 	}
 	return m, nil
@@ -357,7 +358,7 @@ func (m *manifest) destroyed(shard ID, r uint64) error {
 			return fmt.Errorf("removing shard %d, replica %d: %w", shard, r, err)
 		}
 	}
-	if err := removeDir(m.folder(shard, r)); err != nil {
+	if err := m.removeFolder(m.folder(shard, r)); err != nil {
 		return fmt.Errorf("removing shard %d, replica %d: %w", shard, r, err)
 	}
 	return nil
@@ -390,15 +391,17 @@ func (m *manifest) verdict(shard ID, r uint64) *Verdict {
 	return &Verdict{Outcome: OutcomeSplit} // it is not said why: an operator's business
 }
 
-// removeDir removes a folder, durably when it was there.
-func removeDir(dir string) error {
+// removeFolder removes a replica's folder, durably when it was there.
+func (m *manifest) removeFolder(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err := removeAll(dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	return m.syncFolders()
 }
 
 // keyReplica is where a store says whose it is, so that an empty or foreign store under the right

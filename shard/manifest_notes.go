@@ -137,7 +137,7 @@ func (m *manifest) save(batch []*noteChange, notes []replicaNote) {
 	}
 	var err error
 	if folders {
-		err = errors.Join(syncDir(filepath.Join(m.dir, replicasDir)), syncDir(m.dir))
+		err = m.syncFolders()
 	}
 	if err == nil {
 		err = saveNotes(m.dir, notes)
@@ -152,6 +152,19 @@ func (m *manifest) save(batch []*noteChange, notes []replicaNote) {
 	m.notes = notes
 	m.mu.Unlock()
 	m.shown.Store(&notes)
+}
+
+// syncFolders makes the names of all replicas' folders durable; with saving. A failure lasts until the next start, which begins again what was not created: the
+// next sync may succeed though names that this one was to write are lost (R13), and they may be those of replicas that did not wait for it.
+func (m *manifest) syncFolders() error {
+	if m.unsynced != nil {
+		return m.unsynced
+	}
+	err := errors.Join(syncDir(filepath.Join(m.dir, replicasDir)), syncDir(m.dir))
+	if err != nil && !passing(err) {
+		m.unsynced = fmt.Errorf("no replica is created until the next start: %w", err)
+	}
+	return err
 }
 
 // note records state durably.

@@ -119,3 +119,56 @@ func TestManifestDivergedBesideDestroyed(t *testing.T) {
 		}
 	}
 }
+
+// Ensures that once the folders' names could not be made durable, for whomever, no replica is created whose folder was there by then, whatever a later sync says, and
+// that the next start begins again.
+func TestManifestFoldersNotSynced(t *testing.T) {
+	for _, l := range []struct {
+		fails func(m *manifest) error
+		syncs func(m *manifest) bool // it is about to
+	}{
+		{func(m *manifest) error { return m.created(1, 1) }, func(m *manifest) bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return len(m.waiting) > 0
+		}},
+		{func(m *manifest) error { return m.removeFolder(m.folder(1, 1)) }, func(m *manifest) bool { return !exists(m.folder(1, 1)) }},
+	} {
+		dir := newFolder(t)
+		m := restart(t, dir)
+		begin := func(id ID) {
+			t.Helper()
+			folder, err := m.begin(id, 1, 0)
+			must(t, err)
+			fill(t, folder, ReplicaID{id, "a", 1})
+		}
+		begin(1)
+		begin(2)
+		folders := filepath.Join(dir, replicasDir)
+		m.saving.Lock()
+		failed := make(chan error, 1)
+		go func() { failed <- l.fails(m) }()
+		for !l.syncs(m) {
+			runtime.Gosched()
+		}
+		must(t, os.Rename(folders, folders+".aside"))
+		must(t, os.Symlink(os.DevNull, folders)) // which can't be synced
+		m.saving.Unlock()
+		if err := <-failed; err == nil {
+			t.Fatal("durable, without a sync")
+		}
+		must(t, os.Remove(folders))
+		must(t, os.Rename(folders+".aside", folders))
+		if m.created(2, 1) == nil {
+			t.Error("created, by a sync after one that failed")
+		}
+		m = restart(t, dir)
+		for id := ID(1); id <= 2; id++ {
+			if state, err := m.check(id, 1); state != replicaCreating || err != nil {
+				t.Fatalf("%s, %v", state, err)
+			}
+			begin(id)
+			must(t, m.created(id, 1))
+		}
+	}
+}
