@@ -110,7 +110,7 @@ func TestSuccessionSlowDisk(t *testing.T) {
 				term, began := leader.Group(testShard).Status().Term, time.Now()
 				c.net.Kill(leader.Node())
 				next := c.leader(c.others(leader.Node())...)
-				if took, most := time.Since(began), 1300*time.Millisecond+4*write; took > most {
+				if took, most := time.Since(began), 1350*time.Millisecond+4*write; took > most {
 					t.Errorf("writes take %v: another leads after %v, at most %v expected", write, took, most)
 				}
 				if now := next.Group(testShard).Status().Term; now != term+1 {
