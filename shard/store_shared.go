@@ -67,15 +67,12 @@ const sharedDir = "log"
 // Bounds of what the shared log takes, whatever the number of replicas.
 const (
 	// sharedMemtable is how much is written until it goes from memory into a file, bytes; sharedMemtables is how many such parts there
-	// may be. Writes wait beyond that. Two of them are held even when nothing is written. What is compacted
-	// away sooner is never written twice.
-	sharedMemtable  = 4 << 20
-	sharedMemtables = 6
+	// may be. Writes wait beyond that. What is compacted away sooner is never written twice.
+	sharedMemtable  = 8 << 20
+	sharedMemtables = 3
 	// sharedCache holds blocks of files. Followers a little behind, and Apply, read from each replica's tail instead.
 	sharedCache = 4 << 20
 	sharedFiles = 256 // open at the same time
-	// sharedFile is how large files become, bytes.
-	sharedFile = 8 << 20
 )
 
 // openSharedLog opens the log in dir, and makes it unless it must be there. report is called with the first failure that no write
@@ -159,7 +156,7 @@ func (l *sharedLog) options() *pebble.Options {
 	}
 	for i := range o.Levels {
 		o.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression } // values are not ours to guess about, and CPU is dear
-		o.TargetFileSizes[i] = sharedFile
+		o.TargetFileSizes[i] = 8 << 20
 	}
 	return o
 }

@@ -642,7 +642,7 @@ func TestSharedSpace(t *testing.T) {
 			t.Errorf("the log begins at %d", got)
 		}
 	}
-	const most = (sharedMemtables+1)*sharedMemtable + 3*sharedFile // logs in use, or kept to be used again, and files that are no load yet
+	const most = (sharedMemtables+1)*sharedMemtable + 3*sharedMemtable // logs in use, or kept to be used again, and files that are no load yet
 	began := time.Now()
 	for i := uint64(entries + 1); l.stats().Disk > most; i++ {
 		batch := logs(i, i, 1)
