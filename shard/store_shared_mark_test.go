@@ -146,8 +146,10 @@ func TestSharedMarkOverLives(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 9))
 		fs, last := vfs.NewCrashableMem(), uint64(0)
 		for life := range 12 {
-			crash := func() *vfs.MemFS {
-				return fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[rng.IntN(3)], RNG: rng})
+			here := fs
+			crash := func() *vfs.MemFS { // on any goroutine
+				rng := rand.New(rand.NewPCG(seed, uint64(100+life)))
+				return here.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[rng.IntN(3)], RNG: rng})
 			}
 			dying := &dyingFiles{FS: fs, crash: crash}
 			if life > 0 && rng.IntN(2) == 0 {
