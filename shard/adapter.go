@@ -27,8 +27,9 @@ type adapter struct {
 	renewals   atomic.Int32                  // snapshots to be taken soon, as one there can't be read
 	// sealed: the replica has stopped for good. The machine stays empty, and no snapshot is taken.
 	sealed bool
-	// last is the last index of the log.
-	last      func() (uint64, error)
+	// log is what the applied entries are from. Nothing is applied that is not durable there (store_ahead.go).
+	log       appliedLog
+	undurable error           // why the log can't be made durable; of the goroutine that applies
 	started   atomic.Bool     // the instance runs, so a Restore comes from the leader
 	onRestore func()          // called after such a Restore; must not block
 	discard   func(id string) // called after such a Restore that found the snapshot damaged
@@ -38,11 +39,26 @@ type adapter struct {
 	grown     chan struct{}   // one token: it has
 }
 
+// appliedLog is what an adapter needs of a replicaStore.
+type appliedLog interface {
+	LastIndex() (uint64, error)
+	await(index uint64) error
+}
+
 var _ raft.BatchingFSM = (*adapter)(nil)
 
 func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
-	a.holds = ""
 	results := make([]any, len(logs))
+	if a.undurable == nil {
+		a.undurable = a.log.await(logs[len(logs)-1].Index)
+	}
+	if a.undurable != nil { // the process is about to end
+		for i := range results {
+			results[i] = a.undurable
+		}
+		return results
+	}
+	a.holds = ""
 	for i, l := range logs {
 		if l.Type == raft.LogCommand {
 			if !a.sealed {
@@ -71,7 +87,7 @@ func (a *adapter) mark(l *raft.Log) {
 	if !ok || !bytes.Equal(l.Extensions, markExtension) {
 		return
 	}
-	if last, err := a.last(); err == nil && last <= l.Index+maxMarkLag {
+	if last, err := a.log.LastIndex(); err == nil && last <= l.Index+maxMarkLag {
 		m.Mark(l.Index)
 	}
 }
@@ -79,6 +95,9 @@ func (a *adapter) mark(l *raft.Log) {
 func (a *adapter) Snapshot() (raft.FSMSnapshot, error) {
 	if a.sealed {
 		return nil, errSealed
+	}
+	if a.undurable != nil { // the library takes it for applied
+		return nil, a.undurable
 	}
 	a.persisting.Add(1)
 	return &adapterSnapshot{adapter: a, state: a.machine.Snapshot(), written: a.written.Swap(0), entries: a.entries.Swap(0)}, nil
@@ -100,6 +119,9 @@ func (a *adapter) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("shard %d: %w", a.shard, err)
 	}
 	index := meta.Index
+	if a.undurable != nil {
+		return a.undurable
+	}
 	if a.started.Load() && index <= a.applied.at() {
 		return fmt.Errorf("shard %d: snapshot at index %d is older than the state", a.shard, index)
 	}

@@ -165,6 +165,9 @@ func (cl *client) run(stop <-chan struct{}, keys *keyspace) {
 	}
 }
 
+// killed reports whether the process of a host was killed, and its answer never came.
+func (cl *client) killed(via *Host) bool { return cl.c.host(via.Node()) != via }
+
 func (cl *client) anyNode() string { return cl.c.names[cl.rnd.IntN(len(cl.c.names))] }
 
 // request is what o asks for.
@@ -234,6 +237,9 @@ func (cl *client) doBatch(via *Host, to string, ops []operation, timeout time.Du
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	replies, err := via.DoBatch(ctx, to, b)
+	if cl.killed(via) {
+		err = ErrOutcomeUnknown
+	}
 	var last Response
 	for i, o := range ops {
 		var r Reply
@@ -264,6 +270,12 @@ func (cl *client) ask(via *Host, to string, req Request, timeout time.Duration) 
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	resp, err := via.Do(ctx, to, req)
+	switch {
+	case cl.killed(via) && req.Op == OpGet: // it has no outcome
+		err = ErrUnreachable
+	case cl.killed(via):
+		err = ErrOutcomeUnknown
+	}
 	if err == nil && (resp.Status == fsm.StatusKeyTooOld || resp.Status == fsm.StatusKeyTooNew || resp.Status == fsm.StatusKeysFull) {
 		err = errKeyRefused
 	}

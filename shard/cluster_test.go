@@ -41,6 +41,7 @@ type cluster struct {
 	mu     sync.Mutex
 	hosts  map[string]*Host
 	fatals map[string]error
+	lost   int // entries that crashes took, as they were not synced
 }
 
 const testShard ID = 1
@@ -243,6 +244,11 @@ func (c *cluster) crash(name string) {
 	c.mu.Unlock()
 	c.net.Kill(name)
 	synctest.Wait()
+	for _, r := range c.memory[name].stores {
+		if r.store != nil {
+			c.lost += len(r.store.memory.ahead)
+		}
+	}
 	c.memory[name] = c.memory[name].Crash()
 	if err := h.Close(); err != nil {
 		c.t.Errorf("closing %s: %v", name, err)

@@ -103,7 +103,8 @@
 // The figures speak for the shared log. The default is bbolt as long as the runs on real processes, which draw the store, damage and lose files of
 // either, and cut the power of both (integration/disk), have not had as many nights with it.
 //
-// What a write reported as done is synced, in either. An append is one transaction, or one batch, and so is a vote with its term. A
+// In the shared log entries go ahead of their sync: followers get them while the leader's disk is still at it, see store_ahead.go for
+// what must wait, and why that is safe. What else a write reported as done is synced, in either. An append is one transaction, or one batch, and so is a vote with its term. A
 // write or sync that fails ends the process and is never tried again; Pebble says so through its logger, goes on, and would report
 // success, so each write looks at that before it returns. What a crash tore is dropped; what is damaged is not: Pebble's own start
 // passes over damage in its newest log and in its manifest, so both are checked before (store_shared_check.go). Damage that hits a replica's
@@ -121,6 +122,8 @@
 //	snapshot                                     the log that it replaces
 //	within a transfer of a snapshot              it goes on where it was               TestSnapshotContinuesLater
 //	between the two halves of a vote             the older vote stands whole           TestStoreVote
+//	while the leader's sync is under way, and    it is lost, or committed later: nothing   TestAheadOfSync, TestFollowerSyncsFirst,
+//	its followers have the entry                 that rests on it has left the process     TestNemesis
 //	within a write to the shared log             what was reported is there, of each   TestSharedTornWrites
 //	                                             replica, and nothing that none wrote
 //	within any change of a file of the shared    likewise                              TestSharedEachCrash

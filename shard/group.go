@@ -107,7 +107,7 @@ func (g *Group) startInstance(before *instance) (*instance, error) {
 		quit: make(chan struct{}), over: make(chan struct{}), transferFailed: map[string]uint64{}}
 	i.reads.inst, i.follows.inst, i.lease.inst = i, i, i
 	i.fsm = &adapter{shard: g.id.Shard, machine: g.newMachine(), sealed: g.stopped.Load() != nil,
-		last: g.store.LastIndex, discard: g.discard, grown: make(chan struct{}, 1), onRestore: func() {
+		log: g.store, discard: g.discard, grown: make(chan struct{}, 1), onRestore: func() {
 			i.renewed.Store(true)
 			notify(i.installed)
 		}}
@@ -230,6 +230,9 @@ func (g *Group) propose(ctx context.Context, entry raft.Log) (index uint64, resu
 	if err != nil {
 		return 0, nil, i.writeError(err)
 	}
+	if err, ok := f.Response().(error); ok { // the state machine did not see it
+		return 0, nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
 	return f.Index(), f.Response(), nil
 }
 
@@ -293,7 +296,7 @@ func (g *Group) Status() Status {
 		}
 	}
 	s.Ready = i.ready.Load() != 0 && s.Role == RoleLeader
-	s.Commit, s.Last = i.raft.CommitIndex(), i.raft.LastIndex()
+	s.Commit, s.Last = i.commit(), i.raft.LastIndex()
 	s.Applied = i.fsm.applied.at()
 	if conf := i.fsm.conf.Load(); conf != nil {
 		s.Conf = conf.index

@@ -130,7 +130,9 @@ func (o *operation) steps(state int, v vanishing) (after [2]int, n int) {
 
 // linearizable looks for an order of one key's operations in which each takes effect between its call
 // and its return and gives the answer that it gave (Wing and Gong 1993, with the memory of visited
-// configurations of Lowe 2017). Those of unknown outcome take effect after their call or never. It
+// configurations of Lowe 2017). Those of unknown outcome take effect after their call or never. It tries the others
+// in the order of their places in the log: in a right system that is the order which it looks for. Where the next of them can't
+// be, one of unknown outcome that somebody saw is missing before it. All else comes after that: each of unknown outcome doubles the configurations. It
 // gives up after a bounded number of configurations.
 func linearizable(ops []operation, v vanishing) (ok, decided bool) {
 	ops = slices.Clone(ops)
@@ -143,8 +145,26 @@ func linearizable(ops []operation, v vanishing) (ok, decided bool) {
 			left++
 		}
 	}
+	seen := map[int]bool{}
+	for _, o := range ops {
+		seen[o.seen] = true
+	}
+	var known, missing, others []int // in the order in which they are tried
+	for i, o := range ops {
+		switch {
+		case o.done != never:
+			known = append(known, i)
+		case seen[o.id]:
+			missing = append(missing, i)
+		default:
+			others = append(others, i)
+		}
+	}
+	slices.SortStableFunc(known, func(i, j int) int {
+		return cmp.Or(comparePlaces(ops[i], ops[j]), cmp.Compare(ops[j].kind, ops[i].kind)) // gets last: opGet is 0
+	})
 	visited := map[string]bool{}
-	const limit = 200_000 // histories of a right system are decided after a few thousand
+	const limit = 1_000_000 // histories of a right system are decided after a few thousand
 	var search func(first, state int) bool
 	search = func(first, state int) bool {
 		if left == 0 {
@@ -165,31 +185,32 @@ func linearizable(ops []operation, v vanishing) (ok, decided bool) {
 				horizon = min(horizon, ops[i].done)
 			}
 		}
-		for _, unknown := range []bool{false, true} { // the known ones first: they decide more
-			for i := first; i < len(ops) && ops[i].call < horizon; i++ {
-				if has(i) || (ops[i].done == never) != unknown {
+		try := func(i int) bool {
+			if i < first || ops[i].call >= horizon || has(i) {
+				return false
+			}
+			unknown := ops[i].done == never
+			after, n := ops[i].steps(state, v)
+			for _, next := range after[:n] {
+				if unknown && next == state { // as if it never did
 					continue
 				}
-				after, n := ops[i].steps(state, v)
-				for _, next := range after[:n] {
-					if unknown && next == state { // as if it never did
-						continue
-					}
-					taken[i/8] |= 1 << (i % 8)
-					if !unknown {
-						left--
-					}
-					if search(first, next) {
-						return true
-					}
-					taken[i/8] &^= 1 << (i % 8)
-					if !unknown {
-						left++
-					}
+				taken[i/8] |= 1 << (i % 8)
+				if !unknown {
+					left--
+				}
+				if search(first, next) {
+					return true
+				}
+				taken[i/8] &^= 1 << (i % 8)
+				if !unknown {
+					left++
 				}
 			}
+			return false
 		}
-		return false
+		next := slices.IndexFunc(known, func(i int) bool { return !has(i) }) // there is one: left is not 0
+		return try(known[next]) || slices.ContainsFunc(missing, try) || slices.ContainsFunc(known[next+1:], try) || slices.ContainsFunc(others, try)
 	}
 	ok = search(0, 0)
 	return ok, ok || len(visited) <= limit
@@ -304,7 +325,7 @@ func (r *recorder) errors() (errs []error) {
 		ok, decided := linearizable(ops, v)
 		switch {
 		case !decided:
-			errs = append(errs, fmt.Errorf("key %s: no verdict on %d operations", key, len(ops)))
+			errs = append(errs, fmt.Errorf("key %s: no verdict on %d operations:\n%s", key, len(ops), list(ops)))
 		case !ok:
 			errs = append(errs, fmt.Errorf("key %s: not linearizable:\n%s", key, list(ops)))
 		}

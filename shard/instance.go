@@ -68,6 +68,12 @@ func (i *instance) enter() bool {
 	return true
 }
 
+// commit is the last index that is known to be committed, as far as this replica may tell anybody: what the library counts upon an entry that is
+// not durable here yet is left out (store_ahead.go).
+func (i *instance) commit() uint64 {
+	return min(i.raft.CommitIndex(), i.group.store.durable())
+}
+
 // pause waits a moment; false once the instance is being stopped.
 func (i *instance) pause() bool {
 	t := time.NewTimer(20 * time.Millisecond)

@@ -179,7 +179,7 @@ func (g *Group) Configuration() (Configuration, error) {
 	if term == 0 || conf == nil {
 		return Configuration{}, i.notLeader()
 	}
-	c := Configuration{Index: conf.index, Term: term, Last: i.raft.LastIndex(), Commit: i.raft.CommitIndex()}
+	c := Configuration{Index: conf.index, Term: term, Last: i.raft.LastIndex(), Commit: i.commit()}
 	if m, ok := i.fsm.machine.(generational); ok {
 		c.Generation = m.Generation()
 	}
@@ -188,7 +188,7 @@ func (g *Group) Configuration() (Configuration, error) {
 		for _, id := range ids {
 			p := i.trans.progress.at(id, term)
 			if id == g.id {
-				p = Progress{Replica: id, Match: c.Last, Recent: true}
+				p = Progress{Replica: id, Match: min(c.Last, g.store.durable()), Recent: true}
 			}
 			p.Stopped = g.known.has(id.String())
 			all = append(all, p)

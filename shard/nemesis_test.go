@@ -90,7 +90,7 @@ func TestNemesis(t *testing.T) {
 		t.Errorf("too little happened to prove anything: %s", &total)
 	}
 	if n := total.scenarios; n >= 96 && !t.Failed() && (len(total.effects) < faultClasses || total.evictions < n || total.expirations == 0 ||
-		total.replayed == 0 || total.reads[ReadLog] == 0) {
+		total.replayed == 0 || total.reads[ReadLog] == 0 || total.lost == 0) {
 		t.Errorf("something never happened: %s", &total)
 	}
 }

@@ -241,7 +241,7 @@ func (q *readRounds) closeLocked() {
 		close(r.done)
 		return
 	}
-	commit := i.raft.CommitIndex()
+	commit := i.commit()
 	r.visible = i.visible(commit)
 	voters, self := i.voters()
 	r.need = needed(len(voters), self)

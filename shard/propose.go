@@ -422,6 +422,8 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		}
 		if err != nil {
 			err = i.writeError(err)
+		} else if failed, ok := f.Response().(error); ok { // the state machine did not see it
+			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, failed)
 		} else if stopped := b.group.serves(); stopped != nil {
 			// It is in the log, but what came of it was made by a state that may be wrong.
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, stopped)

@@ -242,7 +242,7 @@ func (i *instance) whileFollowing(leader raft.ServerID, cancel func()) (end func
 // learnCommit hands to this instance what its leader said to be committed, where it does not know it and
 // has it in its log.
 func (i *instance) learnCommit(x readIndex) {
-	if x.commitTerm == 0 || x.commit <= i.raft.CommitIndex() || x.commit > i.raft.LastIndex() {
+	if x.commitTerm == 0 || x.commit <= i.commit() || x.commit > i.raft.LastIndex() {
 		return
 	}
 	_, id := i.raft.LeaderWithID()
@@ -304,7 +304,7 @@ func (h *Host) serveReadIndex(ctx context.Context, from string, age time.Duratio
 	answer := binary.AppendUvarint(nil, visible)
 	answer = binary.AppendUvarint(answer, generation)
 	answer = binary.AppendUvarint(answer, now)
-	commit := i.raft.CommitIndex()
+	commit := i.commit()
 	var entry raft.Log
 	if g.store.GetLog(commit, &entry) == nil && i.ready.Load() == term {
 		commitTerm = entry.Term

@@ -148,7 +148,7 @@ func (i *instance) leased() (visible uint64, ok bool) {
 	if term == 0 || !i.leases() {
 		return 0, false
 	}
-	commit := i.raft.CommitIndex()
+	commit := i.commit()
 	ok, renew := i.lease.holds(term)
 	if renew {
 		i.reads.renew()

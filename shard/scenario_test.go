@@ -33,6 +33,7 @@ type scenario struct {
 	clocks  bool // one node's clock at a time may be wrong
 	patient bool // the first leader doubts its leadership late, as if its process had been stopped
 	batches bool // some operations come in batches
+	ahead   bool // syncs of the log take time, and appends do not wait for them
 	members bool // nodes join the group and leave it; there is one more
 	leases  bool // leaders read by lease, clients often enough that there is one
 
@@ -71,6 +72,7 @@ func newScenario(seed uint64, kind string) scenario {
 		tight: rnd.IntN(4) == 0, mortal: rnd.IntN(3) == 0, once: rnd.IntN(3) == 0, clocks: rnd.IntN(4) == 0, members: rnd.IntN(3) == 0, patient: rnd.IntN(3) == 0}
 	s.leases = rand.New(rand.NewPCG(seed, 9)).IntN(2) == 0
 	s.batches = rand.New(rand.NewPCG(seed, 10)).IntN(2) == 0
+	s.ahead = rand.New(rand.NewPCG(seed, 11)).IntN(3) > 0
 	if s.tight {
 		s.few = 16
 	}
@@ -106,8 +108,8 @@ func (s scenario) kind() string {
 }
 
 func (s *scenario) String() string {
-	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t, leases %t, batches %t",
-		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient, s.leases, s.batches)
+	return fmt.Sprintf("%s, %d nodes, heartbeat %v, snapshot after %d entries, %d left; tight %t, times to live %t, idempotency keys %t, clocks %t, members %t, patient %t, leases %t, batches %t, ahead %t",
+		s.kind(), s.nodes, s.heartbeat, s.entries, s.trailing, s.tight, s.mortal, s.once, s.clocks, s.members, s.patient, s.leases, s.batches, s.ahead)
 }
 
 // scenarioSums says how much scenarios prove.
@@ -117,6 +119,7 @@ type scenarioSums struct {
 	done, unknown, refused, failedConditions, terms, touches int
 	evictions, expirations, replayed                         int
 	checks                                                   int // comparisons in the last lives of the nodes
+	lost                                                     int // entries that crashes took, as they were not synced
 	reads                                                    map[ReadPath]int
 	effects                                                  map[string]int // faults that took effect, by class
 }
@@ -132,6 +135,7 @@ func (s *scenarioSums) add(o scenarioSums) {
 	s.terms += o.terms
 	s.touches += o.touches
 	s.checks += o.checks
+	s.lost += o.lost
 	s.evictions += o.evictions
 	s.expirations += o.expirations
 	s.replayed += o.replayed
@@ -159,8 +163,8 @@ func (s *scenarioSums) String() string {
 	fmt.Fprintf(&b, "%d scenarios (%d rich), %v of virtual time, %d terms\n", s.scenarios, s.rich, s.virtual.Round(time.Second), s.terms)
 	fmt.Fprintf(&b, "%d operations checked: %d of unknown outcome beside them, %d refused, %d conditions failed, reads %v\n",
 		s.done, s.unknown, s.refused, s.failedConditions, s.reads)
-	fmt.Fprintf(&b, "%d touches, %d evictions, %d expirations, %d writes replayed, %d comparisons of replicas\n",
-		s.touches, s.evictions, s.expirations, s.replayed, s.checks)
+	fmt.Fprintf(&b, "%d touches, %d evictions, %d expirations, %d writes replayed, %d comparisons of replicas, %d entries lost in crashes\n",
+		s.touches, s.evictions, s.expirations, s.replayed, s.checks, s.lost)
 	fmt.Fprintf(&b, "%d faults took effect:", s.effective())
 	for _, class := range slices.Sorted(maps.Keys(s.effects)) {
 		fmt.Fprintf(&b, " %s %d", class, s.effects[class])
@@ -190,6 +194,19 @@ func (b *traceBuffer) String() string {
 	return string(b.text)
 }
 
+// syncTimes draws how long syncs take: seldom as long as the disk of a machine that has much to do.
+func syncTimes(rnd *rand.Rand) func() time.Duration {
+	var mu sync.Mutex // guards rnd
+	return func() time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		if rnd.IntN(16) == 0 {
+			return upTo(0, time.Second)(rnd)
+		}
+		return upTo(0, 20*time.Millisecond)(rnd)
+	}
+}
+
 // run plays a scenario, in a bubble, and judges it.
 func (s scenario) run(t *testing.T) scenarioSums {
 	began := time.Now()
@@ -215,6 +232,11 @@ func (s scenario) run(t *testing.T) scenarioSums {
 	c.voters, c.owned, c.look = s.nodes, s.owned, 5*time.Millisecond
 	if s.tight {
 		c.limit = tightBytes
+	}
+	if s.ahead {
+		for i, name := range c.names {
+			c.memory[name].SyncIn(syncTimes(rand.New(rand.NewPCG(s.seed, uint64(20+i)))))
+		}
 	}
 	defer c.close()
 	c.startAll()
@@ -261,6 +283,7 @@ func (s scenario) run(t *testing.T) scenarioSums {
 	if s.rich {
 		sums.rich = 1
 	}
+	sums.lost = c.lost
 	for name := range c.memory {
 		if err := c.fatal(name); err != nil {
 			t.Errorf("node %s ended itself: %v", name, err)

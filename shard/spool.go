@@ -436,7 +436,7 @@ func (c *spool) install(t *transport) ([]byte, error) {
 	}
 	// A snapshot of what this replica knows to be committed already (a late or repeated one) must not
 	// reach the library: it would set the state back below entries that were acknowledged.
-	known := max(inst.fsm.applied.at(), inst.raft.CommitIndex())
+	known := max(inst.fsm.applied.at(), inst.commit())
 	if term := t.group.store.Term(); c.args.Term >= term && c.args.LastLogIndex <= known {
 		inst.awaitRenewal()
 		return appendVoteResponse(nil, term, true), nil

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/go-hclog"
@@ -146,6 +148,9 @@ func (d *disk) open(id ReplicaID, volatile bool, keep uint64, log hclog.Logger, 
 			err = bootstrap(store, snaps)
 		}
 		if err == nil {
+			err = store.await(math.MaxUint64)
+		}
+		if err == nil {
 			err = d.manifest.created(id.Shard, id.R)
 		}
 	}
@@ -178,6 +183,7 @@ type Memory struct {
 	volatile map[ReplicaID]bool // true: of an earlier Host, and lost with it
 	verdicts map[ReplicaID]*Verdict
 	spools   string // a folder for what comes in of snapshots, as on a disk; "" = in memory
+	syncs    func() time.Duration
 	inUse    bool
 }
 
@@ -195,11 +201,11 @@ func NewMemory(node string) *Memory {
 }
 
 // Crash returns what a restart finds when the process is killed now. The Host that uses m may then
-// be closed at leisure, to no effect on it.
+// be closed at leisure, to no effect on it. What it answers until then, nobody would hear.
 func (m *Memory) Crash() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), volatile: maps.Clone(m.volatile), verdicts: maps.Clone(m.verdicts), spools: m.spools}
+	left := &Memory{identity: m.identity, stores: map[ReplicaID]memoryReplica{}, gone: maps.Clone(m.gone), volatile: maps.Clone(m.volatile), verdicts: maps.Clone(m.verdicts), spools: m.spools, syncs: m.syncs}
 	for id, r := range m.stores {
 		if r.store != nil {
 			r = memoryReplica{r.store.crashed(), r.snaps.crashed()}
@@ -220,6 +226,14 @@ func (m *Memory) Damage(id ID) bool {
 		}
 	}
 	return false
+}
+
+// SyncIn has the sync of each append take as long as lag says, in replicas that are opened from now on; a Crash before its end loses
+// the append. lag must not block. For tests.
+func (m *Memory) SyncIn(lag func() time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.syncs = lag
 }
 
 func (m *Memory) claim(node string) error {
@@ -282,8 +296,10 @@ func (m *Memory) open(id ReplicaID, volatile bool, keep uint64, _ hclog.Logger, 
 	r, ok := m.stores[id]
 	if ok && !bugReturnsWiped.on() { // what an earlier Host closed is opened again
 		r.store = r.store.crashed()
+		r.store.memory.lag = m.syncs
 	} else {
 		r = memoryReplica{newMemoryStore(), newMemorySnapshots()}
+		r.store.memory.lag = m.syncs
 		if err := bootstrap(r.store, r.snaps); err != nil {
 			return nil, nil, err
 		}

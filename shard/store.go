@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // replicaStore is where one replica keeps its log, term and vote. What a write reported as done
-// survives a crash; a write that fails ends the process (R13).
+// survives a crash, but for appended entries behind durable; a write that fails ends the process (R13).
 //
 // Beyond hashicorp/raft's contracts it promises:
 //
@@ -34,6 +35,10 @@ type replicaStore interface {
 	// base is the lowest index of which the store knows the term: that of its first entry, or of the snapshot that
 	// ends right before it. false: it knows of none.
 	base() (index, term uint64, ok bool)
+	// durable is the index up to which the log is known to be synced, the highest number where all of it is (store_ahead.go).
+	durable() uint64
+	// await returns once the log is synced up to index; the error is that of a sync that failed.
+	await(index uint64) error
 	// age is called now and then. What of the log came before the last call need not stay in memory.
 	age()
 	// setBoundary tells the store which entry its snapshot ends with (see repair).
@@ -71,25 +76,35 @@ var (
 // store gives an engine the promises of replicaStore. What the engine returns is what it was given, or an error: on a
 // disk that lies, summed sees to that.
 //
-// Locks: writing is taken first and is held over the engine's sync, mu only to touch memory, so that
-// replication reads what is durable while the next batch is being synced.
+// Locks: writing is taken first and is held over the engine's sync, unless an append goes ahead of it (store_ahead.go); mu only to touch
+// memory, so that replication reads what is there while the next batch is being synced.
 type store struct {
 	engine engine
 	fatal  func(error)
 	term   atomic.Uint64
 
-	writing sync.Mutex // serialises writes; guards failed and closed
-	failed  error      // the first failed write, or unreadable entry; nothing is written after it
+	writing idleMutex // serialises writes; guards closed
 	closed  bool
 
 	mu          sync.RWMutex // guards what follows
-	first, last uint64       // bounds of the log, 0 and 0 when empty
-	tail        tail         // the newest entries, a suffix of the log
+	failed      error        // the first failed write, or unreadable entry; nothing is written after it
+	ahead       []*aheadWrite
+	first, last uint64 // bounds of the log, 0 and 0 when empty
+	tail        tail   // the newest entries, a suffix of the log
 	termStored  bool
 	vote        []byte // the durable vote: term (8 bytes, big endian), candidate; nil when none
 	staged      *uint64
 	boundary    raft.Log // the entry that the snapshot ends with, for want of the entry itself
 }
+
+// idleMutex is a mutex that is held while its owner waits for a disk: whoever waits for it is idle, in virtual time too (testing/synctest).
+type idleMutex chan struct{}
+
+// Lock takes it.
+func (m idleMutex) Lock() { m <- struct{}{} }
+
+// Unlock gives it back.
+func (m idleMutex) Unlock() { <-m }
 
 // boundaryType marks an entry of which index and term are known but not what it says. hashicorp/raft
 // panics rather than apply it.
@@ -98,7 +113,7 @@ const boundaryType raft.LogType = 0xff
 // newStore reads what e holds. fatal is called once, with the error of the first write that failed.
 func newStore(e engine, limits tailLimits, fatal func(error)) (*store, error) {
 	e = misstore(e)
-	s := &store{engine: e, fatal: fatal, tail: tail{limits: limits}}
+	s := &store{engine: e, fatal: fatal, writing: make(idleMutex, 1), tail: tail{limits: limits}}
 	var err error
 	if s.first, err = e.FirstIndex(); err != nil {
 		return nil, fmt.Errorf("reading the first index: %w", err)
@@ -143,36 +158,57 @@ func getKey(e interface{ Get([]byte) ([]byte, error) }, key string) (value []byt
 	}
 }
 
-// write runs one change of the engine and then publishes it. A failed change is never retried: after
+// write runs one change of the engine after all before it are synced, and then publishes it. A failed change is never retried: after
 // a failed sync a second one may falsely succeed, since the kernel has dropped the dirty pages.
 func (s *store) write(what string, change func() error, publish func()) error {
+	return s.writeUnsettled(what, func() error {
+		if err := s.settle(); err != nil {
+			return err
+		}
+		return change()
+	}, publish)
+}
+
+// writeUnsettled is write beside appends that are under way.
+func (s *store) writeUnsettled(what string, change func() error, publish func()) error {
 	s.writing.Lock()
-	err := s.writeLocked(what, change, publish)
-	first := err != nil && s.failed == nil && !errors.Is(err, errStoreClosed)
-	if first {
-		s.failed = err
-	}
+	report, err := s.writeLocked(what, change, publish)
 	s.writing.Unlock()
-	if first {
+	if report {
 		s.fatal(err) // without locks: it may well close the store
 	}
 	return err
 }
 
-func (s *store) writeLocked(what string, change func() error, publish func()) error {
+// writeLocked says too whether the failure is the first.
+func (s *store) writeLocked(what string, change func() error, publish func()) (report bool, err error) {
 	if s.closed {
-		return errStoreClosed
+		return false, errStoreClosed
 	}
-	if s.failed != nil {
-		return fmt.Errorf("%s: an earlier write failed: %w", what, s.failed)
+	s.mu.RLock()
+	failed := s.failed
+	s.mu.RUnlock()
+	if failed != nil {
+		return false, fmt.Errorf("%s: an earlier write failed: %w", what, failed)
 	}
-	if err := change(); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
+	err = change()
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		err = fmt.Errorf("%s: %w", what, err)
+		return !errors.Is(err, errStoreClosed) && s.failLocked(err), err
+	}
 	publish()
-	s.mu.Unlock()
-	return nil
+	return false, nil
+}
+
+// failLocked notes a failure, with mu, and reports whether it is the first.
+func (s *store) failLocked(err error) bool {
+	if s.failed != nil {
+		return false
+	}
+	s.failed = err
+	return true
 }
 
 func (s *store) bounds() (first, last uint64) {
@@ -222,10 +258,9 @@ func (s *store) GetLog(index uint64, log *raft.Log) error {
 // panic. The next start finds the damage, and leaves out this replica alone (see Host.lose).
 func (s *store) unreadable(err error) {
 	s.writing.Lock()
-	first := s.failed == nil && !s.closed
-	if first {
-		s.failed = err
-	}
+	s.mu.Lock()
+	first := !s.closed && s.failLocked(err)
+	s.mu.Unlock()
 	s.writing.Unlock()
 	if first {
 		s.fatal(err) // without locks: it may well close the store
@@ -298,6 +333,8 @@ func (s *store) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{l
 //
 // A crash between this and the append leaves a shorter log, which is no different from a crash
 // before the append: nothing of it was reported as done.
+//
+// Commands that follow the end of the log may be durable only later, see store_ahead.go.
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
@@ -308,9 +345,17 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 			return fmt.Errorf("appending to the log: entry %d where %d was due", log.Index, start+uint64(i))
 		}
 	}
-	change := func() error {
+	write, store := s.write, func(logs []*raft.Log) (func() error, error) { return nil, s.engine.StoreLogs(logs) }
+	if e, ok := s.engine.(beginner); ok && !slices.ContainsFunc(logs, func(l *raft.Log) bool { return l.Type != raft.LogCommand }) {
+		write, store = s.writeUnsettled, e.beginLogs
+	}
+	var wait func() error // for the sync; nil: it is over
+	change := func() (err error) {
 		first, last := s.bounds()
 		if last != 0 && start != last+1 {
+			if err := s.settle(); err != nil {
+				return err
+			}
 			from := first
 			if start <= last {
 				from = max(first, start)
@@ -322,14 +367,18 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 			s.cut(from, last)
 			s.mu.Unlock()
 		}
-		return s.engine.StoreLogs(logs)
+		wait, err = store(logs)
+		return err
 	}
-	return s.write("appending to the log", change, func() {
+	return write("appending to the log", change, func() {
 		if s.first == 0 {
 			s.first = start
 		}
 		s.last = logs[len(logs)-1].Index
 		s.tail.append(logs)
+		if wait != nil {
+			s.goAhead(start, wait)
+		}
 	})
 }
 
@@ -489,5 +538,6 @@ func (s *store) Close() error {
 		return nil
 	}
 	s.closed = true
+	_ = s.settle() // what failed was reported
 	return s.engine.Close()
 }

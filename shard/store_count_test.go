@@ -56,7 +56,7 @@ func TestLogMetrics(t *testing.T) {
 		syncs, writes := look("larder_log_syncs_total"), look("larder_log_writes_total")
 		const appends = 5
 		for i := range uint64(appends) {
-			if err := store.StoreLog(&raft.Log{Index: i + 1, Term: 1, Data: []byte("x")}); err != nil {
+			if err := storeSynced(store, []*raft.Log{{Index: i + 1, Term: 1, Data: []byte("x")}}); err != nil {
 				t.Fatal(err)
 			}
 		}

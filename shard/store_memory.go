@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -24,7 +25,7 @@ type memoryStore struct {
 
 // newMemoryStore returns an empty store.
 func newMemoryStore() *memoryStore {
-	return newMemoryStoreOn(&memoryEngine{logs: map[uint64]raft.Log{}, values: map[string][]byte{}})
+	return newMemoryStoreOn(newMemoryEngine())
 }
 
 func newMemoryStoreOn(e *memoryEngine) *memoryStore {
@@ -82,17 +83,26 @@ func (m *memoryStore) StoreLog(log *raft.Log) error { return m.StoreLogs([]*raft
 // done and nothing of what is under way. The Raft instance on m may go on, to no effect on it.
 func (m *memoryStore) crashed() *memoryStore { return newMemoryStoreOn(m.memory.copy()) }
 
-// memoryEngine is an engine in memory. After Close it still holds its contents.
+// memoryEngine is an engine in memory. After Close it still holds its contents. What it says to be durable it gives to copy, no more.
 type memoryEngine struct {
-	mu     sync.RWMutex // guards what follows
-	logs   map[uint64]raft.Log
-	values map[string][]byte
+	mu      sync.RWMutex // guards what follows
+	logs    map[uint64]raft.Log
+	values  map[string][]byte
+	ahead   map[uint64]raft.Log  // appended and not synced
+	lag     func() time.Duration // how long the sync of an append takes; nil: no time
+	syncing chan struct{}        // closed with the end of the newest sync; nil: there was none
+}
+
+func newMemoryEngine() *memoryEngine {
+	return &memoryEngine{logs: map[uint64]raft.Log{}, values: map[string][]byte{}, ahead: map[uint64]raft.Log{}}
 }
 
 func (e *memoryEngine) copy() *memoryEngine {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return &memoryEngine{logs: maps.Clone(e.logs), values: maps.Clone(e.values)}
+	c := newMemoryEngine()
+	c.logs, c.values, c.lag = maps.Clone(e.logs), maps.Clone(e.values), e.lag
+	return c
 }
 
 // damage is Memory.Damage.
@@ -148,7 +158,10 @@ func (e *memoryEngine) LastIndex() (uint64, error) {
 func (e *memoryEngine) GetLog(index uint64, log *raft.Log) error {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	found, ok := e.logs[index]
+	found, ok := e.ahead[index]
+	if !ok {
+		found, ok = e.logs[index]
+	}
 	if !ok {
 		return raft.ErrLogNotFound
 	}
@@ -163,6 +176,37 @@ func (e *memoryEngine) StoreLogs(logs []*raft.Log) error {
 		e.logs[log.Index] = *log
 	}
 	return nil
+}
+
+// beginLogs implements beginner. Syncs end in order.
+func (e *memoryEngine) beginLogs(logs []*raft.Log) (wait func() error, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lag == nil {
+		for _, log := range logs {
+			e.logs[log.Index] = *log
+		}
+		return nil, nil
+	}
+	for _, log := range logs {
+		e.ahead[log.Index] = *log
+	}
+	before, lag, done := e.syncing, e.lag(), make(chan struct{})
+	e.syncing = done
+	return func() error {
+		if before != nil {
+			<-before
+		}
+		time.Sleep(lag)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		for _, log := range logs {
+			e.logs[log.Index] = *log
+			delete(e.ahead, log.Index)
+		}
+		close(done)
+		return nil
+	}, nil
 }
 
 func (e *memoryEngine) DeleteRange(from, to uint64) error {

@@ -275,35 +275,54 @@ func (l *sharedLog) judge(info pebble.DataCorruptionInfo) {
 
 // commit makes one atomic change durable.
 func (l *sharedLog) commit(size int, fill func(b *pebble.Batch) error) error {
+	wait, err := l.begin(size, fill)
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
+// begin makes one atomic change, which is durable, with all before it, once wait returns nil. The log does not close before that.
+func (l *sharedLog) begin(size int, fill func(b *pebble.Batch) error) (wait func() error, err error) {
 	l.use.RLock()
-	defer l.use.RUnlock()
+	defer func() {
+		if err != nil {
+			l.use.RUnlock()
+		}
+	}()
 	if l.closed {
-		return errStoreClosed
+		return nil, errStoreClosed
 	}
 	if err := l.failure(); err != nil {
-		return err
+		return nil, err
 	}
 	b := l.db.NewBatchWithSize(size + promiseSize + 64)
 	if err := b.LogData(l.files.promise(), nil); err != nil {
-		return err
+		return nil, err
 	}
 	if err := fill(b); err != nil {
-		return err
+		return nil, err
 	}
-	if err := l.db.Apply(b, writeOptions()); err != nil {
-		return err
-	}
-	if err := l.failure(); err != nil {
-		return err
-	}
-	return b.Close()
-}
-
-func writeOptions() *pebble.WriteOptions {
+	apply, options := l.db.ApplyNoSyncWait, pebble.Sync
 	if bugNoSync.on() {
-		return pebble.NoSync
+		apply, options = l.db.Apply, pebble.NoSync
 	}
-	return pebble.Sync
+	if err := apply(b, options); err != nil {
+		return nil, err
+	}
+	if err := l.failure(); err != nil { // then Pebble may never end the wait
+		return nil, err
+	}
+	return func() error {
+		defer l.use.RUnlock()
+		if err := b.SyncWait(); err != nil {
+			return err
+		}
+		if err := l.failure(); err != nil {
+			return err
+		}
+		return b.Close()
+	}, nil
 }
 
 // Close ends the log after all stores on it. It is idempotent.
@@ -549,11 +568,20 @@ func (e sharedEngine) GetLog(index uint64, log *raft.Log) error {
 
 // StoreLogs implements engine.
 func (e sharedEngine) StoreLogs(logs []*raft.Log) error {
+	wait, err := e.beginLogs(logs)
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
+// beginLogs implements beginner.
+func (e sharedEngine) beginLogs(logs []*raft.Log) (wait func() error, err error) {
 	size := 0
 	for _, log := range logs {
 		size += len(e.prefix) + 9 + entryHeader + len(log.Data) + len(log.Extensions) + 16
 	}
-	return e.log.commit(size, func(b *pebble.Batch) error {
+	return e.log.begin(size, func(b *pebble.Batch) error {
 		for _, log := range logs {
 			op := b.SetDeferred(len(e.prefix)+9, entryHeader+len(log.Data)+len(log.Extensions))
 			copy(op.Key, e.prefix.entry(log.Index))

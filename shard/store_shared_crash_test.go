@@ -73,7 +73,7 @@ func (s *sharedScript) steps() (steps []func()) {
 			for _, log := range batch {
 				log.Extensions = make([]byte, size)
 			}
-			must(s.t, s.store(r).StoreLogs(batch))
+			must(s.t, storeSynced(s.store(r), batch))
 		})
 	}
 	cut := func(r, from, to uint64) { step(func() { must(s.t, s.store(r).DeleteRange(from, to)) }) }

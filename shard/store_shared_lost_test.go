@@ -55,7 +55,7 @@ func TestSharedForgedPromises(t *testing.T) {
 		if i <= 8 {
 			batch[0].Extensions = value
 		}
-		must(t, s.StoreLogs(batch))
+		must(t, storeSynced(s, batch))
 		l.flush(t)
 		again, err := reopenShared(t, disk.CrashClone(vfs.CrashCloneCfg{}))
 		if err != nil {
@@ -72,10 +72,10 @@ func TestSharedLostFiles(t *testing.T) {
 	l := openTestShared(t, disk)
 	s := l.store(t, 1)
 	for i := uint64(1); i <= 3; i++ {
-		must(t, s.StoreLogs(logs(i, i, 1)))
+		must(t, storeSynced(s, logs(i, i, 1)))
 		l.flush(t)
 	}
-	must(t, s.StoreLogs(logs(4, 7, 1)))
+	must(t, storeSynced(s, logs(4, 7, 1)))
 	must(t, s.SetUint64([]byte(keyCurrentTerm), 7))
 	must(t, s.SetUint64([]byte(keyVoteTerm), 7))
 	must(t, s.Set([]byte(keyVoteCandidate), []byte("1/b/2")))
@@ -137,9 +137,9 @@ func TestSharedOpensOnBadDisk(t *testing.T) {
 	disk := vfs.NewCrashableMem()
 	l := openTestShared(t, disk)
 	s := l.store(t, 1)
-	must(t, s.StoreLogs(logs(1, 9, 1)))
+	must(t, storeSynced(s, logs(1, 9, 1)))
 	l.flush(t)
-	must(t, s.StoreLogs(logs(10, 12, 1)))
+	must(t, storeSynced(s, logs(10, 12, 1)))
 	for name, full := range map[string]*vfs.MemFS{"made": vfs.NewCrashableMem(), "opened": disk} {
 		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
 			for at, more := 0, new(atomic.Bool); at == 0 || more.Load(); at++ {
@@ -200,7 +200,7 @@ func TestSharedOpensOnBadDisk(t *testing.T) {
 func TestSharedOpensWithoutRoom(t *testing.T) {
 	disk := vfs.NewCrashableMem()
 	l := openTestShared(t, disk)
-	must(t, l.store(t, 1).StoreLogs(logs(1, 9, 1)))
+	must(t, storeSynced(l.store(t, 1), logs(1, 9, 1)))
 	must(t, l.Close())
 	for _, kind := range []errorfs.OpKind{errorfs.OpCreate, errorfs.OpFileWrite, errorfs.OpFileSync, errorfs.OpRename} {
 		files := changingFiles(disk.CrashClone(vfs.CrashCloneCfg{}), func(op errorfs.Op) error {
@@ -220,7 +220,7 @@ func TestSharedOpensWithoutRoom(t *testing.T) {
 // Ensures that a log which is compacted just as others' damage is judged is not taken for damaged, which would end the process.
 func TestSharedJudgesWhileCompacted(t *testing.T) {
 	l := openTestShared(t, vfs.NewCrashableMem())
-	must(t, l.store(t, 1).StoreLogs(logs(1, 9, 1)))
+	must(t, storeSynced(l.store(t, 1), logs(1, 9, 1)))
 	e := sharedEngine{l.sharedLog, prefixOf(1, 1)}
 	must(t, e.DeleteRange(4, 5)) // as reading one entry after another sees it
 	l.judge(pebble.DataCorruptionInfo{Path: "some.sst"})

@@ -24,10 +24,10 @@ func TestSharedDamageAfterKill(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := openTestShared(t, fs)
 	s := l.store(t, 1)
-	must(t, s.StoreLogs(logs(1, 10, 1)))
+	must(t, storeSynced(s, logs(1, 10, 1)))
 	l.flush(t) // what follows is in another log
 	for i := uint64(11); i <= 20; i++ {
-		must(t, s.StoreLogs(logs(i, i, 1)))
+		must(t, storeSynced(s, logs(i, i, 1)))
 	}
 	names := namesOf(t, fs, ".log")
 	name := names[len(names)-1]
@@ -106,9 +106,9 @@ func TestSharedMarkSaysLess(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s := openTestShared(t, fs).store(t, 1)
 	mark := path.Join(testSharedDir, markName)
-	must(t, s.StoreLogs(logs(1, 5, 1)))
+	must(t, storeSynced(s, logs(1, 5, 1)))
 	before := readFile(t, fs, mark)
-	must(t, s.StoreLogs(logs(6, 10, 1)))
+	must(t, storeSynced(s, logs(6, 10, 1)))
 	now := readFile(t, fs, mark)
 	if slices.Equal(before, now) {
 		t.Fatal("the mark does not move")
@@ -170,7 +170,7 @@ func TestSharedMarkOverLives(t *testing.T) {
 				if rng.IntN(4) == 0 {
 					must(t, l.db.Flush())
 				}
-				must(t, s.StoreLogs(logs(last+1, last+1+rng.Uint64N(3), 1)))
+				must(t, storeSynced(s, logs(last+1, last+1+rng.Uint64N(3), 1)))
 				if left = dying.left.Load(); left == nil { // else it died before that was acknowledged
 					_, last = s.bounds()
 				}

@@ -92,7 +92,7 @@ func TestSharedFlippedBits(t *testing.T) {
 				fillStore(t, s)
 			} else {
 				must(t, s.DeleteRange(1, 10))
-				must(t, s.StoreLogs(logs(61, 90, 8)))
+				must(t, storeSynced(s, logs(61, 90, 8)))
 			}
 			want[r] = contentsOf(t, s)
 		}
@@ -187,7 +187,7 @@ func TestSharedDamageInTheMiddle(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	s := openTestShared(t, fs).store(t, 1)
 	for i := uint64(1); i <= 3; i++ {
-		must(t, s.StoreLogs(logs(i, i, 1)))
+		must(t, storeSynced(s, logs(i, i, 1)))
 	}
 	for i := uint64(1); i <= 3; i++ {
 		crashed := fs.CrashClone(vfs.CrashCloneCfg{})
@@ -212,10 +212,10 @@ func TestSharedDamagedManifest(t *testing.T) {
 	l := openTestShared(t, fs)
 	s := l.store(t, 1)
 	for i := uint64(1); i <= 6; i++ {
-		must(t, s.StoreLogs(logs(i, i, 1)))
+		must(t, storeSynced(s, logs(i, i, 1)))
 		l.flush(t)
 	}
-	must(t, s.StoreLogs(logs(7, 7, 1)))
+	must(t, storeSynced(s, logs(7, 7, 1)))
 	name := namesOf(t, fs, manifestPrefix)[0]
 	data := readFile(t, fs, name)
 	for _, damage := range []struct {
@@ -280,7 +280,7 @@ func TestSharedTornWrites(t *testing.T) {
 						for _, log := range batch {
 							log.Extensions = make([]byte, rng.IntN(1<<rng.IntN(13)))
 						}
-						if err := s.StoreLogs(batch); err != nil {
+						if err := storeSynced(s, batch); err != nil {
 							t.Error(err)
 						}
 						last = next
@@ -293,7 +293,7 @@ func TestSharedTornWrites(t *testing.T) {
 			for r := uint64(replicas + 1); running(stop); r++ {
 				s, err := l.openStore(ReplicaID{1, "a", r}, func(err error) { t.Error(err) })
 				if err == nil {
-					err = errors.Join(s.StoreLogs(logs(1, 20, r)), s.Close(), l.remove(1, r))
+					err = errors.Join(storeSynced(s, logs(1, 20, r)), s.Close(), l.remove(1, r))
 				}
 				if err != nil {
 					t.Error(err)
@@ -411,7 +411,7 @@ func TestSharedFailedSync(t *testing.T) {
 	for r := range uint64(3) {
 		s, err := l.openStore(ReplicaID{1, "a", r}, func(error) { fatal.Add(1) })
 		must(t, err)
-		must(t, s.StoreLogs(logs(1, 1, 1)))
+		must(t, storeSynced(s, logs(1, 1, 1)))
 		stores = append(stores, s)
 	}
 	fs.armed.Store(true)
@@ -422,19 +422,20 @@ func TestSharedFailedSync(t *testing.T) {
 		}
 	}
 	for _, s := range stores {
-		if err := s.StoreLogs(logs(2, 2, 1)); err == nil {
+		if err := storeSynced(s, logs(2, 2, 1)); err == nil {
 			t.Error("an append whose sync failed was stored")
 		}
 	}
 	fs.armed.Store(false)
 	for _, s := range stores {
-		for _, err := range []error{s.StoreLogs(logs(2, 2, 1)), s.SetUint64([]byte(keyCurrentTerm), 3), s.DeleteRange(1, 1)} {
+		for _, err := range []error{storeSynced(s, logs(2, 2, 1)), s.SetUint64([]byte(keyCurrentTerm), 3), s.DeleteRange(1, 1)} {
 			if err == nil {
 				t.Error("a write was done after a sync had failed")
 			}
 		}
-		if _, last := s.bounds(); last != 1 || s.Term() != 0 {
-			t.Errorf("the log ends at %d, term %d", last, s.Term())
+		_, last := s.bounds()
+		if last = min(last, s.durable()); last != 1 || s.Term() != 0 {
+			t.Errorf("the log is said to be durable up to %d, term %d", last, s.Term())
 		}
 	}
 	if fatal.Load() != 3 || fs.tries.Load() != 1 {
@@ -453,14 +454,14 @@ func TestSharedFailedFlush(t *testing.T) {
 	must(t, err)
 	s, err := l.openStore(ReplicaID{1, "a", 1}, func(error) {})
 	must(t, err)
-	must(t, s.StoreLogs(logs(1, 1, 1)))
+	must(t, storeSynced(s, logs(1, 1, 1)))
 	fs.armed.Store(true)
 	_, err = l.db.AsyncFlush()
 	must(t, err)
 	if err := <-reported; !errors.Is(err, errDisk) {
 		t.Errorf("reported %v", err)
 	}
-	if err := s.StoreLogs(logs(2, 2, 1)); err == nil {
+	if err := storeSynced(s, logs(2, 2, 1)); err == nil {
 		t.Error("a write was done afterwards")
 	}
 	fs.armed.Store(false)
@@ -504,7 +505,7 @@ func TestSharedSyncs(t *testing.T) {
 	append1 := func(r uint64) {
 		s := l.store(t, r)
 		wg.Go(func() {
-			if err := s.StoreLogs(logs(1, 1, 1)); err != nil {
+			if err := storeSynced(s, logs(1, 1, 1)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -557,7 +558,7 @@ func TestSharedDamagedBlock(t *testing.T) {
 			continue
 		}
 		must(t, err)
-		must(t, s.StoreLogs(logs(101, 101, r)))
+		must(t, storeSynced(s, logs(101, 101, r)))
 	}
 	compacted := make(chan error, 1) // Pebble tries until it can
 	go func() { compacted <- compactAll(t.Context(), again) }()
@@ -588,7 +589,7 @@ func TestSharedDamagedBlockOfRunning(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := openTestShared(t, fs)
 	s := l.store(t, 1)
-	must(t, s.StoreLogs(logs(1, 100, 1)))
+	must(t, storeSynced(s, logs(1, 100, 1)))
 	l.flush(t)
 	must(t, l.Close())
 	flipAt(t, fs, namesOf(t, fs, ".sst")[0], "50@1")
@@ -599,7 +600,7 @@ func TestSharedDamagedBlockOfRunning(t *testing.T) {
 	again.open[prefixOf(1, 1)] = sharedEngine{again, prefixOf(1, 1)} // it was whole when it opened
 	s, err = again.openStore(ReplicaID{1, "a", 2}, func(error) {})
 	must(t, err)
-	must(t, s.StoreLogs(logs(1, 1, 1)))
+	must(t, storeSynced(s, logs(1, 1, 1)))
 	ctx, cancel := context.WithCancel(t.Context())
 	compacted := make(chan error, 1)
 	go func() { compacted <- compactAll(ctx, again) }()
@@ -608,7 +609,7 @@ func TestSharedDamagedBlockOfRunning(t *testing.T) {
 	}
 	cancel()
 	<-compacted
-	if err := s.StoreLogs(logs(2, 2, 1)); !errors.Is(err, ErrDataLost) {
+	if err := storeSynced(s, logs(2, 2, 1)); !errors.Is(err, ErrDataLost) {
 		t.Errorf("a write afterwards: %v", err)
 	}
 }
@@ -630,7 +631,7 @@ func TestSharedSpace(t *testing.T) {
 			for _, log := range batch {
 				log.Extensions = make([]byte, size)
 			}
-			must(t, s.StoreLogs(batch))
+			must(t, storeSynced(s, batch))
 		}
 		if r == 0 {
 			must(t, s.Close())
@@ -647,7 +648,7 @@ func TestSharedSpace(t *testing.T) {
 	for i := uint64(entries + 1); l.stats().Disk > most; i++ {
 		batch := logs(i, i, 1)
 		batch[0].Extensions = make([]byte, size)
-		must(t, last.StoreLogs(batch))
+		must(t, storeSynced(last, batch))
 		must(t, last.DeleteRange(1, i-1))
 		if time.Sleep(20 * time.Millisecond); time.Since(began) > 60*time.Second {
 			t.Fatalf("%d bytes are in use still\n%s", l.stats().Disk, l.db.Metrics())
@@ -668,7 +669,7 @@ func TestSharedThousand(t *testing.T) {
 	open := func(from, to uint64) {
 		for r := from; r <= to; r++ {
 			s := l.store(t, r)
-			must(t, s.StoreLogs(logs(1, 1, 1)))
+			must(t, storeSynced(s, logs(1, 1, 1)))
 			must(t, s.SetUint64([]byte(keyCurrentTerm), 1))
 		}
 	}

@@ -32,8 +32,19 @@ func entrySum(log *raft.Log) uint32 {
 	return crc32.Update(sum, castagnoli, log.Extensions)
 }
 
-// StoreLogs implements engine. AppendedAt is left out: it only feeds the library's metrics.
-func (s summed) StoreLogs(logs []*raft.Log) error {
+// StoreLogs implements engine.
+func (s summed) StoreLogs(logs []*raft.Log) error { return s.engine.StoreLogs(withSums(logs)) }
+
+// beginLogs implements beginner, as far as the engine below does.
+func (s summed) beginLogs(logs []*raft.Log) (wait func() error, err error) {
+	if b, ok := s.engine.(beginner); ok {
+		return b.beginLogs(withSums(logs))
+	}
+	return nil, s.StoreLogs(logs)
+}
+
+// withSums returns the entries as they are stored. AppendedAt is left out: it only feeds the library's metrics.
+func withSums(logs []*raft.Log) []*raft.Log {
 	with := make([]raft.Log, len(logs))
 	pointers := make([]*raft.Log, len(logs))
 	for i, log := range logs {
@@ -42,7 +53,7 @@ func (s summed) StoreLogs(logs []*raft.Log) error {
 		with[i] = raft.Log{Index: log.Index, Term: log.Term, Type: log.Type, Data: log.Data, Extensions: ext}
 		pointers[i] = &with[i]
 	}
-	return s.engine.StoreLogs(pointers)
+	return pointers
 }
 
 // GetLog implements engine.

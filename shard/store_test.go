@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +44,7 @@ var backends = []backend{
 		name: "shared",
 		open: func(t *testing.T) replicaStore { return openTestShared(t, vfs.NewCrashableMem()).store(t, 1) },
 		crash: func(t *testing.T, s replicaStore) replicaStore {
+			must(t, s.await(math.MaxUint64))
 			l := s.(*store).engine.(summed).engine.(sharedEngine).log
 			return openTestShared(t, l.files.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})).store(t, 1)
 		},
@@ -89,6 +91,14 @@ func logs(from, to, term uint64) []*raft.Log {
 		out = append(out, &raft.Log{Index: i, Term: term, Type: raft.LogCommand, Data: fmt.Appendf(nil, "%d@%d", i, term)})
 	}
 	return out
+}
+
+// storeSynced appends, and returns once that is durable.
+func storeSynced(s replicaStore, logs []*raft.Log) error {
+	if err := s.StoreLogs(logs); err != nil {
+		return err
+	}
+	return s.await(math.MaxUint64)
 }
 
 func must(t *testing.T, err error) {
@@ -443,6 +453,9 @@ func (e *faultyEngine) try(what string) error {
 
 func (e *faultyEngine) StoreLogs(logs []*raft.Log) error {
 	return errors.Join(e.try("append"), e.memoryEngine.StoreLogs(logs))
+}
+func (e *faultyEngine) beginLogs(logs []*raft.Log) (func() error, error) {
+	return nil, e.StoreLogs(logs)
 }
 func (e *faultyEngine) DeleteRange(from, to uint64) error {
 	return errors.Join(e.try("delete"), e.memoryEngine.DeleteRange(from, to))

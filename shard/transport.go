@@ -31,6 +31,7 @@ const (
 //   - No pipeline (#611, #612, #666: it can wedge for ever).
 //   - The commit index is clamped on send to the last entry that the request checks (the library's
 //     follower commits up to its own last index, which may be a divergent entry).
+//   - No commit index above what is synced here is sent, and no entry confirmed (see store_ahead.go).
 //   - A frame names the replica it means and is dropped by any other; TimeoutNow carries a term.
 //   - A request always ends: by an answer, an error or its deadline.
 type transport struct {
@@ -139,7 +140,7 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *
 func (t *transport) append(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	clamped := *args
 	checked := args.PrevLogEntry + uint64(len(args.Entries))
-	clamped.LeaderCommitIndex = min(args.LeaderCommitIndex, checked)
+	clamped.LeaderCommitIndex = min(args.LeaderCommitIndex, checked, t.group.store.durable())
 	timeout := appendTimeout
 	lazy := false
 	if len(args.Entries) == 0 {
@@ -263,7 +264,13 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		if err != nil {
 			return nil, false, err
 		}
-		return appendAppendEntriesResponse(nil, resp.(*raft.AppendEntriesResponse)), isHeartbeat(args), nil
+		a, beat := resp.(*raft.AppendEntriesResponse), isHeartbeat(args)
+		if a.Success && !beat { // the leader counts what was checked
+			if err := t.group.store.await(args.PrevLogEntry + uint64(len(args.Entries))); err != nil {
+				return nil, false, err
+			}
+		}
+		return appendAppendEntriesResponse(nil, a), beat, nil
 	case rpcVote:
 		args, handed, err := decodeVote(message, source)
 		if err != nil {
@@ -329,7 +336,7 @@ func (t *transport) trim(args *raft.AppendEntriesRequest) {
 	}
 	base, term, ok := store.base()
 	if !ok || args.PrevLogEntry >= base || inst == nil || inst.trans != t ||
-		args.Term < store.Term() || base > max(inst.fsm.applied.at(), inst.raft.CommitIndex()) {
+		args.Term < store.Term() || base > max(inst.fsm.applied.at(), inst.commit()) {
 		return
 	}
 	args.PrevLogEntry, args.PrevLogTerm = base, term

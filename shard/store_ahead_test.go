@@ -1,0 +1,296 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// lagging is an empty store whose appends are synced after lag.
+func lagging(lag time.Duration) *memoryStore {
+	e := newMemoryEngine()
+	e.lag = func() time.Duration { return lag }
+	return newMemoryStoreOn(e)
+}
+
+// Ensures what is durable at which time, which writes wait for it, and that a crash leaves that and no more.
+func TestStoreAhead(t *testing.T) {
+	const lag = time.Second
+	noop := []*raft.Log{{Index: 3, Term: 2, Type: raft.LogNoop, Data: []byte("3@2")}}
+	tests := []struct {
+		name  string
+		write func(s *memoryStore) error // after entries 1 and 2 are appended
+		took  time.Duration
+		now   string // durable after it
+		later string // and once all is synced
+	}{
+		{"nothing", func(*memoryStore) error { return nil }, 0, "", "1@1 2@1"},
+		{"another append", func(s *memoryStore) error { return s.StoreLogs(logs(3, 3, 1)) }, 0, "", "1@1 2@1 3@1"},
+		{"an entry that is no command", func(s *memoryStore) error { return s.StoreLogs(noop) }, lag, "1@1 2@1 3@2", "1@1 2@1 3@2"},
+		{"a command before one that is none", func(s *memoryStore) error {
+			return s.StoreLogs([]*raft.Log{logs(3, 3, 2)[0], {Index: 4, Term: 2, Type: raft.LogBarrier, Data: []byte("4@2")}})
+		}, lag, "1@1 2@1 3@2 4@2", "1@1 2@1 3@2 4@2"},
+		{"a vote", func(s *memoryStore) error {
+			return errors.Join(s.SetUint64([]byte(keyVoteTerm), 2), s.Set([]byte(keyVoteCandidate), []byte("c")))
+		}, lag, "1@1 2@1", "1@1 2@1"},
+		{"a term", func(s *memoryStore) error { return s.SetUint64([]byte(keyCurrentTerm), 2) }, lag, "1@1 2@1", "1@1 2@1"},
+		{"a conflict", func(s *memoryStore) error { return s.DeleteRange(2, 2) }, lag, "1@1", "1@1"},
+		{"a conflict that an append finds", func(s *memoryStore) error { return s.StoreLogs(logs(2, 2, 2)) }, lag, "1@1", "1@1 2@2"},
+		{"a reset", func(s *memoryStore) error { return s.StoreLogs(logs(9, 9, 2)) }, lag, "", "9@2"},
+		{"a compaction", func(s *memoryStore) error { return s.DeleteRange(1, 1) }, lag, "1@1 2@1", "1@1 2@1"},
+		{"its end", func(s *memoryStore) error { return s.Close() }, lag, "1@1 2@1", "1@1 2@1"},
+		{"await", func(s *memoryStore) error { return s.await(2) }, lag, "1@1 2@1", "1@1 2@1"},
+		{"await of less", func(s *memoryStore) error { return errors.Join(s.StoreLogs(logs(3, 3, 1)), s.await(2)) }, lag, "1@1 2@1", "1@1 2@1 3@1"},
+		{"await of nothing", func(s *memoryStore) error { return s.await(0) }, 0, "", "1@1 2@1"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := lagging(lag)
+				must(t, s.StoreLogs(logs(1, 2, 1)))
+				if got := s.durable(); got != 0 {
+					t.Errorf("entries up to %d are durable at once", got)
+				}
+				if got := describe(t, s); got != "1@1 2@1" {
+					t.Errorf("the log reads as %q", got)
+				}
+				began := time.Now()
+				must(t, test.write(s))
+				if took := time.Since(began); took != test.took {
+					t.Errorf("the write took %v, want %v", took, test.took)
+				}
+				synctest.Wait()
+				if got := describe(t, s.crashed()); got != test.now {
+					t.Errorf("durable: %q, want %q", got, test.now)
+				}
+				durable := s.durable()
+				if last, _ := s.crashed().LastIndex(); durable > last && last > 0 && test.now != test.later {
+					t.Errorf("entries up to %d are said to be durable, those up to %d are", durable, last)
+				}
+				time.Sleep(3 * lag)
+				if got := describe(t, s.crashed()); got != test.later {
+					t.Errorf("durable in the end: %q, want %q", got, test.later)
+				}
+				if last, _ := s.LastIndex(); s.durable() < last {
+					t.Errorf("in the end entries up to %d are said to be durable, of %d", s.durable(), last)
+				}
+			})
+		})
+	}
+}
+
+// failingEngine has each sync fail.
+type failingEngine struct{ *memoryEngine }
+
+func (e failingEngine) beginLogs(logs []*raft.Log) (func() error, error) {
+	wait, err := e.memoryEngine.beginLogs(logs)
+	return func() error { return errors.Join(wait(), errDisk) }, err
+}
+
+// Ensures that a failed sync is reported once, that nothing is written after it, and that neither the state machine nor a leader takes the
+// entries for stored.
+func TestAheadFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := failingEngine{lagging(time.Second).memory}
+		var fatal []error
+		var s *store
+		s, err := newStore(e, defaultTail, func(err error) {
+			fatal = append(fatal, err)
+			s.Close()
+		})
+		must(t, err)
+		must(t, s.StoreLogs(logs(1, 1, 1)))
+		must(t, s.StoreLogs(logs(2, 2, 1)))
+		machine := &countingMachine{}
+		a := &adapter{machine: machine, log: s}
+		results := a.ApplyBatch([]*raft.Log{logs(1, 1, 1)[0], logs(2, 2, 1)[0]})
+		for _, r := range results {
+			if err, ok := r.(error); !ok || !errors.Is(err, errDisk) {
+				t.Errorf("applied: %v", r)
+			}
+		}
+		if _, err := a.Snapshot(); !errors.Is(err, errDisk) {
+			t.Errorf("a snapshot of what was not applied: %v", err)
+		}
+		if machine.applied != 0 || a.applied.at() != 0 {
+			t.Errorf("%d entries reached the state machine, up to %d", machine.applied, a.applied.at())
+		}
+		if err := s.await(1); !errors.Is(err, errDisk) {
+			t.Errorf("waiting for entry 1: %v", err)
+		}
+		if got := s.durable(); got != 0 {
+			t.Errorf("entries up to %d are said to be durable", got)
+		}
+		if err := s.StoreLogs(logs(3, 3, 1)); err == nil {
+			t.Error("something was written after the failure")
+		}
+		if len(fatal) != 1 || !errors.Is(fatal[0], errDisk) {
+			t.Errorf("fatal was called with %v, want once with %v", fatal, errDisk)
+		}
+	})
+}
+
+// countingMachine counts what it is given.
+type countingMachine struct {
+	StateMachine
+	applied int
+}
+
+func (m *countingMachine) Apply(uint64, []byte) any {
+	m.applied++
+	return nil
+}
+
+// aheadCluster is a cluster of three whose disks need as long for the sync of an append as is set for each.
+type aheadCluster struct {
+	*cluster
+	lag map[string]*atomic.Int64
+}
+
+func inAheadCluster(t *testing.T, f func(c *aheadCluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := &aheadCluster{newCluster(t, 3, nil), map[string]*atomic.Int64{}}
+		for _, name := range c.names {
+			lag := new(atomic.Int64)
+			c.lag[name] = lag
+			c.memory[name].SyncIn(func() time.Duration { return time.Duration(lag.Load()) })
+		}
+		defer c.close()
+		c.startAll()
+		c.lead("a")
+		f(c)
+	})
+}
+
+// putAside has key written by a, and tells what became of it.
+func (c *aheadCluster) putAside(key string) (answered func() (bool, error)) {
+	var mu sync.Mutex
+	var err error
+	done := false
+	a := c.hosts["a"]
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+		defer cancel()
+		_, e := a.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
+		mu.Lock()
+		defer mu.Unlock()
+		done, err = true, e
+	}()
+	return func() (bool, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return done, err
+	}
+}
+
+func (c *aheadCluster) has(node, key string) bool {
+	r, err := do(c.hosts[node], Request{Shard: testShard, Op: OpGet, Consistency: Any, Key: []byte(key)})
+	return err == nil && r.Found
+}
+
+// Ensures that an entry which the leader counts upon, but has not synced, reaches nobody as committed, though another has it; and that after
+// the leader's death with it the replicas agree.
+func TestAheadOfSync(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		inAheadCluster(t, func(c *aheadCluster) {
+			const slow = 5 * time.Second
+			c.net.Isolate("c", "a", "b")
+			c.lag["a"].Store(int64(slow))
+			began := time.Now()
+			answered := c.putAside("k")
+			c.until("b has the entry", func() bool {
+				return raftOf(c.hosts["b"]).LastIndex() == raftOf(c.hosts["a"]).LastIndex() && raftOf(c.hosts["a"]).CommitIndex() == raftOf(c.hosts["a"]).LastIndex()
+			})
+			time.Sleep(slow / 2) // b would learn by now what is committed
+			if time.Since(began) > slow {
+				t.Fatal("b had the entry too late to prove anything")
+			}
+			last := raftOf(c.hosts["a"]).LastIndex()
+			for _, node := range []string{"a", "b"} {
+				if s := c.hosts[node].Group(testShard).Status(); s.Commit >= last || s.Applied >= last {
+					t.Errorf("%s takes an entry for committed that its leader has not synced: %+v", node, s)
+				}
+			}
+			if raftOf(c.hosts["b"]).CommitIndex() >= last {
+				t.Error("b was told so")
+			}
+			if done, err := answered(); done {
+				t.Errorf("the write was answered before: %v", err)
+			}
+			if !crash {
+				c.until("the write is answered", func() bool { done, _ := answered(); return done })
+				if _, err := answered(); err != nil {
+					t.Errorf("the write: %v", err)
+				}
+				if took := time.Since(began); took < slow {
+					t.Errorf("it took %v, and the sync %v", took, slow)
+				}
+				c.net.Heal()
+				c.until("all have it", func() bool { return c.has("a", "k") && c.has("b", "k") && c.has("c", "k") })
+				return
+			}
+			c.crash("a")
+			c.lag["a"].Store(0)
+			c.start("a")
+			if got := raftOf(c.hosts["a"]).LastIndex(); got >= last {
+				t.Errorf("a still has entry %d after the crash: nothing is proved", got)
+			}
+			c.net.Heal()
+			c.leader()
+			_, err := put(c.leader(), "other", "v")
+			must(t, err)
+			c.wantSameState()
+		})
+	}
+}
+
+// Ensures that a follower confirms an entry to the leader after it has synced it, and not before.
+func TestFollowerSyncsFirst(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		inAheadCluster(t, func(c *aheadCluster) {
+			const slow = 4 * time.Second // less than an append may take
+			c.net.Isolate("c", "a", "b")
+			c.lag["b"].Store(int64(slow))
+			began := time.Now()
+			answered := c.putAside("k")
+			c.until("b has the entry", func() bool { return raftOf(c.hosts["b"]).LastIndex() == raftOf(c.hosts["a"]).LastIndex() })
+			time.Sleep(slow / 2)
+			last := raftOf(c.hosts["a"]).LastIndex()
+			if at := raftOf(c.hosts["a"]).CommitIndex(); at >= last {
+				t.Errorf("entry %d is committed up to %d, and no follower has synced it", last, at)
+			}
+			if done, err := answered(); done {
+				t.Errorf("the write was answered: %v", err)
+			}
+			if crash { // b loses it, and told nobody that it had it
+				c.crash("b")
+				c.lag["b"].Store(0)
+				c.start("b")
+				if got := raftOf(c.hosts["b"]).LastIndex(); got >= last {
+					t.Errorf("b still has entry %d after the crash: nothing is proved", got)
+				}
+			}
+			c.until("the write is answered", func() bool { done, _ := answered(); return done })
+			_, err := answered()
+			if err != nil && !(crash && errors.Is(err, ErrOutcomeUnknown)) {
+				t.Errorf("the write: %v", err)
+			}
+			if took := time.Since(began); !crash && took < slow {
+				t.Errorf("it took %v, and the sync %v", took, slow)
+			}
+			c.net.Heal()
+			if err == nil {
+				c.until("all have it", func() bool { return c.has("a", "k") && c.has("b", "k") && c.has("c", "k") })
+			}
+			c.leader()
+			c.wantSameState()
+		})
+	}
+}
