@@ -112,13 +112,13 @@ func (a *arena) room(n, age int) uint32 {
 	if uint64(n) > math.MaxUint32 {
 		panic("fsm: a block beyond 4 GiB")
 	}
-	a.sealLarge(0)
+	a.sealUnfit(0)
 	if n > a.fillingSize(0)/loneShare {
 		a.lone += uint64(n)
 		return a.open(n, true)
 	}
 	if age > 0 {
-		a.sealLarge(age)
+		a.sealUnfit(age)
 		if !a.aged() || n > a.fillingSize(age)/loneShare {
 			age = 0 // not enough of them for segments of their own
 		}
@@ -163,9 +163,15 @@ func (a *arena) seal(age int) {
 	}
 }
 
-// sealLarge is seal for a segment that became far too large, as most of what lived is gone.
-func (a *arena) sealLarge(age int) {
-	if f := a.filling[age]; f != 0 && (int(a.info[f-1].room) > 4*a.segmentSize(age) || age > 0 && !a.aged()) {
+// sealUnfit is seal for a segment that became far too large, as most of what lived is gone, or too small, as much came: all
+// blocks that are too large for it would be alone, and never fill it.
+func (a *arena) sealUnfit(age int) {
+	f := a.filling[age]
+	if f == 0 {
+		return
+	}
+	room, size := int(a.info[f-1].room), a.segmentSize(age)
+	if room > 4*size || room < size || age > 0 && !a.aged() {
 		a.seal(age)
 	}
 }
@@ -276,7 +282,7 @@ func (a *arena) grant(n int) { a.credit += cleanRate * uint64(n) }
 // nextVictim chooses the segment to clean next, and reports whether there is one that is worth it.
 func (a *arena) nextVictim() bool {
 	for age := range a.filling {
-		a.sealLarge(age)
+		a.sealUnfit(age)
 	}
 	best := segmentInfo{live: 1, room: 1}
 	for n, info := range a.info {

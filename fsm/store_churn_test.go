@@ -249,6 +249,27 @@ func TestStoreCleaningEnds(t *testing.T) {
 	}
 }
 
+// TestStoreSegmentsGrow ensures that segments become as large as what lives asks for, also where a few small values came first
+// and then none that fits into what those began: with a segment each, values would use up the numbers for them.
+func TestStoreSegmentsGrow(t *testing.T) {
+	for _, size := range []int{300, 5000} {
+		c := newChurn(1)
+		for i := range uint64(size / 10) {
+			c.set(1<<40+i, 1, 0)
+		}
+		for i := range uint64(12<<20) / uint64(size) {
+			c.set(i, size, 0)
+		}
+		checkStore(t, c.store)
+		c.check(t, fmt.Sprint(size))
+		// Half of a segment for new blocks is the least that was made lately; what came before that is little.
+		a := &c.store.arena
+		if most := int(2*a.live)/a.segmentSize(0) + 2*loneShare*newShare; len(a.segments) > most {
+			t.Errorf("%d values of %d bytes lie in %d segments, want %d at most: %d bytes of %d are alone", c.store.len(), size, len(a.segments), most, a.lone, a.live)
+		}
+	}
+}
+
 // heapAfter returns the bytes of live heap.
 func heapAfter() int64 {
 	var m runtime.MemStats
