@@ -3,7 +3,10 @@ package fsm
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
+	"math"
+	"strings"
 	"testing"
 )
 
@@ -63,4 +66,18 @@ func TestFormat1Continues(t *testing.T) {
 		}
 	}
 	compare("after a fill")
+}
+
+// TestFormat1RefusesLengths ensures that a length which no store takes is damage, also where the sum of those of an entry wraps around.
+func TestFormat1RefusesLengths(t *testing.T) {
+	d := &driver{t: t, Machine: New()}
+	d.at(1000, Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: 10_000, TableVersion: 1}})
+	d.at(1000, put("a"))
+	image := snapshotBytes1(t, d.Machine)
+	for _, length := range []uint64{math.MaxUint32 - blockHeader, math.MaxUint32, math.MaxUint64} {
+		binary.BigEndian.PutUint64(image[headerSize1+4:], length)
+		if _, err := Restore(bytes.NewReader(image)); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "value of") {
+			t.Errorf("a value of %d bytes: %v", length, err)
+		}
+	}
 }

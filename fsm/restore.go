@@ -9,6 +9,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"math"
 )
 
 // restoreBuffer is how much of a snapshot is read at once. The parts that are read whole fit in it.
@@ -236,6 +237,14 @@ type entryLens struct {
 
 func (l entryLens) total() uint64 { return uint64(l.key) + uint64(l.contentType) + l.value }
 
+// validate returns why no store takes an entry of such lengths, nil if it may.
+func (l entryLens) validate() error {
+	if l.key == 0 || l.contentType > MaxContentType || l.value > math.MaxUint32-blockHeader-uint64(l.key+l.contentType) {
+		return fmt.Errorf("%w: key of %d bytes, content type of %d, value of %d", ErrCorrupt, l.key, l.contentType, l.value)
+	}
+	return nil
+}
+
 // cut makes the parts of e out of the bytes that begin with them.
 func (l entryLens) cut(e *entry, b []byte) {
 	b = b[:l.total()]
@@ -246,10 +255,7 @@ func (l entryLens) cut(e *entry, b []byte) {
 func decodeEntry(b []byte) (e entry, l entryLens, err error) {
 	l = entryLens{int(binary.BigEndian.Uint16(b)), int(binary.BigEndian.Uint16(b[2:])), uint64(binary.BigEndian.Uint32(b[4:]))}
 	e.version, e.expireAt, e.stamp = binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
-	if l.key == 0 || l.contentType > MaxContentType {
-		return e, l, fmt.Errorf("%w: key of %d bytes, content type of %d", ErrCorrupt, l.key, l.contentType)
-	}
-	return e, l, nil
+	return e, l, l.validate()
 }
 
 // admitStored returns why e can't be the next of a store of m, newest being the stamp of the one before.

@@ -77,11 +77,11 @@ func (s *snapshotReader) entry1() (e entry, last bool, err error) {
 	if b, err = s.read(entryHeaderSize1 - 2); err != nil {
 		return e, false, err
 	}
-	typeLen, valueLen := int(binary.BigEndian.Uint16(b)), binary.BigEndian.Uint64(b[2:])
+	l := entryLens{keyLen, int(binary.BigEndian.Uint16(b)), binary.BigEndian.Uint64(b[2:])}
 	e.version, e.expireAt = binary.BigEndian.Uint64(b[10:]), binary.BigEndian.Uint64(b[18:])
 	e.stamp = e.version
-	if typeLen > MaxContentType || valueLen > 1<<32-1 {
-		return e, false, fmt.Errorf("%w: content type of %d bytes, value of %d", ErrCorrupt, typeLen, valueLen)
+	if err := l.validate(); err != nil {
+		return e, false, err
 	}
-	return e, false, s.bytes(&e, entryLens{keyLen, typeLen, valueLen})
+	return e, false, s.bytes(&e, l)
 }

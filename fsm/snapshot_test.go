@@ -391,7 +391,8 @@ func TestRestoreBelievesBytesNotLengths(t *testing.T) {
 		t.Fatalf("a value of several steps: %v", err)
 	}
 	at := bytes.Index(image, binary.BigEndian.AppendUint32(nil, 3<<20))
-	binary.BigEndian.PutUint32(image[at:], 1<<32-1)
+	const most = math.MaxUint32 - blockHeader - 1 // of a value, with that key
+	binary.BigEndian.PutUint32(image[at:], most)
 	for _, have := range []int{0, 1 << 20} {
 		cut := image[:at-4+entryHeaderSize+1+have]
 		var before, after runtime.MemStats
@@ -404,6 +405,10 @@ func TestRestoreBelievesBytesNotLengths(t *testing.T) {
 		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4<<20+2*have); got > most {
 			t.Errorf("allocated %d bytes for %d, want at most %d", got, have, most)
 		}
+	}
+	binary.BigEndian.PutUint32(image[at:], most+1)
+	if _, err := Restore(bytes.NewReader(image)); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "value of 4294967287") {
+		t.Errorf("a value that no segment holds: %v", err)
 	}
 }
 
