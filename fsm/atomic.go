@@ -257,6 +257,9 @@ func (o *outlook) foretell(c *Command, name hashed) Result {
 	if numbered || c.Kind != KindDelete {
 		o.changes++
 	}
+	if after.live && (!s.live || c.Kind == KindPut || c.Kind == KindExpire) && deadAt(m.expiry(c.TTL), m.clock) {
+		after = standing{} // the clock is at its end
+	}
 	*s = after
 	return result
 }

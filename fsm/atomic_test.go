@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -266,5 +267,32 @@ func TestAtomicForgedFingerprint(t *testing.T) {
 	d.remember(&id, &Result{Version: d.version})
 	if got := statuses(d.at(1000, commands...)); !slices.Equal(got, []Status{StatusKeyReused, StatusAborted}) {
 		t.Errorf("statuses %v", got)
+	}
+}
+
+// TestAtomicAtTheEndOfTime ensures that commands which are held together are judged as they then apply also where no time is left to
+// live: what has any is dead at once.
+func TestAtomicAtTheEndOfTime(t *testing.T) {
+	for name, c := range map[string]struct {
+		first, then Command
+		refused     Status
+	}{
+		"put":       {putTTL("k", 5), touch("k"), StatusNotFound},
+		"put over":  {putTTL("old", 5), with(put("old"), Cond{Kind: CondPresent}), StatusCondition},
+		"expire":    {expire("old", 5), touch("old"), StatusNotFound},
+		"increment": {Command{Kind: KindIncr, Key: []byte("k"), TTL: 5}, touch("k"), StatusNotFound},
+		"append":    {Command{Kind: KindAppend, Key: []byte("k"), TTL: 5}, with(appendTo("k", "x"), Cond{Kind: CondPresent}), StatusCondition},
+		"kept":      {Command{Kind: KindAppend, Key: []byte("old"), TTL: 5}, touch("old"), StatusOK},
+		"deleted":   {putTTL("k", 5), remove("k"), StatusOK},
+	} {
+		d := granted(t, 1<<20)
+		d.at(math.MaxUint64, put("old"))
+		whole := StatusOK
+		if c.refused != StatusOK {
+			whole = StatusAborted
+		}
+		if got := d.at(0, together("", c.first, c.then)...); got[0].Status != whole || got[2].Status != c.refused {
+			t.Errorf("%s: %v", name, statuses(got))
+		}
 	}
 }
