@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"slices"
 	"testing"
 
@@ -440,32 +439,5 @@ func TestIndexIsDense(t *testing.T) {
 	}
 	if each := float64(cells) / float64(entries); each > 1.4 {
 		t.Errorf("%.2f cells for each entry", each)
-	}
-}
-
-// TestStoreLayout ensures that what the memory accounts assume of sizes is so, and that records hold no
-// pointers.
-func TestStoreLayout(t *testing.T) {
-	for _, c := range []struct {
-		of        any
-		want, max uintptr
-	}{
-		{record{}, 40, 40},
-		{page{}, 10 << 10, 10 << 10}, // a size class
-		{pageInfo{}, 24, 24},
-		{index{}, 40, 40},
-		{slotSums{}, 64, 64}, // a line of the cache
-		{cell{}, cellBytes, cellBytes},
-		{segmentInfo{}, 12, 12},
-		{due{}, 16, 16},
-	} {
-		if got := reflect.TypeOf(c.of).Size(); got != c.want || got > c.max {
-			t.Errorf("%T has %d bytes, want %d", c.of, got, c.want)
-		}
-	}
-	for i := range reflect.TypeFor[record]().NumField() {
-		if f := reflect.TypeFor[record]().Field(i); f.Type.Kind() == reflect.Pointer || f.Type.Kind() == reflect.Slice {
-			t.Errorf("%s of a record is a %v", f.Name, f.Type)
-		}
 	}
 }
