@@ -10,10 +10,10 @@ import (
 func filled(b *testing.B, n int) (*Machine, uint64) {
 	b.Helper()
 	m := New()
-	grant := Command{Kind: KindGrant, Grant: Grant{
+	begin := []Command{{Kind: KindLevel, Level: MaxLevel, Seed: 0x5eed}, {Kind: KindGrant, Grant: Grant{
 		Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: uint64(n) * Cost(8, 100, 0), TableVersion: 1,
-	}}
-	if _, err := m.Apply(1, Batch{Level: 1, Commands: []Command{grant}}); err != nil {
+	}}}
+	if _, err := m.Apply(1, Batch{Level: 1, Commands: begin}); err != nil {
 		b.Fatal(err)
 	}
 	for i := range n {
