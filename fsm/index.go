@@ -42,7 +42,7 @@ func (c *cell) block() address { return address(c.high&(1<<addressHigh-1))<<32 |
 
 const (
 	cellBytes = 12
-	// partCells is the most that a table has, 96 KiB of them.
+	// partCells is from where on a full table is parted, 96 KiB of them.
 	partCells = 8192
 	// maxDepth is where tables are parted no more and grow as they must: hashes are not that equal.
 	maxDepth = 16
@@ -189,7 +189,7 @@ func (x *index) split(hash uint32) bool {
 	var halves [2]*table
 	for i := range halves {
 		halves[i] = new(table)
-		halves[i].resize(len(old.cells) / 2) // grown where the hashes are not alike many
+		halves[i].resize(len(old.cells)/2 + len(old.cells)/8) // grown where the hashes are not alike many; half would be full at once
 	}
 	for _, c := range old.cells {
 		if c.ref == 0 {
