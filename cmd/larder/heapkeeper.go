@@ -14,6 +14,8 @@ const (
 	// garbageShare is the part of what lives that garbage may come to, and leastGarbage what it always may.
 	garbageShare = 6
 	leastGarbage = 24 << 20
+	// leastHeap is what the runtime takes for what lives where less does, to tell how far a heap may grow.
+	leastHeap = 4 << 20
 	// calmTicks is how many ticks in a row are looked at to tell whether a process is calm, and calmShare how often what they
 	// allocated must fit into what could be given back, for it to be.
 	calmTicks = 5
@@ -45,7 +47,7 @@ type heapKeeper struct {
 // step returns the percentage of garbage to set, 0 to leave it, and whether to give free memory back now.
 func (k *heapKeeper) step(s heapSample) (percent int, release bool) {
 	garbage := max(leastGarbage, s.live/garbageShare)
-	want := int(garbage * 100 / max(s.live, 1<<20))
+	want := int(garbage * 100 / max(s.live, leastHeap))
 	if k.percent == 0 || want < k.percent*7/8 || want > k.percent*8/7+1 { // each change stops the world
 		k.percent, percent = want, want
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 	"time"
 )
@@ -16,11 +17,25 @@ func TestHeapPercent(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{0, 2400}, {mib, 0}, {2 * mib, 1200}, {24 * mib, 100}, {25 * mib, 0}, {23 * mib, 0}, {48 * mib, 50}, {120 * mib, 20}, {144 * mib, 16}, {1 << 30, 0}, {1 << 40, 0}, {48 * mib, 50},
+		{0, 600}, {mib, 0}, {4 * mib, 0}, {8 * mib, 300}, {24 * mib, 100}, {25 * mib, 0}, {23 * mib, 0}, {48 * mib, 50}, {120 * mib, 20}, {144 * mib, 16}, {1 << 30, 0}, {1 << 40, 0}, {48 * mib, 50},
 	} {
 		if got, _ := k.step(heapSample{live: tc.live, used: tc.live}); got != tc.want {
 			t.Errorf("step %d: %d MiB live: got %d %%, want %d", i, tc.live/mib, got, tc.want)
 		}
+	}
+}
+
+// TestHeapGoal ensures that the runtime lets the heap grow about as far as it may where next to nothing lives, or nothing is known to yet:
+// it has a least heap of its own, which a percentage makes larger.
+func TestHeapGoal(t *testing.T) {
+	var k heapKeeper
+	percent, _ := k.step(heapSample{})
+	defer debug.SetGCPercent(debug.SetGCPercent(percent))
+	runtime.GC()
+	goal := []metrics.Sample{{Name: "/gc/heap/goal:bytes"}}
+	metrics.Read(goal)
+	if got := goal[0].Value.Uint64(); got < leastGarbage || got > 2*leastGarbage {
+		t.Errorf("%d bytes live, and the heap may grow to %d, want about %d", sampleHeap().live, got, leastGarbage)
 	}
 }
 
