@@ -351,6 +351,26 @@ func TestStoreViewBeside(t *testing.T) {
 	checkStore(t, c.store)
 }
 
+// TestStoreReseedBesideView ensures, under the race detector, that hashes are made anew without a write to what a view sees.
+func TestStoreReseedBesideView(t *testing.T) {
+	c := newChurn(4)
+	for i := range uint64(1000) {
+		c.set(i, c.rng.IntN(200), i%2)
+	}
+	v := c.store.view()
+	done := make(chan int)
+	go func() {
+		n := 0
+		v.each(func(entry) error { n++; return nil })
+		done <- n
+	}()
+	c.store.reseed(7)
+	if n := <-done; n != 1000 {
+		t.Errorf("the view shows %d entries", n)
+	}
+	checkStore(t, c.store)
+}
+
 // TestStoreTouchOfTwo ensures that a touch which names two keys finds the same one in stores that went
 // different ways to the same entries.
 func TestStoreTouchOfTwo(t *testing.T) {
