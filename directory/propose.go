@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/larder-cache/larder/shard"
 )
 
 // What puts commands into the directory's log, wherever its leader is.
+
+// spreadPatience is how long whoever changed the table waits until all may have heard.
+const spreadPatience = 200 * time.Millisecond
 
 // Propose has the directory's leader, wherever it is, put c into the log, and returns what became of
 // it. A refusal by c's precondition is a Result, not an error; errors are as for shard.Group.Propose.

@@ -90,6 +90,11 @@ type Member struct {
 	Role Role   `json:"role"`
 }
 
+// id is the member's server id.
+func (m Member) id(of shard.ID) shard.ReplicaID {
+	return shard.ReplicaID{Shard: of, Node: m.Node, R: m.R}
+}
+
 // Role is what a member is to be.
 type Role string
 
