@@ -159,24 +159,6 @@ func TestBusiest(t *testing.T) {
 	}
 }
 
-// TestSpread ensures that leaders count as spread only where each shard has one and no node has two more than another.
-func TestSpread(t *testing.T) {
-	nodes := []*cluster.Node{{ID: "a"}, {ID: "b"}, {ID: "c"}}
-	for what, tt := range map[string]struct {
-		leaders map[uint64]string
-		want    bool
-	}{
-		"even":          {map[uint64]string{1: "a", 2: "b", 3: "c", 4: "a"}, true},
-		"one has none":  {map[uint64]string{1: "a", 2: "b", 3: "b", 4: "a"}, false},
-		"one is silent": {map[uint64]string{1: "a", 2: "b", 3: "c"}, false},
-		"no leader":     {map[uint64]string{1: "a", 2: "b", 3: "c", 4: ""}, false},
-	} {
-		if got := spread(tt.leaders, nodes, 4); got != tt.want {
-			t.Errorf("%s: got %t", what, got)
-		}
-	}
-}
-
 // TestJudge ensures that medians of the longest times are held against what is wanted, and shown beside those of all shards.
 func TestJudge(t *testing.T) {
 	f := findings{}

@@ -23,11 +23,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/larder-cache/larder/integration/bench/local"
@@ -49,17 +47,7 @@ type config struct {
 	args    []string
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	switch err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); {
-	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "failover:", err)
-		os.Exit(1)
-	}
-}
+func main() { local.Main("failover", run) }
 
 const netAuto = "auto"
 
@@ -115,24 +103,16 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(cfg.dir, "larder-failover-")
+	site, err := local.OpenSite("failover", cfg.dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if cfg.binary == "" {
-		builder, buildErr := cluster.NewBuilder()
-		if buildErr != nil {
-			return buildErr
-		}
-		defer func() { err = errors.Join(err, builder.Close()) }()
-		fmt.Fprintln(status, "building larder")
-		if cfg.binary, err = builder.Build(); err != nil {
-			return err
-		}
+	defer func() { err = errors.Join(err, site.Close()) }()
+	if cfg.binary, err = site.Larder(cfg.binary, status); err != nil {
+		return err
 	}
 	found := findings{Machine: local.Machine(), Args: args, Net: cfg.net}
-	measured := measure(ctx, cfg, filepath.Join(dir, "nodes"), status, &found)
+	measured := measure(ctx, cfg, filepath.Join(site.Dir, "nodes"), status, &found)
 
 	// What was measured until something went wrong is told all the same.
 	r := report.New(out)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/larder-cache/larder/integration/bench/local"
 	"github.com/larder-cache/larder/integration/cluster"
 )
 
@@ -125,7 +126,7 @@ func (b *bench) round(ctx context.Context, f fault, number int) (l loss, err err
 
 // busiest returns the node that leads most shards, and these. Of several it is another one in each round.
 func busiest(leaders map[uint64]string, nodes []*cluster.Node, round int) (victim *cluster.Node, led []uint64) {
-	count := leads(leaders)
+	count := local.Leads(leaders)
 	for i := range nodes {
 		if n := nodes[(round+i)%len(nodes)]; victim == nil || count[n.ID] > count[victim.ID] {
 			victim = n
@@ -139,25 +140,6 @@ func busiest(leaders map[uint64]string, nodes []*cluster.Node, round int) (victi
 	return victim, led
 }
 
-// leads counts what each node leads.
-func leads(leaders map[uint64]string) map[string]int {
-	count := map[string]int{}
-	for _, leader := range leaders {
-		count[leader]++
-	}
-	return count
-}
-
-// spread reports whether all shards have leaders, and no node leads two shards more than another one.
-func spread(leaders map[uint64]string, nodes []*cluster.Node, shards int) bool {
-	count := leads(leaders)
-	low, high := shards, 0
-	for _, n := range nodes {
-		low, high = min(low, count[n.ID]), max(high, count[n.ID])
-	}
-	return len(leaders) == shards && count[""] == 0 && high-low <= 1
-}
-
 // whole waits until all nodes are ready, leaders are spread, all nodes know them, and they take writes.
 func (b *bench) whole(ctx context.Context, t *tally) error {
 	ctx, cancel := context.WithTimeout(ctx, b.cfg.limit)
@@ -165,10 +147,14 @@ func (b *bench) whole(ctx context.Context, t *tally) error {
 	if err := b.cluster.Ready(ctx); err != nil {
 		return err
 	}
+	var nodes []string
+	for _, n := range b.cluster.Nodes {
+		nodes = append(nodes, n.ID)
+	}
 	var leaders map[uint64]string
 	err := cluster.Poll(ctx, func() bool {
 		leaders = t.leaders()
-		return spread(leaders, b.cluster.Nodes, b.cfg.shards) && b.known(ctx, leaders)
+		return len(leaders) == b.cfg.shards && local.Spread(leaders, nodes) && b.known(ctx, leaders)
 	})
 	if err != nil {
 		return fmt.Errorf("shards are led by %v: %w", leaders, err)

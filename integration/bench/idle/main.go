@@ -13,16 +13,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/larder-cache/larder/integration/bench/local"
 	"github.com/larder-cache/larder/integration/bench/report"
-	"github.com/larder-cache/larder/integration/cluster"
 )
 
 // What a cluster with that many idle shards is to keep to.
@@ -44,17 +41,7 @@ type config struct {
 	args   []string
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	switch err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); {
-	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "idle:", err)
-		os.Exit(1)
-	}
-}
+func main() { local.Main("idle", run) }
 
 func parse(args []string, status io.Writer) (config, error) {
 	cfg := config{}
@@ -83,25 +70,17 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(cfg.dir, "larder-idle-")
+	site, err := local.OpenSite("idle", cfg.dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if cfg.binary == "" {
-		builder, buildErr := cluster.NewBuilder()
-		if buildErr != nil {
-			return buildErr
-		}
-		defer func() { err = errors.Join(err, builder.Close()) }()
-		fmt.Fprintln(status, "building larder")
-		if cfg.binary, err = builder.Build(); err != nil {
-			return err
-		}
+	defer func() { err = errors.Join(err, site.Close()) }()
+	if cfg.binary, err = site.Larder(cfg.binary, status); err != nil {
+		return err
 	}
 
 	began := time.Now()
-	l, err := local.StartLarder(local.Config{Binary: cfg.binary, Dir: filepath.Join(dir, "nodes"), Nodes: 3, Shards: cfg.shards, Args: cfg.args})
+	l, err := local.StartLarder(local.Config{Binary: cfg.binary, Dir: filepath.Join(site.Dir, "nodes"), Nodes: 3, Shards: cfg.shards, Args: cfg.args})
 	if err != nil {
 		return err
 	}
@@ -112,7 +91,7 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 		return err
 	}
 	up := time.Since(began)
-	start, err := spent(l.Nodes)
+	start, err := local.CPU(l.Nodes)
 	if err != nil {
 		return err
 	}
@@ -144,18 +123,6 @@ func run(ctx context.Context, args []string, out, status io.Writer) (err error) 
 	r.Bar(usage.links <= maxLinks, fmt.Sprintf("at most %d connections between two nodes", maxLinks), fmt.Sprint(usage.links))
 	r.Bar(elected <= maxElected, fmt.Sprintf("all shards led again in %s after a node was killed", maxElected), elected.Round(time.Millisecond).String())
 	return r.Close()
-}
-
-// spent is how long nodes have used processors, together.
-func spent(nodes []*local.Node) (sum time.Duration, err error) {
-	for _, n := range nodes {
-		cpu, err := n.CPU()
-		if err != nil {
-			return 0, err
-		}
-		sum += cpu
-	}
-	return sum, nil
 }
 
 // pass waits.
@@ -221,13 +188,10 @@ func reelect(ctx context.Context, l *local.Larder, cfg config) (took, cpu time.D
 	if err != nil {
 		return 0, 0, err
 	}
-	count := map[string]int{}
-	for _, leader := range leaders {
-		count[leader]++
-	}
+	count := local.Leads(leaders)
 	victim := slices.MaxFunc(l.Nodes, func(a, b *local.Node) int { return count[a.ID] - count[b.ID] })
 	rest := slices.DeleteFunc(slices.Clone(l.Nodes), func(n *local.Node) bool { return n == victim })
-	before, err := spent(rest)
+	before, err := local.CPU(rest)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -246,7 +210,7 @@ func reelect(ctx context.Context, l *local.Larder, cfg config) (took, cpu time.D
 		}
 	}
 	took = time.Since(began)
-	after, err := spent(rest)
+	after, err := local.CPU(rest)
 	return took, after - before, err
 }
 

@@ -139,23 +139,13 @@ func (n *Node) Leaders(ctx context.Context) (map[uint64]string, error) {
 
 // Spread waits until the nodes lead equally many shards, but for one, which they bring about by themselves.
 func (l *Larder) Spread(ctx context.Context) error {
+	var nodes []string
+	for _, n := range l.Nodes {
+		nodes = append(nodes, n.ID)
+	}
 	return l.Nodes[0].Await(ctx, "leading its part", func() bool {
 		leaders, err := l.Nodes[0].Leaders(ctx)
-		if err != nil {
-			return false
-		}
-		count := map[string]int{}
-		for _, leader := range leaders {
-			count[leader]++
-		}
-		if count[""] > 0 {
-			return false
-		}
-		low, high := len(leaders), 0
-		for _, n := range l.Nodes {
-			low, high = min(low, count[n.ID]), max(high, count[n.ID])
-		}
-		return high-low <= 1
+		return err == nil && Spread(leaders, nodes)
 	})
 }
 

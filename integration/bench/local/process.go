@@ -52,6 +52,18 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // CPU returns the processor time that the process has taken so far, to 1/100 s.
 func (p *Process) CPU() (time.Duration, error) { return cluster.CPUOf(p.Pid()) }
 
+// CPU returns the processor time that processes, or nodes, have taken so far, together.
+func CPU[P interface{ CPU() (time.Duration, error) }](of []P) (sum time.Duration, err error) {
+	for _, p := range of {
+		took, err := p.CPU()
+		if err != nil {
+			return 0, err
+		}
+		sum += took
+	}
+	return sum, nil
+}
+
 // RSS returns the memory of the process, bytes, files that are mapped into it included.
 func (p *Process) RSS() (uint64, error) { return Memory(strconv.Itoa(p.Pid()), "VmRSS") }
 

@@ -14,53 +14,41 @@ import (
 
 	"github.com/larder-cache/larder/httpapi/client/load"
 	"github.com/larder-cache/larder/integration/bench/local"
-	"github.com/larder-cache/larder/integration/cluster"
 )
 
 // bench starts systems and measures them.
 type bench struct {
-	cfg     config
-	status  io.Writer
-	self    string // this program
-	larder  string // the server
-	dir     string // everything that is written
-	builder *cluster.Builder
+	cfg    config
+	status io.Writer
+	self   string // this program
+	larder string // the server
+	site   *local.Site
 }
 
 func newBench(cfg config, status io.Writer) (*bench, error) {
-	b := &bench{cfg: cfg, status: status, larder: cfg.binary}
+	b := &bench{cfg: cfg, status: status}
 	var err error
 	if b.self, err = os.Executable(); err != nil {
 		return nil, err
 	}
-	if b.builder, err = cluster.NewBuilder(); err != nil {
+	if b.site, err = local.OpenSite("peers", cfg.dir); err != nil {
 		return nil, err
 	}
-	if b.dir, err = os.MkdirTemp(cfg.dir, "larder-peers-"); err != nil {
-		return nil, errors.Join(err, b.close())
-	}
-	if b.larder == "" && slices.ContainsFunc(cfg.systems, isLarder) {
-		fmt.Fprintln(status, "building larder")
-		if b.larder, err = b.builder.Build(); err != nil {
-			return nil, errors.Join(err, b.close())
+	if slices.ContainsFunc(cfg.systems, isLarder) {
+		if b.larder, err = b.site.Larder(cfg.binary, status); err != nil {
+			return nil, errors.Join(err, b.site.Close())
 		}
 	}
 	return b, nil
 }
 
-func (b *bench) close() error {
-	var err error
-	if b.dir != "" {
-		err = os.RemoveAll(b.dir)
-	}
-	return errors.Join(err, b.builder.Close())
-}
+func (b *bench) close() error { return b.site.Close() }
 
 // start starts a system in a new folder, which close of the system leaves for clean.
 func (b *bench) start(ctx context.Context, name string) (s system, clean func() error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	dir, err := os.MkdirTemp(b.dir, name+"-")
+	dir, err := os.MkdirTemp(b.site.Dir, name+"-")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,7 +162,7 @@ func (b *bench) sample(ctx context.Context, s system, conns int, m mix) (x sampl
 	if err != nil {
 		return x, err
 	}
-	servers, err := cpu(s)
+	servers, err := local.CPU(s.processes())
 	if err != nil {
 		return x, err
 	}
@@ -187,7 +175,7 @@ func (b *bench) sample(ctx context.Context, s system, conns int, m mix) (x sampl
 		return x, ctx.Err()
 	}
 	client = ownCPU() - client
-	afterCPU, err := cpu(s)
+	afterCPU, err := local.CPU(s.processes())
 	if err != nil {
 		return x, err
 	}

@@ -31,11 +31,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/larder-cache/larder/integration/bench/local"
@@ -74,21 +72,12 @@ var (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	var err error
-	if len(os.Args) > 1 && os.Args[1] == "child" {
-		err = child(ctx, os.Args[2:])
-	} else {
-		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	}
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "peers:", err)
-		os.Exit(1)
-	}
+	local.Main("peers", func(ctx context.Context, args []string, out, status io.Writer) error {
+		if len(args) > 0 && args[0] == "child" {
+			return child(ctx, args[1:])
+		}
+		return run(ctx, args, out, status)
+	})
 }
 
 func parse(args []string, status io.Writer) (config, error) {

@@ -52,15 +52,3 @@ var errSkip = errors.New("not measured")
 
 // startTime bounds the start of a system.
 const startTime = time.Minute
-
-// cpu is the processor time of all servers so far.
-func cpu(s system) (sum time.Duration, err error) {
-	for _, p := range s.processes() {
-		took, err := p.CPU()
-		if err != nil {
-			return 0, err
-		}
-		sum += took
-	}
-	return sum, nil
-}
