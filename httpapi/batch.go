@@ -55,14 +55,18 @@ func (s *server) batch(w http.ResponseWriter, r *http.Request) error {
 			return kindBadHeader.problem("%s is not for a batch: its operations have members of that name.", name)
 		}
 	}
+	badType := checkJSONType(r.Header, ndjson)
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && mediaType == ndjson {
-		if key != "" {
-			return kindBadBatch.problem("A stream is not atomic, so it takes no Idempotency-Key.")
+		switch {
+		case badType != nil:
+			return refuseStream(w, badType)
+		case key != "":
+			return refuseStream(w, kindBadBatch.problem("A stream is not atomic, so it takes no Idempotency-Key."))
 		}
 		return s.batchStream(w, r, timeout, noLease)
 	}
-	if err := checkJSONType(r.Header, ndjson); err != nil {
-		return err
+	if badType != nil {
+		return badType
 	}
 	deadline := time.Now().Add(timeout)
 	size := r.ContentLength

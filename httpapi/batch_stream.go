@@ -35,7 +35,7 @@ const (
 func (s *server) batchStream(w http.ResponseWriter, r *http.Request, timeout time.Duration, noLease bool) error {
 	release, err := s.admission.take(1, streamBytes)
 	if err != nil {
-		return err
+		return refuseStream(w, err)
 	}
 	defer release()
 	conn := http.NewResponseController(w)
@@ -95,6 +95,13 @@ func (s *server) batchStream(w http.ResponseWriter, r *http.Request, timeout tim
 			return nil
 		}
 	}
+}
+
+// refuseStream is the answer to a stream that is not begun. It comes at once, and the connection ends with it: net/http would wait for the end of
+// the body, which the client may not mean to send before it has read results.
+func refuseStream(w http.ResponseWriter, err error) error {
+	http.NewResponseController(w).SetReadDeadline(time.Now()) // whatever isn't a connection has nothing to wait for
+	return problemOf(err, false).hangingUp()
 }
 
 func writeLine(out *bufio.Writer, result *batchResult) error {
