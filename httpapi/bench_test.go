@@ -83,7 +83,7 @@ func benchmarkData(b *testing.B, method string) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		srv := NewServer(handler)
+		srv := NewServer(handler, 0)
 		srv.noPlain = allByNetHTTP
 		done := make(chan struct{})
 		go func() {

@@ -82,7 +82,7 @@ type connKey struct{}
 // answers them itself, in text/plain, get the same status as a problem instead.
 type conn struct {
 	net.Conn
-	limit   *connLimit // that it counts for until it is closed
+	count   *connCount // that it counts for until it is closed
 	closed  atomic.Bool
 	unread  []byte      // to be read before what comes from the connection
 	serving atomic.Bool // from the handler's start until its answer is flushed
@@ -99,7 +99,7 @@ func (c *conn) Read(p []byte) (int, error) {
 
 func (c *conn) Close() error {
 	if !c.closed.Swap(true) {
-		c.limit.release()
+		c.count.release()
 	}
 	return c.Conn.Close()
 }

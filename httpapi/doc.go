@@ -42,8 +42,8 @@
 // goroutine of its connection, and none starts another. A request ends by its Larder-Timeout,
 // which bounds the wait for its body and for its operation alike, or when the client goes.
 //
-// Connections may take half of the process's descriptors, and be 32,768 at most; beyond, new ones are closed at once (see
-// connLimit).
+// Connections may take half of the process's descriptors, and be 32,768 at most, or as many as NewServer is told; beyond, new ones are closed
+// at once (see connLimit), and counted.
 //
 // # Caveats
 //

@@ -244,7 +244,7 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := NewServer(f.handler)
+	srv := NewServer(f.handler, 0)
 	srv.noPlain = allByNetHTTP
 	srv.errLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	srv.rest.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)

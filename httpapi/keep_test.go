@@ -63,7 +63,7 @@ func TestRequestsShareNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := NewServer(handler)
+	srv := NewServer(handler, 0)
 	srv.noPlain = allByNetHTTP
 	defer srv.Close()
 	go srv.Serve(l)

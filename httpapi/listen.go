@@ -21,7 +21,7 @@ type Server struct {
 	closing context.Context // ends when the server shuts down
 	errLog  *log.Logger     // nil: the standard one
 
-	limit *connLimit // of connections
+	count connCount // of connections
 
 	noPlain bool // leave all to net/http, in tests
 
@@ -34,10 +34,17 @@ type Server struct {
 
 // NewServer returns a server of handler with this package's limits. Bodies are bounded by the handlers that read
 // them. Shutdown ends the waits for a change of the table.
-func NewServer(handler http.Handler) *Server {
+//
+// maxConnections bounds its connections at the same time, further ones are closed at once; see CheckMaxConnections. With 0 half of the process's
+// descriptors do, 32,768 at most, for all servers of the process together.
+func NewServer(handler http.Handler, maxConnections int) *Server {
 	rest, closing := newRest(handler)
-	return &Server{handler: handler, rest: rest, closing: closing, limit: processConns,
-		listeners: map[net.Listener]struct{}{}, conns: map[*plainConn]struct{}{}}
+	s := &Server{handler: handler, rest: rest, closing: closing, listeners: map[net.Listener]struct{}{}, conns: map[*plainConn]struct{}{}}
+	s.count.limit = processConns
+	if maxConnections > 0 {
+		s.count.limit = &connLimit{most: int64(maxConnections)}
+	}
+	return s
 }
 
 // Serve serves the connections that l accepts until it fails, or the server is closed: then it returns
@@ -79,16 +86,16 @@ func (s *Server) Serve(l net.Listener) error {
 
 // start serves c on a goroutine of its own, or closes it where there are too many.
 func (s *Server) start(c net.Conn, handed *handedOver) {
-	if !s.limit.take() {
+	if !s.count.take() {
 		c.Close()
-		if s.limit.tell() {
-			s.logf("http: %d connections are open, as many as there may be; further ones are closed", s.limit.most)
+		if s.count.limit.tell() {
+			s.logf("http: %d connections are open, as many as there may be; further ones are closed", s.count.limit.most)
 		}
 		return
 	}
 	raw, ok := plain(c)
 	if !ok || s.noPlain {
-		go handed.take(&conn{Conn: c, limit: s.limit})
+		go handed.take(&conn{Conn: c, count: &s.count})
 		return
 	}
 	p := &plainConn{Conn: c, server: s, raw: raw, remote: c.RemoteAddr().String()}
@@ -96,7 +103,7 @@ func (s *Server) start(c net.Conn, handed *handedOver) {
 	if s.shuttingDown.Load() {
 		s.mu.Unlock()
 		c.Close()
-		s.limit.release()
+		s.count.release()
 		return
 	}
 	s.conns[p] = struct{}{}
@@ -105,12 +112,12 @@ func (s *Server) start(c net.Conn, handed *handedOver) {
 		defer s.forget(p)
 		if !p.serve() {
 			c.Close()
-			s.limit.release()
+			s.count.release()
 			return
 		}
 		unread, _ := p.in.Peek(p.in.Buffered())
 		c.SetDeadline(time.Time{})
-		handed.take(&conn{Conn: c, limit: s.limit, unread: unread})
+		handed.take(&conn{Conn: c, count: &s.count, unread: unread})
 	}()
 }
 

@@ -1,12 +1,10 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"reflect"
@@ -80,9 +78,9 @@ func newPipeServer(t testing.TB, byNetHTTP bool, change ...func(*Config)) *pipeS
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &pipeServer{NewServer(handler), data, cfg.Metrics, newPipeListener(), make(chan struct{})}
+	s := &pipeServer{NewServer(handler, 0), data, cfg.Metrics, newPipeListener(), make(chan struct{})}
 	s.noPlain = byNetHTTP
-	s.limit = &connLimit{most: 100}
+	s.count.limit = &connLimit{most: 100}
 	s.errLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	s.rest.ErrorLog = s.errLog
 	go func() {
@@ -106,8 +104,8 @@ func (s *pipeServer) stop(t testing.TB) {
 	}
 	<-s.done
 	synctest.Wait()
-	if open := s.limit.open.Load(); open != 0 {
-		t.Errorf("%d connections are left", open)
+	if all, own := s.count.limit.open.Load(), s.count.open.Load(); all != 0 || own != 0 {
+		t.Errorf("%d connections are left, %d of this server", all, own)
 	}
 }
 
@@ -337,46 +335,5 @@ func TestClientThatReadsNothing(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-// Beyond as many connections as there may be, further ones are closed at once, and told of; each that ends, whoever served it,
-// makes room for another.
-func TestConnectionsAreLimited(t *testing.T) {
-	const read, other = "GET /v1/kv/old HTTP/1.1\r\nHost: a\r\n\r\n", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
-	for _, byNetHTTP := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			s := newPipeServer(t, byNetHTTP)
-			defer s.stop(t)
-			s.limit.most = 3
-			var logs bytes.Buffer
-			s.errLog = log.New(&lockedWriter{w: &logs}, "", 0)
-			for _, first := range []string{"", read, other, read + other} {
-				held := []*pipeConn{s.dial(), s.dial(), s.dial()}
-				if first != "" {
-					fmt.Fprint(held[0], first)
-					if n, err := held[0].Read(make([]byte, 4096)); n == 0 {
-						t.Errorf("no answer: %v", err)
-					}
-				}
-				for range 5 {
-					if n, err := s.dial().Read(make([]byte, 1)); err != io.EOF {
-						t.Errorf("by net/http %t: a fourth connection is open: %d bytes, %v", byNetHTTP, n, err)
-					}
-				}
-				held[0].Close()
-				synctest.Wait()
-				if got := s.talk(t, []string{read}, 0, false); !strings.HasSuffix(got.answers, "value") {
-					t.Errorf("by net/http %t, after %q is closed: %q", byNetHTTP, first, got.answers)
-				}
-				held[1].Close()
-				held[2].Close()
-				synctest.Wait()
-				time.Sleep(time.Second)
-			}
-			if told := strings.Count(logs.String(), "3 connections are open"); told != 4 {
-				t.Errorf("it is told %d times", told)
-			}
-		})
 	}
 }

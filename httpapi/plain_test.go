@@ -541,7 +541,7 @@ func TestPanics(t *testing.T) {
 		w.Header().Set("Content-Length", "10000")
 		w.Write(make([]byte, 9000))
 		panic(http.ErrAbortHandler)
-	}))
+	}), 0)
 	srv.noPlain = allByNetHTTP
 	defer srv.Close()
 	go srv.Serve(l)

@@ -40,6 +40,8 @@ type nodeConfig struct {
 	insecure      bool
 	heap          *heapLimit // of the process
 
+	maxConnections int // of clients; 0: as many as descriptors allow
+
 	snapshotEntries uint64
 	trailingLogs    uint64
 }
@@ -88,6 +90,9 @@ func (c *nodeConfig) complete() error {
 	}
 	if c.readMode != readProbe && c.readMode != readLease {
 		return usageError{fmt.Errorf("--read-mode %q is not %s or %s", c.readMode, readProbe, readLease)}
+	}
+	if err := httpapi.CheckMaxConnections(c.maxConnections); err != nil {
+		return usageError{fmt.Errorf("--max-connections %w", err)}
 	}
 	if _, err := shard.ParseLogStore(c.logStore); err != nil {
 		return usageError{fmt.Errorf("--log-store %w", err)}
@@ -260,7 +265,8 @@ func startNode(cfg nodeConfig, log *slog.Logger) (*node, error) {
 			fail(err)
 		}
 	})
-	n.server = httpapi.NewServer(control(handler))
+	n.server = httpapi.NewServer(control(handler), cfg.maxConnections)
+	registry.MustRegister(n.server.Collector())
 	n.work.Go(func() {
 		if err := n.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			fail(fmt.Errorf("REST: %w", err))

@@ -80,6 +80,7 @@ stops; a second signal stops it at once.`,
 	clusterFlags(f, &cfg, &maxMemory)
 	memoryLimitFlags(f, &limit)
 	f.StringVar(&cfg.zone, "zone", "", "failure zone: replicas of a shard are spread over zones")
+	f.IntVar(&cfg.maxConnections, "max-connections", 0, "connections of clients at the same time; further ones are closed at once. 0: half of the file descriptors that the process\nmay have, 32768 at most")
 	f.BoolVar(&cfg.insecure, "insecure", false, "allow addresses beyond loopback though nothing protects them")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	f.Uint64Var(&cfg.snapshotEntries, "snapshot-threshold", 0, "log entries between snapshots")

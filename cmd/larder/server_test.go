@@ -72,6 +72,9 @@ func TestServerUsage(t *testing.T) {
 		{[]string{"--initial-cluster", "b=127.0.0.1:17081"}, "--initial-cluster"},
 		{[]string{"--initial-cluster", ""}, "--initial-cluster"},
 		{[]string{"--log-level", "loud"}, "--log-level"},
+		{[]string{"--max-connections", "-1"}, "--max-connections -1"},
+		{[]string{"--max-connections", "1000000000000"}, "--max-connections 1000000000000 is more than"},
+		{[]string{"--max-connections", "many"}, "--max-connections"},
 	} {
 		if code, stderr := start(tc.change...); code != exitUsage || !strings.Contains(stderr, tc.want) {
 			t.Errorf("%q: got exit code %d, %q, want code 2 and %q", tc.change, code, stderr, tc.want)
@@ -83,6 +86,7 @@ func TestServerUsage(t *testing.T) {
 		{"--shard-bytes", "1MiB", "--default-ttl", "24h", "--touch-interval", "0", "--memory-limit", "off"},
 		{"--insecure", "--http", "0.0.0.0:17070", "--advertise-http", "cache.example:7070", "--advertise-raft", "10.0.0.1:7071"},
 		{"--route", "redirect", "--max-memory", "512KiB", "--cache-memory", "50%"},
+		{"--max-connections", "1"},
 	} {
 		if code, stderr := start(change...); code != exitFailed {
 			t.Errorf("%q: got exit code %d, %q, want code 1: there is nothing to refuse but the folder", change, code, stderr)
