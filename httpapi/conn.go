@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,11 @@ func newRest(handler http.Handler) (_ *http.Server, closing context.Context) {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if c, ok := r.Context().Value(connKey{}).(*conn); ok {
 				c.serving.Store(true)
+				if c.framing.bad {
+					c.SetReadDeadline(time.Now().Add(lingerTime)) // for what the client still sends
+					kindMalformed.problem("The request could not be read: where its body ends is not clear, as it has a Transfer-Encoding beside a Content-Length, or in HTTP/1.0.").hangingUp().write(w)
+					return
+				}
 			}
 			handler.ServeHTTP(w, r)
 		}),
@@ -85,16 +91,36 @@ type conn struct {
 	count   *connCount // that it counts for until it is closed
 	closed  atomic.Bool
 	unread  []byte      // to be read before what comes from the connection
+	framing framing     // of what was read
 	serving atomic.Bool // from the handler's start until its answer is flushed
 }
 
+// Read gives net/http no more than the rest of one header, so that framing tells of the request that is about to be served. Behind a request after
+// which there can be no other it gives nothing, until the client ends or the deadline comes.
 func (c *conn) Read(p []byte) (int, error) {
-	if len(c.unread) > 0 {
-		n := copy(p, c.unread)
-		c.unread = c.unread[n:]
-		return n, nil
+	for {
+		if len(c.unread) > 0 {
+			n := c.framing.advance(c.unread[:min(len(p), len(c.unread))])
+			if n == 0 {
+				c.unread = nil
+				continue
+			}
+			copy(p, c.unread[:n])
+			c.unread = c.unread[n:]
+			return n, nil
+		}
+		read, err := c.Conn.Read(p)
+		n := c.framing.advance(p[:read])
+		if n < read {
+			c.unread = bytes.Clone(p[n:read])
+		}
+		if n > 0 {
+			return n, nil // an error comes again
+		}
+		if err != nil || read == 0 {
+			return 0, err
+		}
 	}
-	return c.Conn.Read(p)
 }
 
 func (c *conn) Close() error {

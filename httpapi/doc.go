@@ -31,6 +31,10 @@
 // lengths, and whatever is malformed. So the loop decides nothing of which readings of HTTP could differ, and there is
 // one parser for all that is doubtful. Handlers don't know who serves them: to both they are an http.Handler.
 //
+// One thing net/http takes that is refused here: a body that has both a length and a transfer coding, or a coding in HTTP/1.0. Who stands in front and
+// goes by the other of the two takes the rest of the body for a request, or a request for the body. As net/http tells its handlers of
+// neither, framing follows what it reads: such a request gets 400, is the last of its connection, and nothing is done of it.
+//
 // To each request the loop answers byte for byte what net/http does, but for the Date. Tests hold the two against each
 // other, and all tests of this package run by each. What differs is time: the loop sees within a quarter of a second, not at
 // once, that a client has gone, and a shutdown closes a connection that never sent a byte at once. net/http serves all on
