@@ -58,9 +58,13 @@ func (r *lossRig) change(at string, c MemberChange) {
 
 func (r *lossRig) put(at, key, value string) {
 	r.t.Helper()
-	if _, err := r.do(at, shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte(value)}); err != nil {
-		r.t.Fatal(err)
-	}
+	r.until("the write is acknowledged", func() bool { // a leader that has just been moved may leave its outcome unknown
+		_, err := r.do(at, shard.Request{Op: shard.OpPut, Key: []byte(key), Value: []byte(value)})
+		if err != nil && !shard.Refused(err) && !errors.Is(err, shard.ErrOutcomeUnknown) {
+			r.t.Fatal(err)
+		}
+		return err == nil
+	})
 	r.values[key] = value
 }
 
