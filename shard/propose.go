@@ -383,6 +383,19 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		refuse(batch, err)
 		return false
 	}
+	// The library takes it when its main goroutine is free, which may be in a disk write: it waits no
+	// longer than the first deadline.
+	timeout := time.Duration(0)
+	switch {
+	case len(batch) == 0: // nobody waits for it
+		timeout = touchPatience
+	case !earliest.IsZero():
+		if timeout = time.Until(earliest) - answerTime; timeout <= 0 { // this process stood still since the batch was gathered
+			b.touches.drop(touched)
+			b.giveBack(batch)
+			return false
+		}
+	}
 	if !i.enter() {
 		b.touches.drop(touched)
 		refuse(batch, ErrStopped)
@@ -392,15 +405,6 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 	b.mu.Lock()
 	b.last = fl
 	b.mu.Unlock()
-	// The library takes it when its main goroutine is free, which may be in a disk write: it waits no
-	// longer than the first deadline.
-	timeout := time.Duration(0)
-	switch {
-	case len(batch) == 0: // nobody waits for it
-		timeout = touchPatience
-	case !earliest.IsZero():
-		timeout = max(time.Until(earliest)-answerTime, time.Nanosecond)
-	}
 	if len(batch) > 0 {
 		i.hurry()
 	}

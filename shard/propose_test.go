@@ -129,6 +129,37 @@ func TestDeadlineAfterStop(t *testing.T) {
 	}
 }
 
+// TestDeadlineAfterStopInBetween ensures that of what was gathered for an entry, nothing is proposed whose deadline passed before the library got it,
+// as where this process was stopped just then, and that the rest is.
+func TestDeadlineAfterStopInBetween(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		b := l.Cache(testShard).batches
+		var batch []*proposal
+		for key, ctx := range map[string]context.Context{"late": late{context.Background()}, "in time": context.Background()} {
+			batch = append(batch, &proposal{ctx: ctx, command: &fsm.Command{Kind: fsm.KindPut, Key: []byte(key), Value: []byte("v")}, done: make(chan outcome, 1)})
+			batch[len(batch)-1].state.Store(taken)
+		}
+		if !b.await(true) {
+			t.Fatal("the group ended")
+		}
+		all := slices.Clone(batch)
+		if b.propose(batch, false) {
+			t.Error("an entry was made with what is late")
+		} else {
+			b.release()
+		}
+		for _, p := range all {
+			_, isLate := p.ctx.(late)
+			if o := <-p.done; isLate != errors.Is(o.err, ErrDeadline) || !isLate && o.err != nil {
+				t.Errorf("%s: %v", p.command.Key, o.err)
+			}
+		}
+		c.wantGet(l, "late", "")
+		c.wantGet(l, "in time", "v")
+	})
+}
+
 // late is a context whose deadline has passed and whose timer has not run.
 type late struct{ context.Context }
 
