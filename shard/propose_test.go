@@ -27,6 +27,28 @@ func stall(h *Host) (release func()) {
 	}
 }
 
+// busy keeps the library's main goroutine of a leader in a write of its disk, with an entry that its batcher knows nothing of, until release.
+func (c *cluster) busy(l *Host) (release func()) {
+	c.t.Helper()
+	data, err := fsm.Batch{Stamp: 1, Level: commandLevel}.AppendBinary(nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	end := stall(l)
+	done := make(chan error)
+	go func() {
+		_, _, err := l.Group(testShard).Propose(context.Background(), data)
+		done <- err
+	}()
+	synctest.Wait()
+	return func() {
+		end()
+		if err := <-done; err != nil {
+			c.t.Errorf("the entry in the disk: %v", err)
+		}
+	}
+}
+
 func (c *cluster) stats(h *Host) fsm.Stats { return *h.Cache(testShard).Status().Cache }
 
 // TestPacking ensures that concurrent writes share log entries, and that each answer names a place of
@@ -395,39 +417,41 @@ func TestNotProposedAfterDeadline(t *testing.T) {
 	patient := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 5*time.Second, 5*time.Second }
 	inBubble(t, 3, patient, func(c *cluster) {
 		l := c.lead("a")
-		release := stall(l)
+		release := c.busy(l)
 		var wg sync.WaitGroup
-		wg.Go(func() {
-			if _, err := put(l, "first", "v"); err != nil {
-				t.Errorf("the write in the disk: %v", err)
-			}
-		})
-		time.Sleep(10 * time.Millisecond)
 		write := func(key string, timeout time.Duration) error {
 			ctx, cancel := context.WithTimeout(context.Background(), timeout)
 			defer cancel()
 			_, err := l.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
 			return err
 		}
-		// maxInFlight entries may wait for the library at once: fill them too.
-		for _, key := range []string{"late1", "late2", "late3", "late4", "late5"} {
+		late := func(key string, timeout time.Duration) {
 			wg.Go(func() {
-				if err := write(key, 200*time.Millisecond); err == nil {
-					t.Errorf("%s: applied after its deadline", key)
+				if err := write(key, timeout); !errors.Is(err, ErrDeadline) {
+					t.Errorf("%s: %v, want that it is refused: the library did not take it", key, err)
 				}
 			})
+		}
+		late("late0", 100*time.Millisecond) // waits for the library, alone; the others then, together
+		synctest.Wait()
+		for _, key := range []string{"late1", "late2", "late3", "late4", "late5"} {
+			late(key, 200*time.Millisecond)
 		}
 		wg.Go(func() {
 			if err := write("patient", 2*time.Second); err != nil {
 				t.Errorf("the patient write: %v", err)
 			}
 		})
-		time.Sleep(800 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond)
+		if n := l.Cache(testShard).batches.bytes.Load(); n != 0 {
+			t.Errorf("%d bytes wait in the queue: not all are in one entry", n)
+		}
+		time.Sleep(650 * time.Millisecond)
 		release()
 		wg.Wait()
 		time.Sleep(time.Second)
 		l = c.leader()
-		for _, key := range []string{"late1", "late2", "late3", "late4", "late5"} {
+		for _, key := range []string{"late0", "late1", "late2", "late3", "late4", "late5"} {
 			c.wantGet(l, key, "")
 		}
 		c.wantGet(l, "patient", "v")
@@ -444,10 +468,8 @@ func TestUntakenIsRefused(t *testing.T) {
 		c.putTTL(l, "due", 10*time.Millisecond)
 		time.Sleep(20 * time.Millisecond)
 		for range 30 {
-			release := stall(l)
+			release := c.busy(l)
 			var wg sync.WaitGroup
-			wg.Go(func() { _, _ = put(l, "first", "v") })
-			time.Sleep(10 * time.Millisecond)
 			soon, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 			wg.Go(func() {
 				_, err := cache.Do(soon, Request{Shard: testShard, Op: OpPut, Key: []byte("k"), Value: []byte("v")})
@@ -522,19 +544,51 @@ func TestWritesGather(t *testing.T) {
 	})
 }
 
+// TestTickRidesOnEntryInFlight ensures that a tick has the outcome of an entry in flight that is stamped late enough, and is
+// made anew where the library did not take that one.
+func TestTickRidesOnEntryInFlight(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		b, i := l.Cache(testShard).batches, l.Group(testShard).instance()
+		failed := errors.New("failed")
+		for _, tc := range []struct{ came, want error }{{nil, nil}, {failed, failed}, {errNotTaken, nil}} {
+			before := raftOf(l).LastIndex()
+			fl := &flight{life: i.quit, stamp: 1, done: make(chan struct{})}
+			b.mu.Lock()
+			b.last = fl
+			b.mu.Unlock()
+			tick := &proposal{ctx: context.Background(), need: 1, done: make(chan outcome, 1)}
+			tick.state.Store(taken)
+			if b.join(i, nil, fl.stamp+1) || !b.join(i, []*proposal{tick}, 1) {
+				t.Fatal("joined one that is stamped too early, or not one that is stamped late enough")
+			}
+			synctest.Wait()
+			if len(tick.done) != 0 {
+				t.Fatal("it is done before the entry is")
+			}
+			fl.err = tc.came
+			close(fl.done)
+			if o := <-tick.done; !errors.Is(o.err, tc.want) {
+				t.Errorf("of an entry that ended with %v, a tick ends with %v", tc.came, o.err)
+			}
+			if made := raftOf(l).LastIndex() != before; made != (tc.came == errNotTaken) {
+				t.Errorf("of an entry that ended with %v, another was made: %t", tc.came, made)
+			}
+		}
+	})
+}
+
 // TestCloseWhileUntaken ensures that a write which the library has not taken when the node closes is
 // refused at once, however long its deadline is.
 func TestCloseWhileUntaken(t *testing.T) {
 	patient := func(_ string, c *Config) { c.HeartbeatTimeout, c.ElectionTimeout = 5*time.Second, 5*time.Second }
 	inBubble(t, 3, patient, func(c *cluster) {
 		l := c.lead("a")
-		release := stall(l)
+		release := c.busy(l)
 		var wg sync.WaitGroup
-		wg.Go(func() { _, _ = put(l, "first", "v") })
-		time.Sleep(10 * time.Millisecond)
 		cache := l.Cache(testShard)
 		b := cache.batches
-		for range maxInFlight - 1 { // no slot is free, so that both get into one entry
+		for range maxInFlight { // no slot is free, so that both get into one entry
 			b.slots <- struct{}{}
 		}
 		for _, timeout := range []time.Duration{200 * time.Millisecond, time.Hour} {
@@ -549,7 +603,7 @@ func TestCloseWhileUntaken(t *testing.T) {
 			})
 		}
 		time.Sleep(5 * time.Millisecond)
-		for range maxInFlight - 1 {
+		for range maxInFlight {
 			b.release()
 		}
 		time.Sleep(50 * time.Millisecond)
