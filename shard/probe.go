@@ -236,6 +236,7 @@ func (q *readRounds) closeLocked() {
 	}
 	q.open = nil
 	r.term = i.ready.Load()
+	voters, self := i.voters() // before the look at the term: so they are not those of a later leader
 	if r.term == 0 || i.group.store.Term() != r.term {
 		r.err = i.notLeader()
 		close(r.done)
@@ -243,7 +244,6 @@ func (q *readRounds) closeLocked() {
 	}
 	commit := i.commit()
 	r.visible = i.visible(commit)
-	voters, self := i.voters()
 	r.need = needed(len(voters), self)
 	r.ask = map[string]bool{}
 	for _, v := range i.confirmers(voters) {

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"errors"
 	"reflect"
 	"sync/atomic"
 	"testing"
@@ -112,6 +113,61 @@ func TestReadsPassByDeadPeer(t *testing.T) {
 			time.Sleep(slowTime)
 		}
 	})
+}
+
+// TestReadsPassByUnable ensures that a read asks another voter at once where the first one says that it can't confirm.
+func TestReadsPassByUnable(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		c.mustPut(l, "k", "v")
+		time.Sleep(slowTime)
+		sent := c.probesOf(l.Node())
+		c.wantGet(l, "k", "v")
+		for node, n := range sent {
+			if n.Load() == 0 {
+				continue
+			}
+			if err := c.hosts[node].Destroy(testShard, 1); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			c.wantGet(l, "k", "v")
+			if took := time.Since(began); took > probePatience/2 {
+				t.Errorf("a read took %v though %s said at once that it has no such replica", took, node)
+			}
+			if n.Load() < 2 {
+				t.Errorf("%s was not asked", node)
+			}
+			return
+		}
+	})
+}
+
+// TestOwnVoteEndsReads ensures that a leader which has persisted a later term, as it does before it votes for another, serves no read of its
+// own term, by whatever the others say and whatever they promised: its instance may not have noticed yet.
+func TestOwnVoteEndsReads(t *testing.T) {
+	for _, leases := range []bool{false, true} {
+		inBubble(t, 3, func(_ string, c *Config) { c.Leases = leases }, func(c *cluster) {
+			l := c.leader()
+			c.mustPut(l, "k", "v")
+			c.wantGet(l, "k", "v")
+			i := l.Group(testShard).instance()
+			if _, ok := i.leased(); ok != leases {
+				t.Fatalf("with leases %t there is one: %t", leases, ok)
+			}
+			if err := i.group.store.SetUint64([]byte(keyCurrentTerm), i.ready.Load()+1); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if r, err := get(l, "k"); !errors.Is(err, ErrNoLeader) {
+					t.Errorf("leases %t: a read was confirmed by %q (%v)", leases, r.Read, err)
+				}
+			}
+			if i.ready.Load() == 0 {
+				t.Error("its instance has noticed, so this proves nothing")
+			}
+		})
+	}
 }
 
 // TestMembersFollowConfiguration ensures that the voters that an instance knows are those of its latest configuration,
