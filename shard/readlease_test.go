@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,6 +243,98 @@ func TestLeaseIsTakenAndRenewed(t *testing.T) {
 			if p.term != 0 {
 				t.Errorf("%s promised something: %+v", n, p)
 			}
+		}
+	})
+}
+
+// TestLeaseTakesQuorumOfPromises ensures that a lease takes promises of as many voters as must confirm a leader, that it ends with the oldest
+// of those that it needs, and that promises of learners, of a former term and of before a change of members count for none.
+func TestLeaseTakesQuorumOfPromises(t *testing.T) {
+	inBubbleWithSpares(t, 6, 2, nil, func(c *cluster) {
+		h := c.lead("a")
+		c.addLearner(h, "e")
+		i := h.Group(testShard).instance()
+		term := i.ready.Load()
+		l := &readLease{inst: i}
+		want := func(when string, until time.Duration) {
+			t.Helper()
+			end := l.valid.Load()
+			switch {
+			case until == 0 && end != nil:
+				t.Fatalf("%s: there is a lease: %+v", when, *end)
+			case until != 0 && (end == nil || *end != leaseEnd{term, until + leaseTime}):
+				t.Fatalf("%s: the lease is %+v, want one from %v on", when, end, until)
+			}
+		}
+		promised := func(node string, term uint64, asked time.Duration) { l.promised(c.replicaOn(node), term, asked) }
+		promised("b", term, 10)
+		promised("b", term, 20)
+		promised("e", term, 30)
+		promised("a", term, 30)
+		promised("c", term-1, 30)
+		want("with one other voter of four", 0)
+		promised("c", term, 30)
+		want("with two", 20)
+		promised("b", term, 15) // that was long on its way
+		want("with one asked for before", 20)
+		promised("d", term, 50)
+		want("with all", 30)
+		promised("b", term, 60)
+		want("with a newer one", 50)
+		l.suspend()
+		want("in a change of members", 0)
+		promised("c", term, 70)
+		l.resume()
+		promised("d", term, 80)
+		want("after it, with one", 0)
+		promised("b", term, 90)
+		want("after it, with two", 80)
+		l.end(term)
+		promised("c", term, 100)
+		want("after a handover", 0)
+	})
+}
+
+// TestChangeOfMembersEndsLease ensures that each change of members ends the lease, which begins anew with promises that were made since, and that there is none
+// while a change is under way.
+func TestChangeOfMembersEndsLease(t *testing.T) {
+	inBubbleWithSpares(t, 4, 1, withLeases, func(c *cluster) {
+		l := c.lead("a")
+		g := l.Group(testShard)
+		c.mustPut(l, "k", "v")
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		d := c.replicaOn("d")
+		changes := []struct {
+			name   string
+			change func(ctx context.Context, id ReplicaID, prev uint64) error
+			id     ReplicaID
+		}{{"learner", g.AddLearner, d}, {"voter", g.Promote, d}, {"removal", g.Remove, c.replicaOn("b")}}
+		for _, ch := range changes {
+			c.until("a lease", func() bool {
+				r, err := get(l, "k")
+				return err == nil && r.Read == ReadLease
+			})
+			conf, err := g.Configuration()
+			if err != nil {
+				t.Fatal(err)
+			}
+			release := sync.OnceFunc(stall(l))
+			defer release()
+			done := make(chan error, 1)
+			go func() { done <- ch.change(ctx, ch.id, conf.Index) }()
+			synctest.Wait()
+			for range 2 { // the first would make one
+				c.wantPath(l, ReadProbe)
+			}
+			release()
+			if err := <-done; err != nil {
+				t.Fatalf("%s: %v", ch.name, err)
+			}
+			c.wantPath(l, ReadProbe)
+			c.until("the replica on d has what there is", func() bool {
+				return c.hosts["d"].Group(testShard).Status().Applied >= g.Status().Applied
+			})
 		}
 	})
 }
