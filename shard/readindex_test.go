@@ -203,6 +203,30 @@ func TestOldReads(t *testing.T) {
 	})
 }
 
+// TestFreshSinceAsked ensures that what a replica shows counts as being of when it asked, not of when the answer came: on a follower, and on a
+// leader that asks its voters.
+func TestFreshSinceAsked(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		c.mustPut(l, "k", "v")
+		slow := LinkFaults{Delay: 100 * time.Millisecond}
+		for _, n := range c.others(l.Node()) {
+			c.net.SetFaults(l.Node(), n, slow)
+		}
+		for _, n := range c.names {
+			began, h := time.Now(), c.hosts[n]
+			at := h.mono()
+			c.wantGet(h, "k", "v")
+			if took := time.Since(began); took < slow.Delay {
+				t.Fatalf("a read on %s took %v: it proves nothing", n, took)
+			}
+			if fresh, known := h.Group(testShard).instance().fresh(); !known || fresh > at {
+				t.Errorf("%s counts as fresh (%t) from %v on, %v after its read began", n, known, fresh, fresh-at)
+			}
+		}
+	})
+}
+
 // TestAgeOfForwardedRead ensures that a read which another node serves is as old as the time since its replica asked the
 // leader, which counts once.
 func TestAgeOfForwardedRead(t *testing.T) {
