@@ -544,6 +544,31 @@ func TestWritesGather(t *testing.T) {
 	})
 }
 
+// TestFullEntryGoesAtOnce ensures that writes which wait for an entry in flight go as soon as there are enough of them to fill one.
+func TestFullEntryGoesAtOnce(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		release := stall(l)
+		var wg sync.WaitGroup
+		for i, value := range []string{"in flight", "waits", strings.Repeat("x", maxBatchBytes)} {
+			if n := len(l.Cache(testShard).batches.slots); n != min(i, 1) {
+				t.Errorf("before write %d %d entries are in flight", i, n)
+			}
+			wg.Go(func() {
+				if _, err := put(l, fmt.Sprint("k", i), value); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		if n := len(l.Cache(testShard).batches.slots); n != 2 {
+			t.Errorf("with an entry's worth of writes waiting %d entries are in flight, want 2", n)
+		}
+		release()
+		wg.Wait()
+	})
+}
+
 // TestTickRidesOnEntryInFlight ensures that a tick has the outcome of an entry in flight that is stamped late enough, and is
 // made anew where the library did not take that one.
 func TestTickRidesOnEntryInFlight(t *testing.T) {
