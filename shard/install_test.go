@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -315,6 +316,28 @@ func TestSnapshotEndMeetsReplacement(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if begins.Load() != 1 || ends.Load() < 2 {
 			t.Errorf("sent %d times, ordered %d times, want once and more", begins.Load(), ends.Load())
+		}
+	})
+}
+
+// TestSnapshotOfStoppedInstanceIsOver ensures that a snapshot which was to be installed in an instance that ended meanwhile is over: who sends it
+// would else ask for minutes what came of it, and the follower get nothing else.
+func TestSnapshotOfStoppedInstanceIsOver(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.lead("a")
+		g := c.hosts["b"].Group(testShard)
+		release := stall(c.hosts["b"]) // its instance takes nothing
+		defer release()
+		c.mustPut(l, "k", "v")
+		synctest.Wait()
+		trans := g.instance().trans
+		trans.cancel() // as the end of an instance does, upon a snapshot too
+		for id := range uint64(30) {
+			s := &spools{traffic: g.host.snapshots}
+			s.cur = &spool{id: id, source: "1/a/1", args: &raft.InstallSnapshotRequest{Term: g.store.Term(), LastLogIndex: 1000}, summed: true, done: make(chan struct{})}
+			if _, err := s.end(context.Background(), trans, "1/a/1", snapshotEnd{id: id}); !errors.Is(err, errTransferOver) || again(err) {
+				t.Fatalf("end: %v, want %v", err, errTransferOver)
+			}
 		}
 	})
 }

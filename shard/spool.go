@@ -400,8 +400,8 @@ func (s *spools) end(ctx context.Context, t *transport, source string, e snapsho
 	case c != nil && c.id == e.id && c.source == source && !s.closed:
 		s.cur, s.ending = nil, c
 		s.installs.Go(func() {
-			if c.answer, c.err = c.install(t); errors.Is(c.err, ErrStopped) {
-				c.err = errTransferOver // for good, where ErrStopped means: ask again
+			if c.answer, c.err = c.install(t); again(c.err) {
+				c.err = errTransferOver // for good, where those mean: ask again
 			}
 			s.mu.Lock()
 			c.discard()
