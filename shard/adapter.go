@@ -49,7 +49,7 @@ var _ raft.BatchingFSM = (*adapter)(nil)
 
 func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
-	if a.undurable == nil {
+	if a.undurable == nil && !bugApplyUnsynced.on() {
 		a.undurable = a.log.await(logs[len(logs)-1].Index)
 	}
 	if a.undurable != nil { // the process is about to end

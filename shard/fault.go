@@ -34,6 +34,9 @@ const (
 	bugNoDedup        bug = "no-dedup"        // forget idempotency keys
 	bugNoSync         bug = "no-sync"         // don't wait for the disk: a loss of power shows it
 	bugVolatileLog    bug = "volatile-log"    // write the log behind, from the process's memory: kill -9 shows it
+	bugApplyUnsynced  bug = "apply-unsynced"  // apply and answer what the leader has not synced yet
+	bugTellUnsynced   bug = "tell-unsynced"   // tell others that it is committed
+	bugAckUnsynced    bug = "ack-unsynced"    // confirm entries to the leader before they are synced
 	bugReturnsWiped   bug = "returns-wiped"   // come back without log and votes, under the old id
 
 	// The state.

@@ -16,7 +16,7 @@ var found = []bug{
 	bugFollowerLocal, bugConditionOutside, bugAckUnknown, bugUnknownRefused, bugNoReadIndex, bugLateJoin, bugReadyAtElection,
 	bugBoundedAge, bugOwnClock, bugOwnRecency, bugRestoreNoOrder, bugAckEarly, bugVolatileLog, bugReturnsWiped, bugOwnEvictions,
 	bugStaleOwner, bugRestoreMerges, bugLocalReads, bugTTLByOwnClock, bugNoDedup, bugRestoreNoKeys, bugLearnersCounted,
-	bugVerifyLeader, bugLeaseEndless, bugLeaseLong,
+	bugVerifyLeader, bugLeaseEndless, bugLeaseLong, bugApplyUnsynced, bugTellUnsynced, bugAckUnsynced,
 }
 
 // chosen reports whether LARDER_BUGS, a comma-separated list, names b, or nothing.

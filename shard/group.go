@@ -65,6 +65,14 @@ func (g *Group) start() error {
 // ID returns the replica's server id.
 func (g *Group) ID() ReplicaID { return g.id }
 
+// toldUpTo is the last index that others may hear of as committed.
+func (g *Group) toldUpTo() uint64 {
+	if bugTellUnsynced.on() {
+		return math.MaxUint64
+	}
+	return g.store.durable()
+}
+
 // instance returns the running instance, nil when there is none.
 func (g *Group) instance() *instance { return g.inst.Load() }
 

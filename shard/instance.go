@@ -71,7 +71,7 @@ func (i *instance) enter() bool {
 // commit is the last index that is known to be committed, as far as this replica may tell anybody: what the library counts upon an entry that is
 // not durable here yet is left out (store_ahead.go).
 func (i *instance) commit() uint64 {
-	return min(i.raft.CommitIndex(), i.group.store.durable())
+	return min(i.raft.CommitIndex(), i.group.toldUpTo())
 }
 
 // pause waits a moment; false once the instance is being stopped.

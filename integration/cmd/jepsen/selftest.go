@@ -34,7 +34,7 @@ var answers = []string{"linearizable", "certificate", "durable"}
 // (TestSeededBugs, TestSeededBugsShow). On real processes what they take is too rare: one pause of a leader in twenty shows
 // verify-leader-reads, for which TestPauseQueuedReadsFindsVerifyLeader has the patience. checksum-silent does no harm by itself.
 var virtualBugs = []string{"verify-leader-reads", "late-join", "self-counted", "learners-counted", "ack-unknown", "checksum-silent", "no-prev-index",
-	"promise-forgotten", "promise-broken", "promise-overruled", "lease-over-handover"}
+	"promise-forgotten", "promise-broken", "promise-overruled", "lease-over-handover", "apply-unsynced", "tell-unsynced", "ack-unsynced"}
 
 // seededBugs are the bugs that runs on real processes must find.
 //
