@@ -2,6 +2,7 @@ package shard
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +43,7 @@ type adapter struct {
 // appliedLog is what an adapter needs of a replicaStore.
 type appliedLog interface {
 	LastIndex() (uint64, error)
-	await(index uint64) error
+	await(ctx context.Context, index uint64) error
 }
 
 var _ raft.BatchingFSM = (*adapter)(nil)
@@ -50,7 +51,7 @@ var _ raft.BatchingFSM = (*adapter)(nil)
 func (a *adapter) ApplyBatch(logs []*raft.Log) []any {
 	results := make([]any, len(logs))
 	if a.undurable == nil && !bugApplyUnsynced.on() {
-		a.undurable = a.log.await(logs[len(logs)-1].Index)
+		a.undurable = a.log.await(context.Background(), logs[len(logs)-1].Index)
 	}
 	if a.undurable != nil { // the process is about to end
 		for i := range results {

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -148,7 +149,7 @@ func (d *disk) open(id ReplicaID, volatile bool, keep uint64, log hclog.Logger, 
 			err = bootstrap(store, snaps)
 		}
 		if err == nil {
-			err = store.await(math.MaxUint64)
+			err = store.await(context.Background(), math.MaxUint64)
 		}
 		if err == nil {
 			err = d.manifest.created(id.Shard, id.R)

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -37,8 +38,8 @@ type replicaStore interface {
 	base() (index, term uint64, ok bool)
 	// durable is the index up to which the log is known to be synced, the highest number where all of it is (store_ahead.go).
 	durable() uint64
-	// await returns once the log is synced up to index; the error is that of a sync that failed.
-	await(index uint64) error
+	// await returns once the log is synced up to index; the error is that of a sync that failed, or ErrDeadline where ctx ended first.
+	await(ctx context.Context, index uint64) error
 	// age is called now and then. What of the log came before the last call need not stay in memory.
 	age()
 	// setBoundary tells the store which entry its snapshot ends with (see repair).

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -85,7 +86,7 @@ func (s *store) durable() uint64 {
 }
 
 // await implements replicaStore.
-func (s *store) await(index uint64) error {
+func (s *store) await(ctx context.Context, index uint64) error {
 	for {
 		s.mu.RLock()
 		failed := s.failed
@@ -102,9 +103,13 @@ func (s *store) await(index uint64) error {
 		case failed != nil:
 			return fmt.Errorf("entry %d may not be durable: %w", index, failed)
 		}
-		<-w.done
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			return ErrDeadline
+		}
 	}
 }
 
 // settle waits for all appends that are under way.
-func (s *store) settle() error { return s.await(math.MaxUint64) }
+func (s *store) settle() error { return s.await(context.Background(), math.MaxUint64) }

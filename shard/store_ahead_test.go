@@ -45,9 +45,9 @@ func TestStoreAhead(t *testing.T) {
 		{"a reset", func(s *memoryStore) error { return s.StoreLogs(logs(9, 9, 2)) }, lag, "", "9@2"},
 		{"a compaction", func(s *memoryStore) error { return s.DeleteRange(1, 1) }, lag, "1@1 2@1", "1@1 2@1"},
 		{"its end", func(s *memoryStore) error { return s.Close() }, lag, "1@1 2@1", "1@1 2@1"},
-		{"await", func(s *memoryStore) error { return s.await(2) }, lag, "1@1 2@1", "1@1 2@1"},
-		{"await of less", func(s *memoryStore) error { return errors.Join(s.StoreLogs(logs(3, 3, 1)), s.await(2)) }, lag, "1@1 2@1", "1@1 2@1 3@1"},
-		{"await of nothing", func(s *memoryStore) error { return s.await(0) }, 0, "", "1@1 2@1"},
+		{"await", func(s *memoryStore) error { return s.await(context.Background(), 2) }, lag, "1@1 2@1", "1@1 2@1"},
+		{"await of less", func(s *memoryStore) error { return errors.Join(s.StoreLogs(logs(3, 3, 1)), s.await(context.Background(), 2)) }, lag, "1@1 2@1", "1@1 2@1 3@1"},
+		{"await of nothing", func(s *memoryStore) error { return s.await(context.Background(), 0) }, 0, "", "1@1 2@1"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestAheadFails(t *testing.T) {
 		if machine.applied != 0 || a.applied.at() != 0 {
 			t.Errorf("%d entries reached the state machine, up to %d", machine.applied, a.applied.at())
 		}
-		if err := s.await(1); !errors.Is(err, errDisk) {
+		if err := s.await(context.Background(), 1); !errors.Is(err, errDisk) {
 			t.Errorf("waiting for entry 1: %v", err)
 		}
 		if got := s.durable(); got != 0 {
@@ -293,4 +293,32 @@ func TestFollowerSyncsFirst(t *testing.T) {
 			c.wantSameState()
 		})
 	}
+}
+
+// Ensures that a follower whose disk is stuck keeps nothing of an entry that its leader sends again and again: whoever waits for the sync
+// goes when the leader has given up.
+func TestStuckFollowerKeepsNoRequests(t *testing.T) {
+	inAheadCluster(t, func(c *aheadCluster) {
+		const slow = 10 * time.Minute
+		c.lag["b"].Store(int64(slow))
+		began := time.Now()
+		c.mustPut(c.hosts["a"], "k", "v") // on a and c
+		a, b := raftOf(c.hosts["a"]), c.hosts["b"].Group(testShard).instance()
+		c.until("b has the entry", func() bool { return b.raft.LastIndex() == a.LastIndex() })
+		var last raft.Log
+		must(t, b.group.store.GetLog(b.raft.LastIndex(), &last))
+		again := &raft.AppendEntriesRequest{RPCHeader: header(c.replicaOn("a").String()), Term: a.CurrentTerm(), PrevLogEntry: last.Index, PrevLogTerm: last.Term}
+		ctx, cancel := context.WithTimeout(context.Background(), appendTimeout)
+		defer cancel()
+		asked := time.Now()
+		if _, _, err := b.trans.receive(ctx, c.replicaOn("a").String(), rpcAppend, appendAppendEntries(nil, again)); !errors.Is(err, ErrDeadline) {
+			t.Errorf("the leader was answered: %v", err)
+		}
+		if took := time.Since(asked); took != appendTimeout {
+			t.Errorf("the request was there for %v, of the %v that the leader waits", took, appendTimeout)
+		}
+		if time.Since(began) > slow {
+			t.Fatal("the disk was not stuck for long enough to prove anything")
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,7 @@ var backends = []backend{
 		name: "shared",
 		open: func(t *testing.T) replicaStore { return openTestShared(t, vfs.NewCrashableMem()).store(t, 1) },
 		crash: func(t *testing.T, s replicaStore) replicaStore {
-			must(t, s.await(math.MaxUint64))
+			must(t, s.await(t.Context(), math.MaxUint64))
 			l := s.(*store).engine.(summed).engine.(sharedEngine).log
 			return openTestShared(t, l.files.FS.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})).store(t, 1)
 		},
@@ -98,7 +99,7 @@ func storeSynced(s replicaStore, logs []*raft.Log) error {
 	if err := s.StoreLogs(logs); err != nil {
 		return err
 	}
-	return s.await(math.MaxUint64)
+	return s.await(context.Background(), math.MaxUint64)
 }
 
 func must(t *testing.T, err error) {

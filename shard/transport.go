@@ -266,7 +266,7 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		}
 		a, beat := resp.(*raft.AppendEntriesResponse), isHeartbeat(args)
 		if a.Success && !beat && !bugAckUnsynced.on() { // the leader counts what was checked
-			if err := t.group.store.await(args.PrevLogEntry + uint64(len(args.Entries))); err != nil {
+			if err := t.group.store.await(ctx, args.PrevLogEntry+uint64(len(args.Entries))); err != nil {
 				return nil, false, err
 			}
 		}
