@@ -14,7 +14,7 @@ type Holding struct {
 	Leads bool // or takes itself for the leader
 	Ready bool // leads, and has committed something in its term
 	Term  uint64
-	Last  uint64 // index in its log
+	Last  uint64 // index in its log that is synced
 	// Voters and Learners are of the latest configuration in its log, committed or not.
 	Voters   []ReplicaID
 	Learners []ReplicaID
@@ -45,5 +45,5 @@ func (g *Group) hold(v *Holding) {
 	}
 	v.Runs, v.Term, v.Leads, v.Ready = true, i.raft.CurrentTerm(), i.raft.State() == raft.Leader, i.ready.Load() != 0
 	c := newConfiguration(0, i.raft.GetConfiguration().Configuration())
-	v.Last, v.Voters, v.Learners = i.raft.LastIndex(), c.voters, c.learners
+	v.Last, v.Voters, v.Learners = i.last(), c.voters, c.learners
 }

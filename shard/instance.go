@@ -74,6 +74,11 @@ func (i *instance) commit() uint64 {
 	return min(i.raft.CommitIndex(), i.group.toldUpTo())
 }
 
+// last is the last index of the log that outlasts this process, as far as is known (store_ahead.go): what others may decide by.
+func (i *instance) last() uint64 {
+	return min(i.raft.LastIndex(), i.group.store.durable())
+}
+
 // pause waits a moment; false once the instance is being stopped.
 func (i *instance) pause() bool {
 	t := time.NewTimer(20 * time.Millisecond)

@@ -85,7 +85,7 @@ type Fate struct {
 	Leads bool
 	// Voters are those of the latest configuration in its log; empty where it does not run or has none: it can't stand then.
 	Voters []ReplicaID
-	// Last and LastTerm are of the last entry of its log, where it runs.
+	// Last and LastTerm are of the last entry of its log that is synced, where it runs: what it keeps, whatever happens to its process.
 	Last, LastTerm uint64
 }
 
@@ -99,7 +99,7 @@ func (h *Host) Fate(id ReplicaID) (Fate, error) {
 		voters, _ := i.voters()
 		f := Fate{Leads: i.raft.State() == raft.Leader, Voters: slices.Clone(voters)}
 		var err error
-		f.Last = i.raft.LastIndex()
+		f.Last = i.last()
 		f.LastTerm, err = termAt(f.Last, g.store, g.snaps)
 		return f, err
 	}

@@ -46,7 +46,9 @@ func TestStoreAhead(t *testing.T) {
 		{"a compaction", func(s *memoryStore) error { return s.DeleteRange(1, 1) }, lag, "1@1 2@1", "1@1 2@1"},
 		{"its end", func(s *memoryStore) error { return s.Close() }, lag, "1@1 2@1", "1@1 2@1"},
 		{"await", func(s *memoryStore) error { return s.await(context.Background(), 2) }, lag, "1@1 2@1", "1@1 2@1"},
-		{"await of less", func(s *memoryStore) error { return errors.Join(s.StoreLogs(logs(3, 3, 1)), s.await(context.Background(), 2)) }, lag, "1@1 2@1", "1@1 2@1 3@1"},
+		{"await of less", func(s *memoryStore) error {
+			return errors.Join(s.StoreLogs(logs(3, 3, 1)), s.await(context.Background(), 2))
+		}, lag, "1@1 2@1", "1@1 2@1 3@1"},
 		{"await of nothing", func(s *memoryStore) error { return s.await(context.Background(), 0) }, 0, "", "1@1 2@1"},
 	}
 	for _, test := range tests {
@@ -320,5 +322,32 @@ func TestStuckFollowerKeepsNoRequests(t *testing.T) {
 		if time.Since(began) > slow {
 			t.Fatal("the disk was not stuck for long enough to prove anything")
 		}
+	})
+}
+
+// Ensures that a node tells of no entry that its death would take: of several replicas the one with the longest log is kept where no majority is
+// left, and all others are destroyed.
+func TestToldLogIsSynced(t *testing.T) {
+	inAheadCluster(t, func(c *aheadCluster) {
+		a := c.hosts["a"]
+		tell := func(what string, want uint64) {
+			t.Helper()
+			var entry raft.Log
+			must(t, a.Group(testShard).store.GetLog(want, &entry))
+			if fate, err := a.Fate(c.replicaOn("a")); err != nil || fate.Last != want || fate.LastTerm != entry.Term {
+				t.Errorf("%s: fate %+v, %v, want that the log ends at %d of term %d", what, fate, err, want, entry.Term)
+			}
+			if all := a.Holdings(); len(all) != 1 || all[0].Last != want {
+				t.Errorf("%s: holdings %+v, want that the log ends at %d", what, all, want)
+			}
+		}
+		synced := raftOf(a).LastIndex()
+		tell("before", synced)
+		c.lag["a"].Store(int64(5 * time.Second))
+		answered := c.putAside("k")
+		c.until("the entry is in the log", func() bool { return raftOf(a).LastIndex() > synced })
+		tell("while it is synced", synced)
+		c.until("the write is answered", func() bool { done, _ := answered(); return done })
+		tell("once it is", raftOf(a).LastIndex())
 	})
 }
