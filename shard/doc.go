@@ -156,7 +156,8 @@
 //     damaged as well: it is dropped. Nor can more of the newest log, at most back to its first sync, if the file itself became shorter. The
 //     file of a replica (bbolt) knows. After the end of a process alone, by kill -9 too, both know.
 //   - A failed disk write ends the process and is never retried.
-//   - Followers' heartbeats wait behind their disk: HeartbeatTimeout must exceed its worst stall.
+//   - Followers' heartbeats wait behind their disk, but for appends of commands to the shared log: HeartbeatTimeout must exceed its worst stall.
+//   - A leader whose disk is stuck hands over if its log is the shared one (maxSyncTime). One with a file of its own leads on, and writes wait.
 //   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts
 //     when the process reads it, unless it came from another node.
 //

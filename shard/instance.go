@@ -31,6 +31,7 @@ type instance struct {
 	ready   atomic.Uint64
 	stamps  atomic.Pointer[stamper] // of the ready term
 	kicking atomic.Bool
+	evading atomic.Bool
 
 	// lastTimeoutNow is the term of the last TimeoutNow taken. A later instance may take another in that term: the election that this one
 	// was to begin may have ended with it, and the voter could not be handed the lead as long as the term lasts.
@@ -95,7 +96,7 @@ func (i *instance) pause() bool {
 func (i *instance) watch(ctx context.Context) string {
 	tick := time.NewTimer(untilNext(time.Second)) // with all others: an idle process then wakes up once
 	defer tick.Stop()
-	led := 0
+	led, stuck := 0, 0
 	for {
 		select {
 		case leads := <-i.notify:
@@ -127,6 +128,11 @@ func (i *instance) watch(ctx context.Context) string {
 			default:
 				led = 0
 				i.giveUp()
+			}
+			if i.raft.State() != raft.Leader || i.group.store.syncing() < maxSyncTime {
+				stuck = 0
+			} else if stuck++; stuck%maxIdleLead == 1 {
+				i.evade()
 			}
 			if i.transferStuck() {
 				return "a leadership transfer does not end"
@@ -213,6 +219,21 @@ func (i *instance) giveUp() {
 	}
 	i.group.host.log.Warn("leads and does not come to serve", "shard", i.group.id.Shard, "term", i.raft.CurrentTerm(), "why", why)
 	i.wg.Go(i.yield)
+}
+
+// maxSyncTime is how long the sync of an append may take until a leader takes its disk for stuck.
+const maxSyncTime = 5 * time.Second
+
+// evade has another voter lead instead of this one, whose disk is stuck: its own writes would wait for it, and its heartbeats keep all others quiet.
+func (i *instance) evade() {
+	if !i.evading.CompareAndSwap(false, true) {
+		return
+	}
+	i.group.host.log.Warn("leads, and its disk does not end a sync", "shard", i.group.id.Shard, "term", i.raft.CurrentTerm())
+	i.wg.Go(func() {
+		defer i.evading.Store(false)
+		i.yield()
+	})
 }
 
 // barrier returns once all entries of former terms, and one of this, are applied.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -40,6 +41,8 @@ type replicaStore interface {
 	durable() uint64
 	// await returns once the log is synced up to index; the error is that of a sync that failed, or ErrDeadline where ctx ended first.
 	await(ctx context.Context, index uint64) error
+	// syncing is how long the oldest append that is not synced yet has been under way, 0 where there is none.
+	syncing() time.Duration
 	// age is called now and then. What of the log came before the last call need not stay in memory.
 	age()
 	// setBoundary tells the store which entry its snapshot ends with (see repair).

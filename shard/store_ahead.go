@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -38,7 +39,8 @@ import (
 //	before a follower's sync                        it did not confirm the entry             TestFollowerSyncsFirst
 //	within a failed sync                            the process ends, and applied nothing    TestAheadFails
 //
-// A sync that fails ends the process like that of any other write.
+// A sync that fails ends the process like that of any other write. One that does not end keeps all that is behind it from being answered, while
+// heartbeats and reads go on: so its leader hands over (instance.evade), to a voter that has synced the entries.
 
 // beginner is an engine that can append without waiting for the sync.
 type beginner interface {
@@ -49,13 +51,14 @@ type beginner interface {
 
 // aheadWrite is an append that is not known to be synced.
 type aheadWrite struct {
-	first uint64        // entry
+	first uint64 // entry
+	began time.Time
 	done  chan struct{} // closed once it is synced, or failed
 }
 
 // goAhead takes down, with mu, that the entries from first on are synced when wait returns.
 func (s *store) goAhead(first uint64, wait func() error) {
-	w := &aheadWrite{first, make(chan struct{})}
+	w := &aheadWrite{first, time.Now(), make(chan struct{})}
 	s.ahead = append(s.ahead, w)
 	go func() {
 		err := wait()
@@ -83,6 +86,16 @@ func (s *store) durable() uint64 {
 		return s.ahead[0].first - 1
 	}
 	return math.MaxUint64
+}
+
+// syncing implements replicaStore.
+func (s *store) syncing() time.Duration {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.ahead) > 0 {
+		return time.Since(s.ahead[0].began)
+	}
+	return 0
 }
 
 // await implements replicaStore.

@@ -351,3 +351,31 @@ func TestToldLogIsSynced(t *testing.T) {
 		tell("once it is", raftOf(a).LastIndex())
 	})
 }
+
+// Ensures that a leader whose disk is stuck has another one lead, which takes writes; and that nothing is lost when the disk goes on, or its
+// process is killed.
+func TestStuckLeaderHandsOver(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		inAheadCluster(t, func(c *aheadCluster) {
+			const slow = 45 * time.Second
+			c.lag["a"].Store(int64(slow))
+			began := time.Now()
+			c.putAside("k")
+			c.mustPut(c.leader("b", "c"), "other", "v")
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("another one led after %v", took)
+			}
+			c.lag["a"].Store(0)
+			if crash {
+				c.crash("a")
+				c.start("a")
+			}
+			c.until("all have it", func() bool { return c.has("a", "other") && c.has("b", "other") && c.has("c", "other") })
+			if took := time.Since(began); took < slow && !crash {
+				t.Errorf("all have it after %v, and the sync took %v", took, slow)
+			}
+			c.leader()
+			c.wantSameState()
+		})
+	}
+}
