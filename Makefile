@@ -16,7 +16,7 @@ build:
 # Everything, faults on real processes included: a few minutes on two cores.
 test:
 	go test ./...
-	go test -C integration ./...
+	go test -C integration -timeout 20m ./...
 
 # Whole clusters in virtual time under random faults, each scenario judged, one after the other until TIME is over:
 # thousands in a minute. On a failure it names the seed, and how to repeat it. make soak TIME=1h SEED=1000
@@ -55,7 +55,7 @@ fuzz:
 	go test ./httpapi -run '^$$' -fuzz '^FuzzPlainHeader$$' -fuzztime $(FUZZTIME)
 
 # Larder beside etcd, Redis (where redis-server is in PATH) and a bare handler: rates, latencies, processor time, allocations,
-# memory. Up to 20 minutes; ARGS=-quick takes 4. ARGS='-systems larder-8-lease-shared,etcd-E1 -conns 64 -json out/bench.json -plots out'
+# memory. Up to 20 minutes; ARGS=-quick takes 4. ARGS='-systems larder-8-lease-bolt,etcd-E1 -conns 64 -json out/bench.json -plots out'
 bench:
 	go build -C integration/bench/peers -o ../../../bin/peers .
 	cd integration/bench/peers && exec ../../../bin/peers $(ARGS)

@@ -69,7 +69,7 @@ const (
 	// LogShared is one log for all data shards of a node, so that their writes share syncs.
 	LogShared LogStore = "shared"
 
-	DefaultLogStore = LogBolt
+	DefaultLogStore = LogShared
 )
 
 // ParseLogStore reads the name of a log store.

@@ -88,8 +88,8 @@
 //
 // # The log of a node
 //
-// Log, term and vote of each replica are in a bbolt file of its own (store_disk.go), or, with Config.LogStore, in one log that all data
-// shards of the node share (store_shared.go): an instance of cockroachdb/pebble v2, whose write-ahead log gathers what is written while
+// Log, term and vote of each replica are in one log that all data shards of the node share (store_shared.go), or, with Config.LogStore,
+// in a bbolt file of its own (store_disk.go). The shared log is an instance of cockroachdb/pebble v2, whose write-ahead log gathers what is written while
 // a sync is under way into the next one. A replica keeps the store that it was made in, so the setting may change with any start. The
 // directory's replica always has a file: it writes little, and raft-boltdb is what it was proved with.
 //
@@ -100,8 +100,8 @@
 //	raft-wal     1.2  0.3  0.3    36  15   66    267  6.8 k 11.8 k   156   58   60   1.00  1.00  1.00
 //	shared       0.4  0.6  1.1    22  24   22    433  2.6 k 21.3 k   175   53   12   1.00  0.25  0.04
 //
-// The figures speak for the shared log. The default is bbolt as long as the runs on real processes, which draw the store, damage and lose files of
-// either, and cut the power of both (integration/disk), have not had as many nights with it.
+// So the default is the shared log, and a thousand shards on a node are only to be had with it. Runs on real processes draw the store, damage and lose files of
+// either, and cut the power of both (integration/disk).
 //
 // In the shared log entries go ahead of their sync: followers get them while the leader's disk is still at it, see store_ahead.go for
 // what must wait, and why that is safe. What else a write reported as done is synced, in either. An append is one transaction, or one batch, and so is a vote with its term. A

@@ -13,13 +13,13 @@ import (
 // or rights; that it is shown then, and not tried again, until it is destroyed.
 func TestLostIsBelievedLate(t *testing.T) {
 	dir := t.TempDir()
-	h, err := NewHost(Config{Node: "a", Dir: dir, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { t.Error(err) }})
+	h, err := NewHost(Config{Node: "a", Dir: dir, LogStore: LogBolt, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { t.Error(err) }})
 	must(t, err)
 	defer h.Close()
 	spec := Spec{Shard: 7, R: 1, Members: []Member{{"a", 1}}}
 	must(t, h.OpenCache(spec))
 	must(t, h.Close())
-	h, err = NewHost(Config{Node: "a", Dir: dir, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { t.Error(err) }})
+	h, err = NewHost(Config{Node: "a", Dir: dir, LogStore: LogBolt, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { t.Error(err) }})
 	must(t, err)
 	defer h.Close()
 	id := ReplicaID{7, "a", 1}
@@ -40,7 +40,7 @@ func TestLostIsBelievedLate(t *testing.T) {
 	must(t, h.Close())
 
 	must(t, os.Remove(store))
-	h, err = NewHost(Config{Node: "a", Dir: dir, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { t.Error(err) }})
+	h, err = NewHost(Config{Node: "a", Dir: dir, LogStore: LogBolt, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1", Fatal: func(err error) { t.Error(err) }})
 	must(t, err)
 	defer h.Close()
 	for range lossTries {

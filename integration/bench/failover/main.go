@@ -13,7 +13,7 @@
 // undone, and the next one waits until all is as it was, the leaders spread evenly.
 //
 //	make bench-failover                     (from the root; about ten minutes)
-//	make bench-failover ARGS='-rounds 3 -faults cut -larder-args "--log-store shared"'
+//	make bench-failover ARGS='-rounds 3 -faults cut -larder-args "--log-store bolt"'
 package main
 
 import (
@@ -70,7 +70,7 @@ func parse(args []string, status io.Writer) (config, error) {
 	f.StringVar(&cfg.binary, "larder", "", "the server; default: built from the sources")
 	f.StringVar(&cfg.dir, "dir", os.TempDir(), "folder for data")
 	f.StringVar(&cfg.json, "json", "", "file for all figures")
-	f.StringVar(&extra, "larder-args", "", "flags for the nodes, for example --log-store shared")
+	f.StringVar(&extra, "larder-args", "", "flags for the nodes, for example --log-store bolt")
 	if err := f.Parse(args); err != nil {
 		return cfg, err
 	}

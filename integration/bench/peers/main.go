@@ -5,7 +5,7 @@
 //
 //	larder-1, larder-8, larder-64  three processes with so many shards, durable as they are by default, over REST; any number goes
 //	larder-8-lease                 the same with --read-mode lease
-//	larder-8-shared                the same with --log-store shared; larder-8-lease-shared has both
+//	larder-8-bolt                  the same with --log-store bolt; larder-8-lease-bolt has both
 //	etcd-E1                        three processes, durable as they are by default; a connection per client
 //	etcd-E16                       the same ones; 16 clients share a connection
 //	redis                          redis-server alone, which writes nothing to disk: what consistency costs

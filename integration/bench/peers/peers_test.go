@@ -40,7 +40,7 @@ func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	var out strings.Builder
 	args := []string{
-		"-systems", "larder-1,larder-2-lease-shared,etcd-E16,bare", "-conns", "1,3", "-rounds", "1", "-duration", "100ms", "-warmup", "10ms", "-keys", "50", "-items", "1000", "-mixes", "read,write",
+		"-systems", "larder-1,larder-2-lease-bolt,etcd-E16,bare", "-conns", "1,3", "-rounds", "1", "-duration", "100ms", "-warmup", "10ms", "-keys", "50", "-items", "1000", "-mixes", "read,write",
 		"-only", "speed", "-dir", dir, "-json", filepath.Join(dir, "out", "x.json"), "-plots", filepath.Join(dir, "out"),
 	}
 	if err := run(t.Context(), args, &out, io.Discard); err != nil && !strings.Contains(err.Error(), "bars missed") {
@@ -64,7 +64,7 @@ func TestRun(t *testing.T) {
 		if synced := x.Syncs != nil && *x.Syncs > 0; synced != (x.Mix == "write" && x.System != "bare") {
 			t.Errorf("syncs of %s, %s: got %v", x.System, x.Mix, x.Syncs)
 		}
-		if want := map[string]string{"larder-1": "probe bolt", "larder-2-lease-shared": "lease shared"}[x.System]; strings.TrimSpace(x.ReadMode+" "+x.LogStore) != want {
+		if want := map[string]string{"larder-1": "probe shared", "larder-2-lease-bolt": "lease bolt"}[x.System]; strings.TrimSpace(x.ReadMode+" "+x.LogStore) != want {
 			t.Errorf("%s: got reads by %q and logs in %q", x.System, x.ReadMode, x.LogStore)
 		}
 	}
@@ -73,7 +73,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %v, %d bytes", name, err, len(svg))
 		}
 	}
-	for _, want := range []string{"| 3, etcd-E16 |", "| 1, bare |", "| 1, larder-1 | probe, bolt |", "| 3, larder-2-lease-shared | lease, shared |"} {
+	for _, want := range []string{"| 3, etcd-E16 |", "| 1, bare |", "| 1, larder-1 | probe, shared |", "| 3, larder-2-lease-bolt | lease, bolt |"} {
 		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("there is no %q in\n%s", want, &out)
 		}
@@ -275,21 +275,21 @@ func TestFlags(t *testing.T) {
 // for all of them win.
 func TestVariants(t *testing.T) {
 	for name, want := range map[string]variant{
-		"larder-1":              {1, "probe", "bolt"},
-		"larder-64-lease":       {64, "lease", "bolt"},
-		"larder-8-shared":       {8, "probe", "shared"},
-		"larder-8-lease-shared": {8, "lease", "shared"},
-		"larder-8-shared-lease": {8, "lease", "shared"},
+		"larder-1":            {1, "probe", "shared"},
+		"larder-64-lease":     {64, "lease", "shared"},
+		"larder-8-bolt":       {8, "probe", "bolt"},
+		"larder-8-lease-bolt": {8, "lease", "bolt"},
+		"larder-8-bolt-lease": {8, "lease", "bolt"},
 	} {
 		if got, err := parseVariant(name, []string{"--memory-only"}); err != nil || got != want {
 			t.Errorf("%s: got %+v, %v, want %+v", name, got, err, want)
 		}
 	}
-	args := []string{"--read-mode", "lease", "--log-store=bolt", "--log-store=shared"}
-	if got, err := parseVariant("larder-8", args); err != nil || got != (variant{8, "lease", "shared"}) {
+	args := []string{"--read-mode", "lease", "--log-store=shared", "--log-store=bolt"}
+	if got, err := parseVariant("larder-8", args); err != nil || got != (variant{8, "lease", "bolt"}) {
 		t.Errorf("with %q: got %+v, %v", args, got, err)
 	}
-	if got := strings.Join(variant{8, "lease", "shared"}.flags(), " "); got != "--read-mode lease --log-store shared" {
+	if got := strings.Join(variant{8, "lease", "bolt"}.flags(), " "); got != "--read-mode lease --log-store bolt" {
 		t.Errorf("got flags %q", got)
 	}
 	for _, name := range []string{"larder-", "larder-x", "larder--lease", "larder-8-", "etcd-E1"} {

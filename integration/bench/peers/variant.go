@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// variant is a Larder as its name has it: larder-8, larder-8-lease, larder-8-lease-shared.
+// variant is a Larder as its name has it: larder-8, larder-8-lease, larder-8-lease-bolt.
 type variant struct {
 	shards   int
 	readMode string
@@ -28,19 +28,19 @@ func isLarder(system string) bool { return strings.HasPrefix(system, larderPrefi
 // parseVariant reads the name of a Larder. args are flags that all of them have, and which win.
 func parseVariant(system string, args []string) (variant, error) {
 	words := strings.Split(strings.TrimPrefix(system, larderPrefix), "-")
-	v := variant{readMode: modeProbe, logStore: storeBolt}
+	v := variant{readMode: modeProbe, logStore: storeShared}
 	var err error
 	if v.shards, err = strconv.Atoi(words[0]); err != nil || v.shards < 1 {
-		return v, fmt.Errorf("system %q: want larder-SHARDS, with -%s or -%s behind", system, modeLease, storeShared)
+		return v, fmt.Errorf("system %q: want larder-SHARDS, with -%s or -%s behind", system, modeLease, storeBolt)
 	}
 	for _, word := range words[1:] {
 		switch word {
 		case modeLease:
 			v.readMode = modeLease
-		case storeShared:
-			v.logStore = storeShared
+		case storeBolt:
+			v.logStore = storeBolt
 		default:
-			return v, fmt.Errorf("system %q: %q is not %s or %s", system, word, modeLease, storeShared)
+			return v, fmt.Errorf("system %q: %q is not %s or %s", system, word, modeLease, storeBolt)
 		}
 	}
 	v.readMode, v.logStore = lastValue(args, readModeFlag, v.readMode), lastValue(args, logStoreFlag, v.logStore)
