@@ -61,6 +61,8 @@ type Host struct {
 	missing      chan struct{} // one token: a node is gone, or a replica has begun
 	fatalOnce    sync.Once
 
+	rounds rounds // of the entries that its shards propose
+
 	shards        atomic.Int64 // of the cluster (SetShards)
 	touchInterval atomic.Int64 // nanoseconds; 0 = recency is not replicated
 

@@ -84,6 +84,12 @@ type batcher struct {
 // errNotTaken is the end of a flight that the library did not take before a deadline.
 var errNotTaken = errors.New("not taken in time")
 
+// permit is the leave to propose an entry that a batcher has: its place among those in flight here, and among those of the node.
+type permit struct {
+	round  *round
+	writes int // that it has there
+}
+
 // flight is a log entry in flight.
 type flight struct {
 	life  <-chan struct{} // quit of the instance: which one it was, without keeping it
@@ -246,12 +252,15 @@ func (b *batcher) run() {
 		case <-b.group.ctx.Done():
 			return
 		}
-		if !b.await(first != nil) {
+		p, ok := b.await(first != nil)
+		if !ok {
 			return // those who wait see the group's end themselves
 		}
 		batch := b.gather(first)
-		if due := first == nil; len(batch) == 0 && !due || !b.propose(batch, due) {
-			b.release()
+		p.writes = len(batch)
+		b.group.host.rounds.add(p.round, p.writes)
+		if due := first == nil; len(batch) == 0 && !due || !b.propose(batch, due, p) {
+			b.release(p)
 			if due {
 				b.touches.discard()
 			}
@@ -266,23 +275,29 @@ func (b *batcher) full() bool {
 
 // await waits until the next entry may be made, and counts it as in flight; false once the group ends. One that is not to gather what comes
 // meanwhile, since touches are due, waits for no other.
-func (b *batcher) await(gather bool) bool {
+func (b *batcher) await(gather bool) (p permit, ok bool) {
 	for {
 		if n := len(b.slots); n == 0 || n < maxInFlight && (!gather || b.full()) {
+			if n == 0 && gather {
+				if p.round, ok = b.group.host.rounds.enter(b.group.ctx.Done()); !ok {
+					return p, false
+				}
+			}
 			b.slots <- struct{}{} // there is room: nobody else takes it
-			return true
+			return p, true
 		}
 		select {
 		case <-b.look:
 		case <-b.group.ctx.Done():
-			return false
+			return p, false
 		}
 	}
 }
 
 // release counts an entry as in flight no more.
-func (b *batcher) release() {
+func (b *batcher) release(p permit) {
 	<-b.slots
+	b.group.host.rounds.leave(p.round, p.writes)
 	notify(b.look)
 }
 
@@ -339,7 +354,7 @@ func (i *instance) pack(batch []*proposal) (commands []fsm.Command, left []*prop
 
 // propose makes one log entry of a batch, and of the touches where they are due or it has commands; false
 // when there was none to make.
-func (b *batcher) propose(batch []*proposal, due bool) bool {
+func (b *batcher) propose(batch []*proposal, due bool, p permit) bool {
 	i := b.group.instance()
 	if i == nil {
 		refuse(batch, ErrStopped)
@@ -420,7 +435,7 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		if errors.Is(err, raft.ErrEnqueueTimeout) {
 			fl.err = errNotTaken
 			close(fl.done)
-			b.release()
+			b.release(p)
 			b.giveBack(batch)
 			return
 		}
@@ -436,7 +451,7 @@ func (b *batcher) propose(batch []*proposal, due bool) bool {
 		}
 		fl.err = err
 		close(fl.done)
-		b.release()
+		defer b.release(p) // so that those who have their answer may be back in time for the next
 		if err != nil {
 			refuse(batch, err)
 			return

@@ -162,14 +162,15 @@ func TestDeadlineAfterStopInBetween(t *testing.T) {
 			batch = append(batch, &proposal{ctx: ctx, command: &fsm.Command{Kind: fsm.KindPut, Key: []byte(key), Value: []byte("v")}, done: make(chan outcome, 1)})
 			batch[len(batch)-1].state.Store(taken)
 		}
-		if !b.await(true) {
+		permit, ok := b.await(true)
+		if !ok {
 			t.Fatal("the group ended")
 		}
 		all := slices.Clone(batch)
-		if b.propose(batch, false) {
+		if b.propose(batch, false, permit) {
 			t.Error("an entry was made with what is late")
 		} else {
-			b.release()
+			b.release(permit)
 		}
 		for _, p := range all {
 			_, isLate := p.ctx.(late)
@@ -629,7 +630,7 @@ func TestCloseWhileUntaken(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 		for range maxInFlight {
-			b.release()
+			b.release(permit{})
 		}
 		time.Sleep(50 * time.Millisecond)
 		delete(c.hosts, "a")
