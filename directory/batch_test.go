@@ -32,6 +32,7 @@ func newBatchRig(t *testing.T) *batchRig {
 		self:    "a",
 		latest:  latest,
 		known:   func() error { return nil },
+		hot:     func(shard.ID) bool { return false },
 		leader:  func(shard.ID) (string, uint64) { return "b", 1 },
 		up:      func(string) bool { return true },
 		retried: func(string) {},

@@ -48,6 +48,7 @@ func (s *Service) step(t *Table) {
 	statuses := s.host.Status()
 	s.soft.refresh(statuses, t.Version, s.self.Raft, s.self.HTTP)
 	s.countRates(t, time.Now())
+	s.countReads(t, time.Now())
 	s.setPeers(t)
 	s.setTouchInterval(t)
 	s.host.SetShards(len(t.Shards))

@@ -32,6 +32,7 @@ type Router struct {
 	known   func() error // why latest is empty, when it is
 	leader  func(shard.ID) (node string, term uint64)
 	up      func(node string) bool
+	hot     func(shard.ID) bool // of a shard that this node leads: others had better answer some of its reads
 	do      func(ctx context.Context, node string, req shard.Request) (shard.Response, error)
 	doBatch func(ctx context.Context, node string, b shard.Batch) ([]shard.Reply, error)
 	retried func(reason string)
@@ -93,6 +94,7 @@ func (r *Router) Local(ctx context.Context, req shard.Request) (shard.Response, 
 	if errors.Is(err, shard.ErrUnknownShard) || req.Op == shard.OpGet && errors.Is(err, shard.ErrUnreachable) {
 		return shard.Response{}, &shard.NotLeaderError{Leader: leader}
 	}
+	r.tellHot(&resp)
 	return resp, err
 }
 
@@ -151,6 +153,8 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 		if err == nil {
 			if node != r.self {
 				resp.ForwardedTo = node
+			} else {
+				r.tellHot(&resp)
 			}
 			return resp, nil
 		}
@@ -164,6 +168,11 @@ func (r *Router) Do(ctx context.Context, req shard.Request) (shard.Response, err
 			h.pause(ctx, replaced)
 		}
 	}
+}
+
+// tellHot notes in the answer of this node's own replica to a read whether it leads a shard that is hot.
+func (r *Router) tellHot(resp *shard.Response) {
+	resp.Hot = (resp.Read == shard.ReadProbe || resp.Read == shard.ReadLease) && r.hot(resp.Shard)
 }
 
 // attempt asks one node once. Of a read it makes any failure a refusal.

@@ -16,6 +16,7 @@ func BenchmarkRouterDo(b *testing.B) {
 		self:    "a",
 		latest:  latest,
 		known:   func() error { return nil },
+		hot:     func(shard.ID) bool { return false },
 		leader:  func(shard.ID) (string, uint64) { return "a", 1 },
 		up:      func(string) bool { return true },
 		retried: func(string) {},

@@ -34,6 +34,7 @@ func newRouterRig(t *testing.T) *routerRig {
 		self:    "a",
 		latest:  latest,
 		known:   func() error { return nil },
+		hot:     func(shard.ID) bool { return false },
 		leader:  func(shard.ID) (string, uint64) { return rig.believed, 1 },
 		up:      func(node string) bool { return !rig.down[node] },
 		retried: func(reason string) { rig.reasons = append(rig.reasons, reason) },
@@ -80,6 +81,37 @@ func TestRouterForwards(t *testing.T) {
 		}
 		if err != nil || resp.ForwardedTo != want || !slices.Equal(rig.asked, []string{leader}) {
 			t.Errorf("leader %s: forwarded to %q, asked %v, %v", leader, resp.ForwardedTo, rig.asked, err)
+		}
+	}
+}
+
+// TestRouterTellsHot ensures that reads which this node answers as leader, and no others, say that their shard is hot, as long as it is.
+func TestRouterTellsHot(t *testing.T) {
+	for _, row := range []struct {
+		hot      bool
+		read     shard.ReadPath
+		believed string
+		req      shard.Request
+		want     bool
+	}{
+		{true, shard.ReadProbe, "a", readReq, true},
+		{true, shard.ReadLease, "a", readReq, true},
+		{false, shard.ReadLease, "a", readReq, false},
+		{true, shard.ReadFollower, "b", readReq, false},
+		{true, shard.ReadLocal, "a", readReq, false},
+		{true, "", "a", writeReq, false},
+		{true, "", "b", writeReq, false},
+	} {
+		rig := newRouterRig(t)
+		rig.believed = row.believed
+		rig.Router.hot = func(id shard.ID) bool { return id == 1 && row.hot }
+		rig.Router.do = func(_ context.Context, node string, req shard.Request) (shard.Response, error) {
+			return shard.Response{Shard: req.Shard, ServedBy: node, Read: row.read}, nil
+		}
+		for name, ask := range map[string]func(context.Context, shard.Request) (shard.Response, error){"Do": rig.Do, "Local": rig.Local} {
+			if resp, err := ask(t.Context(), row.req); err != nil || resp.Hot != row.want {
+				t.Errorf("%s: %+v: %t, %v", name, row, resp.Hot, err)
+			}
 		}
 	}
 }

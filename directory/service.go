@@ -34,6 +34,7 @@ type Service struct {
 	began atomic.Pointer[time.Time] // since when this node has looked without a break
 	sizes sizes
 	rates rates
+	heat  *heat
 
 	balanceAfter time.Duration
 
@@ -114,11 +115,13 @@ func newService(cfg Config, h host) (*Service, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.duties = newDuties(s.ctx, s.log)
 	s.metrics = newMetrics(s)
+	s.heat = newHeat()
 	s.router = &Router{
 		self:    h.Node(),
 		latest:  s.latest,
 		known:   s.Known,
 		leader:  s.soft.leader,
+		hot:     s.heat.is,
 		up:      func(node string) bool { state, _ := s.soft.state(node); return state == NodeUp },
 		do:      h.Do,
 		doBatch: h.DoBatch,

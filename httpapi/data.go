@@ -65,6 +65,9 @@ func (s *server) get(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
 	f := setPlace(h, resp)
 	f.set("Larder-Read", string(resp.Read))
+	if resp.Hot {
+		f.set("Larder-Hot", flag(true))
+	}
 	// An HTTP cache may keep the answer, and must ask before it gives it again: with ETag and 304
 	// it is then a correct near cache.
 	h["Cache-Control"] = valueNoCache

@@ -330,3 +330,23 @@ func TestValueLimit(t *testing.T) {
 		}
 	}
 }
+
+// hotData answers reads as the leader of a hot shard.
+type hotData struct {
+	fakeData
+	found bool
+}
+
+func (d *hotData) Do(context.Context, shard.Request) (shard.Response, error) {
+	return shard.Response{Read: shard.ReadProbe, Found: d.found, Version: 1, Hot: true}, nil
+}
+
+// TestHot ensures that clients hear that a shard is hot, of what is not there too.
+func TestHot(t *testing.T) {
+	for _, found := range []bool{true, false} {
+		f := newFixture(t, func(c *Config) { c.Data = &hotData{found: found} })
+		if w := f.request(t, "GET", "/v1/kv/k", ""); w.Header().Get("Larder-Hot") != "?1" {
+			t.Errorf("found %t: %d, %v", found, w.Code, w.Header())
+		}
+	}
+}

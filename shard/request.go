@@ -128,6 +128,9 @@ type Response struct {
 	HasTTL    bool
 	TTL       time.Duration // left, when HasTTL
 	Read      ReadPath
+	// Hot: the leader answered, and other voters had better answer some of the shard's reads. It is what the node adds where the request
+	// came in, and does not travel.
+	Hot bool
 	// Age is how old the state that was read may be when it is answered, so it may exceed MaxStaleness
 	// by the time that the request took; 0 for linearizable reads.
 	Age time.Duration

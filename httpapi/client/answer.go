@@ -18,6 +18,7 @@ const maxProblem = 64 << 10
 type answer struct {
 	place       Place
 	path        ReadPath
+	hot         bool // of a read: other replicas had better answer some
 	version     Version
 	value       []byte
 	contentType string
@@ -111,6 +112,7 @@ func (r *request) success(resp *http.Response) (*answer, error) {
 		if a.path, err = pathOf(h); err != nil {
 			return nil, err
 		}
+		a.hot = hotBy(h)
 		if a.expires, a.ttl, err = ttlOf(h); err != nil {
 			return nil, err
 		}
@@ -178,6 +180,9 @@ func pathOf(h http.Header) (ReadPath, error) {
 		return "", fmt.Errorf("Larder-Read is %q", p)
 	}
 }
+
+// hotBy reports whether a leader says that other voters had better answer some reads.
+func hotBy(h http.Header) bool { return h.Get("Larder-Hot") == "?1" }
 
 // versionOf reads a strong entity tag.
 func versionOf(h http.Header) (Version, error) {
@@ -263,6 +268,7 @@ func (r *request) problem(n *node, resp *http.Response) (*answer, *Error) {
 		a := &answer{}
 		if a.place, err = placeOf(resp.Header); err == nil {
 			a.path, err = pathOf(resp.Header)
+			a.hot = hotBy(resp.Header)
 		}
 		if err != nil {
 			return nil, r.foreign(n, resp, err)

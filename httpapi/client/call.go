@@ -147,6 +147,7 @@ type path struct {
 	r       *request
 	slot    uint32
 	forward bool    // no more guesses: any node that forwards
+	leads   bool    // only a leader serves it, as a refusal said
 	hops    int     // refusals with a name in a row
 	tried   []*node // those that failed since the last pause
 	pause   time.Duration
@@ -161,10 +162,13 @@ func (p *path) next() (n *node, mode string) {
 		if p.c.cfg.NoRetry || p.r.batch != nil {
 			mode = routeForward // the one request must do, or has keys of many
 		}
-		if p.r.anyReplica && len(sh.members) > 0 {
-			turn := int(p.c.turn.Add(1) % uint64(len(sh.members)))
-			for i := range sh.members {
-				if m := sh.members[(turn+i)%len(sh.members)]; usable(m) {
+		if near := p.near(sh); usable(near) {
+			return near, mode
+		}
+		if equals := p.equals(sh); len(equals) > 0 {
+			turn := int(p.c.turn.Add(1) % uint64(len(equals)))
+			for i := range equals {
+				if m := equals[(turn+i)%len(equals)]; usable(m) {
 					return m, mode
 				}
 			}
@@ -174,6 +178,31 @@ func (p *path) next() (n *node, mode string) {
 		}
 	}
 	return p.c.candidates(sh, p.tried)[0], routeForward
+}
+
+// near is the replica of sh that a read had better ask, nil for none.
+func (p *path) near(sh *route) *node {
+	if p.c.cfg.Near == "" || p.leads || !p.r.single() {
+		return nil
+	}
+	for _, m := range sh.voters {
+		if m.id == p.c.cfg.Near {
+			return m
+		}
+	}
+	return nil
+}
+
+// equals are the replicas of sh that take turns, nil where the leader is to be asked.
+func (p *path) equals(sh *route) []*node {
+	switch {
+	case p.leads:
+	case p.r.anyReplica:
+		return sh.members
+	case p.r.single() && sh.isHot():
+		return sh.voters
+	}
+	return nil
 }
 
 // candidates are all nodes to ask, the best first: those not tried before the tried, those that answer before suspects,
@@ -274,7 +303,7 @@ func (p *path) misdirected(n *node, e *Error) time.Duration {
 		}
 		return 0
 	}
-	p.r.anyReplica = false // its replica doesn't serve: the leader does
+	p.leads = true // its replica doesn't serve: the leader does
 	sh.leader.Store(leader)
 	return 0
 }
@@ -301,6 +330,9 @@ func (p *path) learn(n *node, a *answer) {
 	}
 	if a.path == ReadFollower || a.path == ReadLocal {
 		return
+	}
+	if a.hot {
+		sh.heat()
 	}
 	if leader := t.nodes[a.place.ServedBy]; leader != nil && sh.leader.Load() != leader {
 		sh.leader.Store(leader)

@@ -21,6 +21,9 @@ type Config struct {
 	// Addrs are HTTP addresses of some of the cluster's nodes, as HOST:PORT, http://HOST:PORT or
 	// https://HOST:PORT, all with the same scheme. The others are learned. Required.
 	Addrs []string
+	// Near is the id of a node that is nearer than the others, as where this program runs beside it. Reads are sent there where it has a replica of
+	// the key's shard, if as a follower, which asks the leader how far it must be; all else goes where it goes anyway. Default: none.
+	Near string
 	// Timeout bounds a call whose context has no deadline, its retries included. Default 5 s.
 	Timeout time.Duration
 	// AttemptTimeout is how long a read waits for one node's answer to begin before another one is

@@ -266,6 +266,120 @@ func TestFollowersRead(t *testing.T) {
 	})
 }
 
+// TestHotShard ensures that linearizable reads of a shard take turns among its voters for a while after its leader said that it has many,
+// that all else goes to the leader, and that a refusal sends a read there.
+func TestHotShard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newNetwork(t, "a:1", "b:1", "c:1", "d:1")
+		w.setTable(tableOf(1, `{"cluster":"x","version":1,"shards":[{"id":1,"start":0,"end":16384,"epoch":3,"leader":"a",
+			"members":[{"node":"a","role":"voter"},{"node":"b","role":"voter"},{"node":"c","role":"voter"},{"node":"d","role":"learner"}]}],
+			"nodes":{"a":{"http":"a:1"},"b":{"http":"b:1"},"c":{"http":"c:1"},"d":{"http":"d:1"}}}`))
+		hot, found := true, true
+		answer := func(id, path string) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				h := place(w, id)
+				h.Set("Larder-Read", path)
+				if id == "a" && hot {
+					h.Set("Larder-Hot", "?1")
+				}
+				switch {
+				case r.Method == http.MethodPut:
+					w.WriteHeader(204)
+				case !found:
+					problem(404, "not-found", "no")(w, r)
+				}
+			}
+		}
+		w.set("a:1", answer("a", "probe"))
+		for _, id := range []string{"b", "c", "d"} {
+			w.set(id+":1", answer(id, "follower"))
+		}
+		c := w.client(Config{})
+		defer c.Close()
+		counts := func() (n [4]int) {
+			for i, addr := range []string{"a:1", "b:1", "c:1", "d:1"} {
+				n[i] = len(w.got(addr))
+			}
+			return n
+		}
+		read := func(times int) [4]int {
+			t.Helper()
+			for range times {
+				if _, err := c.Get(t.Context(), "k"); found && err != nil || !found && !errors.Is(err, ErrNotFound) {
+					t.Fatal(err)
+				}
+			}
+			return counts()
+		}
+		for _, found = range []bool{true, false} {
+			hot = true
+			if n := read(1); n != [4]int{1} {
+				t.Fatalf("found %t: the first read went to %v", found, n)
+			}
+			if n := read(9); n != [4]int{3, 3, 3} {
+				t.Errorf("found %t: nine reads went to %v", found, n)
+			}
+			time.Sleep(spreadTime / 2)
+			hot = false
+			read(3)
+			time.Sleep(spreadTime/2 + time.Second)
+			if n := read(6); n != [4]int{6} {
+				t.Errorf("found %t: six reads went to %v, the leader has said nothing for long", found, n)
+			}
+		}
+		hot, found = true, true
+		read(1)
+		for range 3 {
+			if _, err := c.Put(t.Context(), "k", []byte("v")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.Get(t.Context(), "k", Fill(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n := counts(); n != [4]int{4} {
+			t.Errorf("writes, and a read that may fill, went to %v", n)
+		}
+		for _, addr := range []string{"b:1", "c:1"} {
+			w.set(addr, problem(421, "misdirected", "no", "Larder-Leader", "a", "Larder-Epoch", "3"))
+		}
+		if n := read(6); n != [4]int{6, 2, 2} {
+			t.Errorf("six reads, that followers refuse, went to %v", n)
+		}
+	})
+}
+
+// TestNear ensures that reads go to the node that is near where it has a voter of the shard and answers, and all else to the leader.
+func TestNear(t *testing.T) {
+	for near, want := range map[string][3]int{"b": {1, 3}, "elsewhere": {4}, "a": {4}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newNetwork(t, "a:1", "b:1", "c:1")
+			w.setTable(oneShard(1, "a"))
+			w.set("a:1", serve("a"))
+			follower := func(w http.ResponseWriter, r *http.Request) { place(w, "b").Set("Larder-Read", "follower") }
+			w.set("b:1", follower)
+			c := w.client(Config{Near: near})
+			defer c.Close()
+			got := func() [3]int { return [3]int{len(w.got("a:1")), len(w.got("b:1")), len(w.got("c:1"))} }
+			for range 3 {
+				if _, err := c.Get(t.Context(), "k"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := c.Put(t.Context(), "k", []byte("v")); err != nil {
+				t.Fatal(err)
+			}
+			if n := got(); n != want {
+				t.Errorf("near %s: three reads and a write went to %v, want %v", near, n, want)
+			}
+			w.crash("b:1")
+			if _, err := c.Get(t.Context(), "k"); err != nil {
+				t.Errorf("near %s: without it: %v", near, err)
+			}
+		})
+	}
+}
+
 // TestAllDown ensures that with nobody to reach a call ends at its deadline, certain that nothing happened.
 func TestAllDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

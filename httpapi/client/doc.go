@@ -60,6 +60,9 @@
 //
 // A proxy between client and nodes may send a PUT or DELETE twice by itself, since HTTP calls them idempotent; have it not do so.
 //
+// Reads of a shard whose leader says that it has many (Larder-Hot) take turns among its replicas for a while, and with Config.Near all go to
+// one node. A follower's answer is as linearizable as the leader's. It takes a round trip more, which it shares with others.
+//
 // Get with Any or Bounded may return what linearizable reads have left behind; they promise what
 // their names say, to read faster from a replica nearby.
 //

@@ -136,8 +136,15 @@ func (w *network) client(cfg Config) *Client {
 	return c
 }
 
-// oneShard is a table of one shard on a, b and c; it never changes: a question that waits is held.
+// oneShard is a table of one shard on a, b and c.
 func oneShard(version int, leader string) http.HandlerFunc {
+	return tableOf(version, fmt.Sprintf(`{"cluster":"x","version":%d,"shards":[{"id":1,"start":0,"end":16384,"epoch":3,"conf":"1-7","leader":%q,
+			"members":[{"node":"a","role":"voter"},{"node":"b","role":"voter"},{"node":"c","role":"voter"}]}],
+			"nodes":{"a":{"http":"a:1","state":"up"},"b":{"http":"b:1","state":"up"},"c":{"http":"c:1","state":"up"}}}`, version, leader))
+}
+
+// tableOf answers with a table that never changes: a question that waits is held.
+func tableOf(version int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		etag := fmt.Sprintf("%q", fmt.Sprint(version))
 		if r.Header.Get("If-None-Match") == etag {
@@ -151,9 +158,7 @@ func oneShard(version int, leader string) http.HandlerFunc {
 			return
 		}
 		w.Header().Set("ETag", etag)
-		fmt.Fprintf(w, `{"cluster":"x","version":%d,"shards":[{"id":1,"start":0,"end":16384,"epoch":3,"conf":"1-7","leader":%q,
-			"members":[{"node":"a","role":"voter"},{"node":"b","role":"voter"},{"node":"c","role":"voter"}]}],
-			"nodes":{"a":{"http":"a:1","state":"up"},"b":{"http":"b:1","state":"up"},"c":{"http":"c:1","state":"up"}}}`, version, leader)
+		io.WriteString(w, body)
 	}
 }
 

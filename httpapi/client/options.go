@@ -216,6 +216,9 @@ func (r *request) repeatable() bool { return r.once != "" || r.op == "touch" }
 // read reports whether r changes nothing.
 func (r *request) read() bool { return r.op == "get" || r.batch != nil && r.batch.reads }
 
+// single reports whether r is a read of one key that any voter answers as well as the leader.
+func (r *request) single() bool { return r.op == "get" && r.batch == nil && r.fill == 0 }
+
 // refuse notes the first thing that is wrong with r.
 func (r *request) refuse(format string, args ...any) {
 	if r.bad == nil {

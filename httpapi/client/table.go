@@ -34,7 +34,20 @@ type route struct {
 	start, end uint32 // slots [start, end)
 	epoch      uint64
 	members    []*node
+	voters     []*node              // of members; others may be far behind
 	leader     atomic.Pointer[node] // as far as known; nil: nobody
+	hot        *atomic.Int64        // until when its reads are spread, ns since 1970; 0: they are not
+}
+
+// spreadTime is for how long reads are spread over a shard's replicas once its leader has said that it has many.
+const spreadTime = 5 * time.Second
+
+func (r *route) heat() { r.hot.Store(time.Now().Add(spreadTime).UnixNano()) }
+
+// isHot reports whether the leader had better not answer all reads.
+func (r *route) isHot() bool {
+	until := r.hot.Load()
+	return until != 0 && time.Now().UnixNano() < until
 }
 
 // table is what the directory said, immutable but for leader and suspect.
@@ -70,7 +83,7 @@ func parseTable(body []byte, etag string, old *table) (*table, error) {
 			Start, End uint32
 			Epoch      uint64
 			Leader     string
-			Members    []struct{ Node string }
+			Members    []struct{ Node, Role string }
 		}
 		Nodes map[string]struct{ HTTP string }
 	}
@@ -97,10 +110,13 @@ func parseTable(body []byte, etag string, old *table) (*table, error) {
 		if sh.Start >= sh.End || sh.End > slots {
 			return nil, fmt.Errorf("shard %d has the slots [%d, %d)", sh.ID, sh.Start, sh.End)
 		}
-		r := &route{id: sh.ID, start: sh.Start, end: sh.End, epoch: sh.Epoch}
+		r := &route{id: sh.ID, start: sh.Start, end: sh.End, epoch: sh.Epoch, hot: &atomic.Int64{}}
 		for _, m := range sh.Members {
 			if n := t.nodes[m.Node]; n != nil {
 				r.members = append(r.members, n)
+				if m.Role != "learner" {
+					r.voters = append(r.voters, n)
+				}
 			}
 		}
 		r.leader.Store(t.nodes[sh.Leader])
@@ -108,6 +124,7 @@ func parseTable(body []byte, etag string, old *table) (*table, error) {
 			if known := was.leader.Load(); slices.Contains(r.members, known) {
 				r.leader.Store(known)
 			}
+			r.hot = was.hot
 		}
 		t.routes = append(t.routes, r)
 	}
