@@ -24,6 +24,7 @@ type plainAnswer struct {
 	length  int64 // that the handler has announced, -1: none
 	written int64
 	out     []byte // not sent yet; the header first, once that is rendered
+	spare   []byte // memory for either
 	begun   bool   // the header is rendered
 	hangUp  bool   // the connection ends with the answer
 	err     error  // of the connection
@@ -104,7 +105,7 @@ func (a *plainAnswer) finish() bool {
 	}
 	if !a.begun {
 		body := a.out
-		a.out = nil
+		a.out, a.spare = a.spare[:0], body
 		if a.length < 0 && a.bodyAllowed() && (!a.head || len(body) > 0) {
 			a.render(body, "Content-Length: "+strconv.Itoa(len(body)))
 		} else {
@@ -119,6 +120,9 @@ func (a *plainAnswer) finish() bool {
 	}
 	if cap(a.out) > 2*gatherBytes {
 		a.out = nil
+	}
+	if cap(a.spare) > 2*gatherBytes {
+		a.spare = nil
 	}
 	short := !a.head && a.length >= 0 && a.bodyAllowed() && a.written != a.length
 	return a.err == nil && !a.hangUp && !short

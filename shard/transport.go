@@ -111,7 +111,7 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *
 	if err != nil {
 		return err
 	}
-	if p := t.group.host.peer(to.Node); p != nil {
+	if p := t.group.host.peer(to.Node); p != nil && !p.linked() {
 		ctx, cancel := context.WithTimeout(t.ctx, reachTimeout)
 		p.waitUp(ctx, nil)
 		cancel()
