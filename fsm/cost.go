@@ -3,12 +3,12 @@ package fsm
 // Overhead is what an entry costs beside the bytes of its key, value and content type. It stands for
 // the memory that this package keeps per entry (see store):
 //
-//	40  record
+//	34  record, and its slot
 //	 8  when it expires, for an entry that does
 //	 8  lengths in front of the bytes
 //	16  cell of the slot's index, a quarter of them free
 //	20  place in the expiry heap, for an entry that expires
-//	12  rounding of pages, tables and segments
+//	18  rounding of pages, tables and segments
 //
 // A constant, never a measurement: cost decides evictions, so it must be the same on every build (R4). A
 // test holds it against the heap. It doesn't cover the room that the arena leaves between cleanings (a

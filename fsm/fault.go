@@ -19,7 +19,7 @@ func (m *Machine) Disorder() {
 		return cmp.Compare(string(m.store.at(a).key), string(m.store.at(b).key))
 	})
 	for _, r := range refs {
-		m.store.touch(r, m.used())
+		m.store.touch(r, m.store.slotOf(r), m.used())
 	}
 }
 
@@ -44,7 +44,7 @@ func (m *Machine) Merge(old *Machine) {
 // Use makes key recent outside of the log.
 func (m *Machine) Use(key []byte) {
 	if r := m.store.find(Slot(key), m.store.hash(key), key); r != 0 {
-		m.store.touch(r, m.used())
+		m.store.touch(r, m.store.slotOf(r), m.used())
 	}
 }
 
@@ -52,7 +52,7 @@ func (m *Machine) Use(key []byte) {
 func (m *Machine) Spare() {
 	for spared := range map[bool]struct{}{true: {}, false: {}} {
 		if r := m.store.oldest(); r != 0 && spared {
-			m.store.touch(r, m.used())
+			m.store.touch(r, m.store.slotOf(r), m.used())
 		}
 		return
 	}

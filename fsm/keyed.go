@@ -259,10 +259,10 @@ func (m *Machine) perform(key []byte, t *target, ch *change) uint64 {
 			m.store.raiseGone(t.slot, m.version)
 		}
 	case changeExpiry:
-		m.store.expire(t.ref, ch.expireAt, m.used())
+		m.store.expire(t.ref, t.slot, ch.expireAt, m.used())
 		return t.version
 	case changeRecency:
-		m.store.touch(t.ref, m.used())
+		m.store.touch(t.ref, t.slot, m.used())
 		return t.version
 	}
 	return m.version
@@ -297,12 +297,13 @@ func (m *Machine) touchAll(touches []byte) Result {
 	for chunk := range slices.Chunk(touches, ahead*touchSize) {
 		m.warmTouches(chunk)
 		for ; len(chunk) > 0; chunk = chunk[touchSize:] {
-			r := m.store.findTouch(touchAt(chunk))
+			t := touchAt(chunk)
+			r := m.store.findTouch(t)
 			if r == 0 {
 				continue
 			}
 			if _, expireAt, _ := m.store.meta(r); !deadAt(expireAt, m.clock) {
-				m.store.touch(r, m.used())
+				m.store.touch(r, t.slot(), m.used())
 			}
 		}
 	}

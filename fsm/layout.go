@@ -61,8 +61,10 @@ func (s *store) compact() {
 // moveRecord moves an entry to a record that was just taken.
 func (s *store) moveRecord(from, to ref) {
 	rec := *s.records.read(from)
-	s.indexOf(rec.slot).cell(rec.hash(), from).ref = to
+	slot := s.records.slot(from)
+	s.indexOf(slot).cell(rec.hash(), from).ref = to
 	*s.records.write(to) = rec
+	s.records.setSlot(to, slot)
 	expireAt := s.records.expiry(from)
 	s.records.setExpiry(to, expireAt)
 	if rec.prev != 0 {
@@ -185,7 +187,7 @@ func (m storeMemory) total() uint64 { return m.records + m.index + m.live + m.sl
 
 // memory returns the memory held, views not counted.
 func (s *store) memory() storeMemory {
-	const pageBytes, infoBytes, pointers, expiringBytes, slotBytes, dueBytes = 10 << 10, 24, 3 * 8, pageLen * (4 + 8), 40 + 64, 16
+	const pageBytes, infoBytes, pointers, expiringBytes, slotBytes, dueBytes = 8 << 10, 24, 3 * 8, 960 + 2048, 40 + 64, 16
 	m := storeMemory{
 		records: uint64(len(s.records.pages))*pageBytes + uint64(cap(s.records.pages))*(infoBytes+pointers),
 		index:   uint64(len(s.index)) * slotBytes,

@@ -42,8 +42,9 @@ func TestStoreLayout(t *testing.T) {
 		of        any
 		want, max uintptr
 	}{
-		{record{}, 40, 40},
-		{page{}, 10 << 10, 10 << 10}, // a size class
+		{record{}, 32, 32},
+		{page{}, pageLen * 34, 8 << 10}, // a size class
+		{expiries{}, 1920, 2048},        // likewise
 		{pageInfo{}, 24, 24},
 		{index{}, 40, 40},
 		{slotSums{}, 64, 64}, // a line of the cache
@@ -58,6 +59,31 @@ func TestStoreLayout(t *testing.T) {
 	for i := range reflect.TypeFor[record]().NumField() {
 		if f := reflect.TypeFor[record]().Field(i); f.Type.Kind() == reflect.Pointer || f.Type.Kind() == reflect.Slice {
 			t.Errorf("%s of a record is a %v", f.Name, f.Type)
+		}
+	}
+}
+
+// TestStoreEntryBytes ensures that an entry of 16 + 128 bytes takes no more than it has to, in a shard of eight and in a shard of all slots,
+// with few entries for each slot and with many.
+func TestStoreEntryBytes(t *testing.T) {
+	for _, slots := range []uint32{Slots / 8, Slots} {
+		s := newStore(func([]byte) uint16 { return 0 })
+		s.own(Range{0, slots})
+		tables := s.memory().total() + uint64(slots)*(40+64) // what a slot takes before it has entries
+		entries := uint64(0)
+		for _, upTo := range []uint64{uint64(slots) * 15, uint64(slots) * 20, uint64(slots) * 30, uint64(slots) * 61} {
+			for ; entries < upTo; entries++ {
+				var key [16]byte
+				_, hash := benchKey(&key, entries)
+				s.set(0, uint16(entries*7919%uint64(slots)), hash, key[:], nil, benchValue, nil, entries+1, 0, entries+1)
+			}
+			// 34 of the record and its slot, 8 of the lengths, 12 of the cell and what is free beside that, and the ends of segments.
+			if each := float64(s.memory().total()-tables-s.payload()) / float64(entries); each > 67 {
+				t.Errorf("%d slots, %d entries: %.1f bytes for each beyond its own: %+v", slots, entries, each, s.memory())
+			}
+		}
+		if testing.Short() {
+			return
 		}
 	}
 }

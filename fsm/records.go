@@ -5,17 +5,15 @@ package fsm
 type ref uint32
 
 // record is what the store knows of an entry beside its bytes. It has no pointers, so the garbage
-// collector never looks into a page of them.
+// collector never looks into a page of them, and fills half a line of the processor's caches.
 //
-// When it expires stands apart, as many never do.
+// When it expires stands apart, as many never do, and its slot, for the size.
 type record struct {
 	version uint64
 	stamp   uint64 // of recency
 	named   uint64 // the hash of the key over the address of the block
-	prev    ref    // towards the oldest
+	prev    ref    // towards the oldest; of a free record itself
 	next    ref    // towards the most recent; of a free record the next free one of its page
-	slot    uint16
-	used    bool
 }
 
 func nameOf(hash uint32, block address) uint64 { return uint64(hash)<<addressBits | uint64(block) }
@@ -24,15 +22,27 @@ func (rec *record) hash() uint32 { return uint32(rec.named >> addressBits) }
 
 func (rec *record) block() address { return address(rec.named & (1<<addressBits - 1)) }
 
-// pageLen records make a page of 10 KiB, which is a size class of the allocator; a power of two, as records are found
-// by division.
-const pageLen = 256
+// pageLen records and their slots make a page of 8 KiB, which is a size class of the allocator. Refs of pages are pageRefs apart, a
+// power of two, as records are found by division.
+const (
+	pageLen  = 240
+	pageRefs = 256
+)
 
 type (
-	page [pageLen]record
+	page struct {
+		records [pageLen]record
+		slots   [pageLen]uint16
+	}
 	// expiries are the times at which the records of a page expire, by the log clock, milliseconds; 0 = it lives until removed.
 	expiries [pageLen]uint64
 )
+
+// at returns the page of r, and its place there.
+func (r ref) at() (page, place uint32) {
+	i := uint32(r) - 1
+	return i / pageRefs, i % pageRefs
+}
 
 // pageInfo is what the store knows of a page, kept beside the pages as views have no use for it.
 type pageInfo struct {
@@ -56,18 +66,17 @@ type records struct {
 
 // read returns r's record, not to be written to.
 func (rs *records) read(r ref) *record {
-	i := uint32(r) - 1
-	return &rs.pages[i/pageLen][i%pageLen]
+	p, i := r.at()
+	return &rs.pages[p].records[i]
 }
 
 // write returns r's record to be written to. It may be another one than read returned before.
 func (rs *records) write(r ref) *record {
-	i := uint32(r) - 1
-	p := i / pageLen
+	p, i := r.at()
 	if rs.info[p].epoch != rs.epoch {
 		rs.own(p)
 	}
-	return &rs.pages[p][i%pageLen]
+	return &rs.pages[p].records[i]
 }
 
 // own makes page p one that no view sees.
@@ -81,21 +90,32 @@ func (rs *records) own(p uint32) {
 	}
 }
 
+// slot returns the slot of r.
+func (rs *records) slot(r ref) uint16 {
+	p, i := r.at()
+	return rs.pages[p].slots[i]
+}
+
+// setSlot sets the slot of r, which was just taken.
+func (rs *records) setSlot(r ref, slot uint16) {
+	p, i := r.at()
+	rs.pages[p].slots[i] = slot
+}
+
 // expiry returns when r expires, 0 for never.
 func (rs *records) expiry(r ref) uint64 { return expiryIn(rs.expiries, r) }
 
 func expiryIn(of []*expiries, r ref) uint64 {
-	i := uint32(r) - 1
-	if e := of[i/pageLen]; e != nil {
-		return e[i%pageLen]
+	p, i := r.at()
+	if e := of[p]; e != nil {
+		return e[i]
 	}
 	return 0
 }
 
 // setExpiry sets when r expires.
 func (rs *records) setExpiry(r ref, at uint64) {
-	i := uint32(r) - 1
-	p := i / pageLen
+	p, i := r.at()
 	if rs.info[p].epoch != rs.epoch {
 		rs.own(p)
 	}
@@ -105,7 +125,7 @@ func (rs *records) setExpiry(r ref, at uint64) {
 		}
 		rs.expiries[p] = new(expiries)
 	}
-	rs.expiries[p][i%pageLen] = at
+	rs.expiries[p][i] = at
 }
 
 // take returns a record to fill, which may be written to.
@@ -122,7 +142,7 @@ func (rs *records) takeFrom(p uint32) (ref, *record) {
 	r := info.free
 	w := rs.write(r)
 	info.free = w.next
-	w.used = true
+	w.prev = 0
 	info.used++
 	rs.used++
 	if info.free == 0 {
@@ -133,9 +153,9 @@ func (rs *records) takeFrom(p uint32) (ref, *record) {
 
 // release makes r free.
 func (rs *records) release(r ref) {
-	p := (uint32(r) - 1) / pageLen
+	p, _ := r.at()
 	info := &rs.info[p]
-	*rs.write(r) = record{next: info.free}
+	*rs.write(r) = record{prev: r, next: info.free}
 	rs.setExpiry(r, 0)
 	if info.free == 0 {
 		rs.list(p)
@@ -149,10 +169,11 @@ func (rs *records) release(r ref) {
 func (rs *records) grow() {
 	p := uint32(len(rs.pages))
 	pg := new(page)
-	first := ref(p*pageLen + 1)
-	for i := range pageLen - 1 {
-		pg[i].next = first + ref(i) + 1
+	first := ref(p*pageRefs + 1)
+	for i := range ref(pageLen) {
+		pg.records[i].prev, pg.records[i].next = first+i, first+i+1
 	}
+	pg.records[pageLen-1].next = 0
 	rs.pages, rs.expiries = append(rs.pages, pg), append(rs.expiries, nil)
 	rs.info = append(rs.info, pageInfo{epoch: rs.epoch, free: first})
 	rs.places = append(rs.places, nil)
@@ -218,8 +239,8 @@ func shorten[E any](s []E, n int) []E {
 func (rs *records) lastUsed() ref {
 	last := len(rs.pages) - 1
 	for i := pageLen - 1; ; i-- {
-		if rs.pages[last][i].used {
-			return ref(last*pageLen + i + 1)
+		if r := ref(last*pageRefs + i + 1); rs.pages[last].records[i].prev != r {
+			return r
 		}
 	}
 }
@@ -235,11 +256,10 @@ func (rs *records) takeBefore() (ref, *record) {
 
 // place returns where r's place in the expiry heap is noted.
 func (rs *records) place(r ref) *uint32 {
-	i := uint32(r) - 1
-	p := i / pageLen
+	p, i := r.at()
 	if rs.places[p] == nil {
 		rs.places[p] = new([pageLen]uint32)
 		rs.placed++
 	}
-	return &rs.places[p][i%pageLen]
+	return &rs.places[p][i]
 }

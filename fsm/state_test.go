@@ -109,7 +109,7 @@ func TestStateIsCovered(t *testing.T) {
 		m := sample(t).Machine
 		if s := of(m); s.len() > 1 {
 			a := s.at(s.oldest())
-			s.touch(s.oldest(), m.recency+1)
+			s.touch(s.oldest(), s.slotOf(s.oldest()), m.recency+1)
 			covered(what+": order, "+string(a.key), m)
 		}
 		m = sample(t).Machine

@@ -61,7 +61,8 @@ func (s *store) reseed(seed uint64) {
 		block := rec.block()
 		hash := s.hash(s.arena.key(block))
 		rec.named = nameOf(hash, block)
-		s.indexOf(rec.slot).add(newCell(hash, block, r))
+		slot := s.records.slot(r)
+		s.indexOf(slot).add(newCell(hash, block, r))
 	}
 }
 
@@ -201,12 +202,11 @@ func (s *store) meta(r ref) (version, expireAt, stamp uint64) {
 }
 
 // slotOf returns the slot of r.
-func (s *store) slotOf(r ref) uint16 { return s.records.read(r).slot }
+func (s *store) slotOf(r ref) uint16 { return s.records.slot(r) }
 
 // touchOf returns the touch of r's key.
 func (s *store) touchOf(r ref) Touch {
-	rec := s.records.read(r)
-	return touchOf(rec.slot, rec.hash())
+	return touchOf(s.records.slot(r), s.records.read(r).hash())
 }
 
 // sizeOf returns the bytes of r's key, value and content type.
@@ -248,7 +248,8 @@ func (s *store) setLaid(r ref, slot uint16, hash uint32, l *laid, stamp uint64) 
 	if r == 0 {
 		var rec *record
 		r, rec = s.records.take()
-		*rec = record{version: l.version, stamp: stamp, named: nameOf(hash, l.at), slot: slot, used: true}
+		*rec = record{version: l.version, stamp: stamp, named: nameOf(hash, l.at)}
+		s.records.setSlot(r, slot)
 		s.link(r)
 		s.indexOf(slot).add(newCell(hash, l.at, r))
 	} else {
@@ -292,15 +293,14 @@ func (s *store) expiryChanged(r ref, before, now uint64) {
 
 // remove removes r and raises gone of its slot to its version.
 func (s *store) remove(r ref) {
-	rec := s.records.read(r)
-	s.raiseGone(rec.slot, rec.version)
+	s.raiseGone(s.records.slot(r), s.records.read(r).version)
 	s.drop(r)
 }
 
 // drop is remove without a trace.
 func (s *store) drop(r ref) {
-	rec := s.records.read(r)
-	i := uint32(rec.slot) - s.owned.Start
+	rec, slot := s.records.read(r), s.records.slot(r)
+	i := uint32(slot) - s.owned.Start
 	hash, expireAt := rec.hash(), s.records.expiry(r)
 	s.giveUp(rec, expireAt, &s.summed[i])
 	if expireAt != 0 {
@@ -313,14 +313,16 @@ func (s *store) drop(r ref) {
 	s.clean()
 }
 
-// touch moves r to the recent end and gives it that stamp, higher than all before.
-func (s *store) touch(r ref, stamp uint64) { s.expire(r, s.records.expiry(r), stamp) }
+// touch moves r, which is of slot, to the recent end and gives it that stamp, higher than all before.
+func (s *store) touch(r ref, slot uint16, stamp uint64) {
+	s.expire(r, slot, s.records.expiry(r), stamp)
+}
 
 // expire is touch with a new expiry.
-func (s *store) expire(r ref, expireAt, stamp uint64) {
+func (s *store) expire(r ref, slot uint16, expireAt, stamp uint64) {
 	s.moveToEnd(r)
 	rec := s.records.write(r)
-	sums := s.sumsOf(rec.slot)
+	sums := s.sumsOf(slot)
 	sums.order = sub128(sums.order, orderHash(rec.version, rec.stamp))
 	sums.order = add128(sums.order, orderHash(rec.version, stamp))
 	before := s.records.expiry(r)

@@ -70,7 +70,7 @@ func BenchmarkStore(b *testing.B) {
 			for b.Loop() {
 				slot, hash := benchKey(&key, stored())
 				stamp++
-				s.touch(s.findTouch(touchOf(slot, hash)), stamp)
+				s.touch(s.findTouch(touchOf(slot, hash)), slot, stamp)
 			}
 		})
 		// The touches above have left the order at random, so that what is evicted leaves holes everywhere,

@@ -28,7 +28,7 @@ func checkList(t fataler, s *store) map[ref]bool {
 	var prev ref
 	for r := s.oldest(); r != 0; r = s.newer(r) {
 		rec := s.records.read(r)
-		if used[r] || !rec.used || rec.prev != prev {
+		if used[r] || rec.prev != prev {
 			t.Fatalf("list: record %d after %d: seen before %v, %+v", r, prev, used[r], rec)
 		}
 		if prev != 0 && rec.stamp <= s.records.read(prev).stamp {
@@ -72,7 +72,7 @@ func checkPages(t fataler, s *store, used map[ref]bool) {
 		}
 		free := 0
 		for r := info.free; r != 0; r = rs.read(r).next {
-			if int(r-1)/pageLen != p || used[r] || rs.read(r).used || rs.expiry(r) != 0 || free > pageLen {
+			if int(r-1)/pageRefs != p || int(r-1)%pageRefs >= pageLen || used[r] || rs.read(r).prev != r || rs.expiry(r) != 0 || free > pageLen {
 				t.Fatalf("page %d: record %d is not free", p, r)
 			}
 			free++
@@ -111,8 +111,8 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 				switch {
 				case !used[c.ref]:
 					t.Fatalf("cell: record %d is none", c.ref)
-				case uint32(rec.slot)-s.owned.Start != uint32(i) || s.keySlot(e.key) != rec.slot:
-					t.Fatalf("record of slot %d, key of slot %d in %d", rec.slot, s.keySlot(e.key), i)
+				case uint32(s.slotOf(c.ref))-s.owned.Start != uint32(i) || s.keySlot(e.key) != s.slotOf(c.ref):
+					t.Fatalf("record of slot %d, key of slot %d in %d", s.slotOf(c.ref), s.keySlot(e.key), i)
 				case hash != rec.hash() || c != newCell(hash, rec.block(), c.ref):
 					t.Fatalf("record of hash %x at %x, its cell says %x at %x", rec.hash(), rec.block(), c.hash(), c.block())
 				case x.tableOf(hash) != tb || hash&(1<<depth-1) != common:

@@ -106,7 +106,7 @@ func TestStoreChurn(t *testing.T) {
 					key := c.key(next - c.rng.Uint64N(recent))
 					if r := c.store.find(Slot(key), c.store.hash(key), key); r != 0 {
 						c.clock++
-						c.store.touch(r, c.clock)
+						c.store.touch(r, c.store.slotOf(r), c.clock)
 					}
 				}
 			})
@@ -159,7 +159,7 @@ func TestStoreCleansOnce(t *testing.T) {
 		k := c.key(uint64(key))
 		r := c.store.find(Slot(k), c.store.hash(k), k)
 		c.clock++
-		c.store.touch(r, c.clock)
+		c.store.touch(r, c.store.slotOf(r), c.clock)
 		if i%every == 0 {
 			where[r] = c.store.records.read(r).block()
 		}
@@ -335,7 +335,7 @@ func TestStoreViewBeside(t *testing.T) {
 				c.store.remove(c.store.oldest())
 			case 2:
 				c.clock++
-				c.store.touch(c.store.oldest(), c.clock)
+				c.store.touch(c.store.oldest(), c.store.slotOf(c.store.oldest()), c.clock)
 			case 3:
 				c.set(c.rng.Uint64N(20_000), 100, 0)
 			}

@@ -203,7 +203,7 @@ func (m *storeModel) touch(t *rapid.T) {
 	}
 	e := m.naive.entries[i]
 	e.stamp = m.next()
-	m.store.touch(r, e.stamp)
+	m.store.touch(r, e.slot(), e.stamp)
 	m.naive.entries = append(slices.Delete(m.naive.entries, i, i+1), e)
 }
 
@@ -216,7 +216,7 @@ func (m *storeModel) expire(t *rapid.T) {
 	i := m.naive.index(key)
 	e := m.naive.entries[i]
 	e.expireAt, e.stamp = drawExpiry(t), m.next()
-	m.store.expire(r, e.expireAt, e.stamp)
+	m.store.expire(r, e.slot(), e.expireAt, e.stamp)
 	m.naive.entries = append(slices.Delete(m.naive.entries, i, i+1), e)
 }
 

@@ -34,8 +34,8 @@ func (s *store) view() *view {
 // store, and more than once.
 func (v *view) each(f func(e entry) error) error {
 	for r := v.oldest; r != 0; {
-		i := uint32(r) - 1
-		rec := &v.pages[i/pageLen][i%pageLen]
+		p, i := r.at()
+		rec := &v.pages[p].records[i]
 		if err := f(rec.entry(v.segments, expiryIn(v.expiries, r))); err != nil {
 			return err
 		}

@@ -57,11 +57,11 @@ func (s *store) foresee() {
 		s.arena.warm(rec.block())
 		name := &f.names[f.turn]
 		s.warmCell(*name) // its table is here by now
-		*name = hashed{rec.slot, rec.hash()}
+		*name = hashed{s.records.slot(f.next), rec.hash()}
 		s.warmSlot(*name)
 		f.turn = (f.turn + 1) % len(f.names)
 		if f.next = rec.next; f.next != 0 {
-			s.records.warm(f.next)
+			s.records.warmBoth(f.next)
 			f.before++
 		}
 	}
@@ -138,6 +138,12 @@ func (s *store) warmCell(n hashed) {
 
 // warm fetches the record of r.
 func (rs *records) warm(r ref) { prefetch(unsafe.Pointer(rs.read(r))) }
+
+// warmBoth fetches the record of r and its slot.
+func (rs *records) warmBoth(r ref) {
+	p, i := r.at()
+	prefetchBoth(unsafe.Pointer(&rs.pages[p].records[i]), unsafe.Pointer(&rs.pages[p].slots[i]))
+}
 
 // warm fetches the beginning of the block at an address.
 func (a *arena) warm(at address) {
