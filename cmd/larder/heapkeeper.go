@@ -21,8 +21,8 @@ const (
 	calmTicks = 5
 	calmShare = 4
 	// releaseShare is the part of what lives that is worth a collection to give it back, leastRelease what always is.
-	releaseShare = 16
-	leastRelease = 12 << 20
+	releaseShare = 48
+	leastRelease = 4 << 20
 
 	heapTick = time.Second
 
