@@ -65,9 +65,10 @@ const sharedDir = "log"
 // Bounds of what the shared log takes, whatever the number of replicas.
 const (
 	// sharedMemtable is how much is written until it goes from memory into a file, bytes; sharedMemtables is how many such parts there
-	// may be. Writes wait beyond that. What is compacted away sooner is never written twice.
-	sharedMemtable  = 8 << 20
-	sharedMemtables = 3
+	// may be. Writes wait beyond that. What is compacted away sooner is never written twice. Two parts stay in memory, however idle
+	// the node: the one that is being filled, and one that Pebble keeps to be filled next.
+	sharedMemtable  = 4 << 20
+	sharedMemtables = 6
 	// sharedCache holds blocks of files. Followers a little behind, and Apply, read from each replica's tail instead.
 	sharedCache = 4 << 20
 	sharedFiles = 256 // open at the same time

@@ -667,6 +667,23 @@ func TestSharedSpace(t *testing.T) {
 	}
 }
 
+// Ensures that a shared log that was written to keeps little of it in memory.
+func TestSharedMemory(t *testing.T) {
+	l := openTestShared(t, vfs.NewCrashableMem())
+	s := l.store(t, 1)
+	for i := uint64(1); i <= 40; i++ { // 40 MiB
+		batch := logs(i, i, 1)
+		batch[0].Extensions = make([]byte, 1<<20)
+		must(t, storeSynced(s, batch))
+	}
+	const most = 8<<20 + sharedCache // what is being filled, and what is filled next
+	for began := time.Now(); l.stats().Memory > most; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			t.Fatalf("%d bytes are in memory, want %d at most", l.stats().Memory, most)
+		}
+	}
+}
+
 // Ensures that a thousand replicas take no file, no goroutine and little memory each.
 func TestSharedThousand(t *testing.T) {
 	fs := vfs.NewCrashableMem()
