@@ -131,6 +131,42 @@ func TestWorkPerPutIsBounded(t *testing.T) {
 	}
 }
 
+// TestTidyingIsLeftToLater ensures that an entry which evicts many does not wait until what they leave behind is tidied
+// up, and that those after it do that.
+func TestTidyingIsLeftToLater(t *testing.T) {
+	const n = 40_000
+	m := New()
+	index := uint64(0)
+	at := func(c ...Command) {
+		index++
+		if _, err := m.Apply(index, Batch{Stamp: index, Commands: c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at(Command{Kind: KindLevel, Level: MaxLevel, Seed: 1})
+	at(Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: n * Cost(8, 100, 0), TableVersion: 1}})
+	key := func(i int) []byte { return fmt.Appendf(nil, "%08d", i) }
+	for i := range n {
+		at(Command{Kind: KindPut, Key: key(i), Value: make([]byte, 100)})
+	}
+	for i := 0; i < n; i += 2 { // so that what is evicted leaves holes
+		at(Command{Kind: KindTouch, Key: key(i)})
+	}
+	for i := range 3 {
+		at(Command{Kind: KindPut, Key: key(n + i), Value: make([]byte, n*Cost(8, 100, 0)/largestShare-200)})
+	}
+	if !m.store.records.sparse() || !m.store.arena.untidy() {
+		t.Errorf("after %d evictions, nothing is left to tidy", m.evictions)
+	}
+	for range 200 {
+		at()
+	}
+	if m.store.records.sparse() || m.store.arena.untidy() {
+		t.Errorf("after 200 entries, there is still something to tidy: %+v", m.store.memory())
+	}
+	checkInvariants(t, m)
+}
+
 // TestLargeEntriesLeaveInSteps ensures that the end of a batch removes few entries when they are large, both of
 // those that expired and of those above a lowered limit, and that those after it remove the rest.
 func TestLargeEntriesLeaveInSteps(t *testing.T) {

@@ -42,10 +42,19 @@ func (s *store) moveToEnd(r ref) {
 	}
 }
 
-// compact moves up to two records off the last page when many are free, and drops it when none is left, so
-// that memory follows when entries become fewer and larger.
+// tidy has memory follow when entries become fewer, or larger, step by step: one call takes a fraction of a
+// millisecond at most, and those after it do the rest.
+func (s *store) tidy() {
+	s.compact()
+	s.clean()
+}
+
+// compactMost is how many records are moved at once.
+const compactMost = pageLen
+
+// compact moves records off the last page when many are free, and drops it when none is left.
 func (s *store) compact() {
-	for range 2 {
+	for range compactMost {
 		if !s.records.sparse() {
 			return
 		}

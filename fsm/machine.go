@@ -136,6 +136,7 @@ func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 	}
 	m.reclaim()
 	m.shrink()
+	m.store.tidy()
 	return results, nil
 }
 
@@ -357,7 +358,7 @@ func (m *Machine) evictOldest() {
 	}
 }
 
-// drop removes an entry, and counts it.
+// drop removes an entry, and counts it. The end of Apply tidies up.
 func (m *Machine) drop(r ref, why Reason) {
 	switch why {
 	case ReasonEvicted:
@@ -365,15 +366,14 @@ func (m *Machine) drop(r ref, why Reason) {
 	case ReasonExpired:
 		m.expirations++
 	}
+	version, expireAt, stamp := m.store.meta(r)
 	if m.observer != nil {
-		_, expireAt, stamp := m.store.meta(r)
 		m.observer.Removed(m.store.touchOf(r), m.costOf(r), why, m.idle(stamp), expireAt)
 	}
-	if m.level < 2 {
-		m.store.drop(r) // what is gone is known from level 2 on
-		return
+	if m.level >= 2 { // what is gone is known from there on
+		m.store.raiseGone(m.store.slotOf(r), version)
 	}
-	m.store.remove(r)
+	m.store.drop(r)
 }
 
 func (m *Machine) costOf(r ref) uint64 { return uint64(m.store.sizeOf(r)) + m.overhead() }

@@ -109,6 +109,7 @@ func (s *store) dropSlot(i uint32) {
 				}
 				if r := t.cells[at].ref; r != 0 {
 					s.drop(r)
+					s.tidy()
 				} else {
 					at--
 				}
@@ -291,13 +292,14 @@ func (s *store) expiryChanged(r ref, before, now uint64) {
 	}
 }
 
-// remove removes r and raises gone of its slot to its version.
+// remove removes r, raises gone of its slot to its version, and tidies up.
 func (s *store) remove(r ref) {
 	s.raiseGone(s.records.slot(r), s.records.read(r).version)
 	s.drop(r)
+	s.tidy()
 }
 
-// drop is remove without a trace.
+// drop removes r without a trace. What it leaves behind is for tidy, once however many were dropped.
 func (s *store) drop(r ref) {
 	rec, slot := s.records.read(r), s.records.slot(r)
 	i := uint32(slot) - s.owned.Start
@@ -309,8 +311,6 @@ func (s *store) drop(r ref) {
 	s.unlink(r)
 	s.index[i].drop(hash, r, s.summed[i].entries)
 	s.records.release(r)
-	s.compact()
-	s.clean()
 }
 
 // touch moves r, which is of slot, to the recent end and gives it that stamp, higher than all before.

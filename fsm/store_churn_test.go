@@ -51,6 +51,9 @@ func (c *churn) check(t *testing.T, phase string) {
 	t.Helper()
 	const tables = Slots * 104
 	m := c.store.memory()
+	if rs := &c.store.records; rs.sparse() {
+		t.Fatalf("%s: %d of %d records used", phase, rs.used, len(rs.pages)*pageLen)
+	}
 	if limit := c.cost()*13/10 + tables + 1<<20; m.total() > limit {
 		t.Fatalf("%s: %d bytes for %d entries of %d, limit %d: %+v", phase, m.total(), c.store.len(), c.store.payload(), limit, m)
 	}

@@ -36,10 +36,12 @@ const foresight = 4
 
 // foreseen is how far the oldest entries are fetched.
 type foreseen struct {
-	next   ref // the first one that is not, its record being under way; 0: begin with the oldest
-	before int // entries that are older
+	next   ref    // the first one that is not, its record being under way; 0: begin with the oldest
+	last   uint64 // stamp of the one before it
+	before int    // entries that are older
 	names  [foresight / 2]hashed
-	turn   int // of names: the one fetched longest ago
+	refs   [foresight / 2]ref // of names; there may be none of that ref any more
+	turn   int                // of names: the one fetched longest ago
 }
 
 // foresee fetches what the removal of the oldest entries needs, one more of them each time that one goes: each
@@ -48,7 +50,7 @@ func (s *store) foresee() {
 	f := &s.foreseen
 	for range 2 { // so that it gains ground
 		if f.next == 0 {
-			f.next, f.before = s.oldestRef, 0
+			f.next, f.last, f.before = s.oldestRef, 0, 0
 		}
 		if f.next == 0 || f.before >= foresight {
 			return
@@ -57,9 +59,12 @@ func (s *store) foresee() {
 		s.arena.warm(rec.block())
 		name := &f.names[f.turn]
 		s.warmCell(*name) // its table is here by now
-		*name = hashed{s.records.slot(f.next), rec.hash()}
+		s.warmDue(f.refs[f.turn])
+		*name, f.refs[f.turn] = hashed{s.records.slot(f.next), rec.hash()}, f.next
 		s.warmSlot(*name)
+		s.records.warmExpiry(f.next)
 		f.turn = (f.turn + 1) % len(f.names)
+		f.last = rec.stamp
 		if f.next = rec.next; f.next != 0 {
 			s.records.warmBoth(f.next)
 			f.before++
@@ -73,7 +78,7 @@ func (f *foreseen) left(rs *records, r ref) {
 	case f.next == 0:
 	case f.next == r:
 		f.next = rs.read(r).next
-	case rs.read(r).stamp < rs.read(f.next).stamp:
+	case rs.read(r).stamp <= f.last: // which spares a wait for the record of next
 		f.before--
 	}
 }
@@ -99,8 +104,10 @@ func (m *Machine) warmTouches(touches []byte) {
 	}
 	for _, r := range w.refs {
 		s.records.warm(r)
+		s.records.warmExpiry(r)
 	}
 	for _, r := range w.refs {
+		s.warmDue(r)
 		for _, near := range [...]ref{s.records.read(r).prev, s.records.read(r).next} {
 			if near != 0 {
 				s.records.warm(near)
@@ -143,6 +150,34 @@ func (rs *records) warm(r ref) { prefetch(unsafe.Pointer(rs.read(r))) }
 func (rs *records) warmBoth(r ref) {
 	p, i := r.at()
 	prefetchBoth(unsafe.Pointer(&rs.pages[p].records[i]), unsafe.Pointer(&rs.pages[p].slots[i]))
+}
+
+// warmExpiry fetches when r expires, and its place in the expiry heap.
+func (rs *records) warmExpiry(r ref) {
+	p, i := r.at()
+	if e := rs.expiries[p]; e != nil && rs.places[p] != nil {
+		prefetchBoth(unsafe.Pointer(&e[i]), unsafe.Pointer(&rs.places[p][i]))
+	}
+}
+
+// warmDue fetches what the expiry heap moves when r leaves it: r's parent and children, and the place of one that will
+// be the last soon and takes that of an entry which leaves. There need not be such an r.
+func (s *store) warmDue(r ref) {
+	if r == 0 {
+		return
+	}
+	p, i := r.at()
+	if int(p) >= len(s.records.places) || s.records.places[p] == nil {
+		return
+	}
+	at := s.records.places[p][i]
+	if n := s.due.n; at > 0 && at < n && n > foresight {
+		prefetchBoth(unsafe.Pointer(s.due.at(at)), unsafe.Pointer(s.due.at((at-1)/4)))
+		if child := 4*at + 1; child < n {
+			prefetchBoth(unsafe.Pointer(s.due.at(child)), unsafe.Pointer(s.due.at(min(child+3, n-1))))
+		}
+		s.records.warmExpiry(s.due.at(n - foresight).ref)
+	}
 }
 
 // warm fetches the beginning of the block at an address.
