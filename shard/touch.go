@@ -22,6 +22,9 @@ const (
 	touchLevel = 2
 	// maxTouches bounds what a replica gathers between two entries.
 	maxTouches = 16384
+	// entryTouches bounds those of one entry, whose Apply they hold up for a microsecond or two each. The next entries take
+	// the rest; where no writes make those, they follow one another within the interval.
+	entryTouches = 1024
 	// touchBytes is what a touch takes in the log.
 	touchBytes = 5
 	// The budget of a replica's touches, by which they take a bounded share of the log: 1/touchShare of the
@@ -51,6 +54,7 @@ type touches struct {
 	interval *atomic.Int64 // nanoseconds; 0 = nothing is gathered
 	due      *time.Timer   // runs while something is gathered
 	skipped  atomic.Uint64
+	rest     []byte // the batcher's: encoded ones that were taken, and go with the next entries
 
 	mu     sync.Mutex // guards following
 	list   touchList
@@ -140,10 +144,19 @@ func (t *touches) reuse(list touchList) {
 
 // discard drops what was gathered.
 func (t *touches) discard() {
+	t.discardRest()
 	list := t.take()
 	if n := list.len(); n > 0 {
 		t.drop(n)
 		t.reuse(list)
+	}
+}
+
+// discardRest drops what was taken, and not sent yet.
+func (t *touches) discardRest() {
+	if len(t.rest) > 0 {
+		t.drop(len(t.rest) / touchBytes)
+		t.rest = nil
 	}
 }
 
@@ -175,22 +188,32 @@ func (b *batcher) touchesDue() bool {
 }
 
 // takeTouches makes one command of what was gathered, to go with size bytes of clients' commands, and says
-// how many there are, 0 for no command. Where writes are refused for want of room, there is none for touches.
+// how many there are, 0 for no command. There may be more, for the next one. Where writes are refused for want of room, there is none for touches.
 func (b *batcher) takeTouches(i *instance, size int64) (command fsm.Command, n int) {
 	b.touches.credit(size)
 	if b.crowded.Swap(false) || !b.touches.wanted() || i.fsm.machine.(*cacheMachine).featureLevel() < touchLevel {
 		b.touches.discard()
 		return fsm.Command{}, 0
 	}
-	list := b.touches.take()
-	if n = list.len(); n == 0 {
-		return fsm.Command{}, 0
+	t := b.touches
+	if len(t.rest) == 0 {
+		list := t.take()
+		if list.len() == 0 {
+			return fsm.Command{}, 0
+		}
+		t.rest = make([]byte, 0, list.len()*touchBytes)
+		for k := range list.all() {
+			t.rest = fsm.AppendTouch(t.rest, k)
+		}
+		t.reuse(list)
 	}
-	encoded := make([]byte, 0, n*touchBytes)
-	for k := range list.all() {
-		encoded = fsm.AppendTouch(encoded, k)
+	n = min(len(t.rest)/touchBytes, entryTouches)
+	encoded := t.rest[: n*touchBytes : n*touchBytes]
+	if t.rest = t.rest[n*touchBytes:]; len(t.rest) > 0 {
+		t.due.Reset(time.Duration(t.interval.Load()) * entryTouches / maxTouches)
+	} else {
+		t.rest = nil // and all that were encoded with them
 	}
-	b.touches.reuse(list)
 	return fsm.Command{Kind: fsm.KindTouches, Touches: encoded}, n
 }
 

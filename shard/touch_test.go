@@ -510,6 +510,36 @@ func TestTouchesOfAJam(t *testing.T) {
 	})
 }
 
+// TestManyTouchesTakeSeveralEntries ensures that no entry carries so many touches that its Apply takes long, and that all
+// of what was gathered follows soon, whether or not there are writes.
+func TestManyTouchesTakeSeveralEntries(t *testing.T) {
+	const entries = 4
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.followed("a")
+		c.fillLRU(l, 64)
+		time.Sleep(time.Second)
+		for _, writes := range []int{0, entries - 1} {
+			before, index := touchStats(l), l.Cache(testShard).Status().Applied
+			for k := range entries * entryTouches {
+				l.Cache(testShard).touches.add(fsm.New().TouchOf(binary.BigEndian.AppendUint64(nil, uint64(k))))
+			}
+			for range writes {
+				c.mustPut(l, lruKey(1), lruValue)
+			}
+			time.Sleep(2 * l.cfg.TouchInterval)
+			s := touchStats(l)
+			if n := s.Replicated - before.Replicated; n != entries*entryTouches || s.Dropped != before.Dropped {
+				t.Errorf("%d of %d touches were replicated within two intervals: %+v after %+v", n, entries*entryTouches, s, before)
+			}
+			if n := l.Cache(testShard).Status().Applied - index; n != entries {
+				t.Errorf("they took %d entries, want %d", n, entries)
+			}
+			time.Sleep(time.Second) // for the budget
+		}
+		c.wantSameState()
+	})
+}
+
 // TestPlacesBesideTouches ensures that each write names its own place in an entry which touches head, so
 // that places and versions are in the same order, and that later reads name no earlier place.
 func TestPlacesBesideTouches(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 
 // relayTouches sends to the leader what was gathered here.
 func (b *batcher) relayTouches(i *instance) {
+	b.touches.discardRest() // taken when this replica led
 	_, id := i.raft.LeaderWithID()
 	leader, err := ParseReplicaID(string(id))
 	if err != nil || leader == i.group.id {
