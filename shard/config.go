@@ -30,7 +30,7 @@ type Config struct {
 	// Now is the wall clock, default time.Now. It ends up in stamps of log entries and nowhere else.
 	Now func() time.Time
 	// Fatal ends the process: a disk write failed, or the data folder is not the one that peers
-	// know. It must not return in production. Default: panic.
+	// know. It must not return in production. It may close the Host, which then waits for nothing that hangs. Default: panic.
 	Fatal func(error)
 
 	// HeartbeatTimeout is how long a leader is silent before a follower takes it for lost, default 1 s; where its process is

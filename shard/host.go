@@ -60,6 +60,7 @@ type Host struct {
 	change       chan struct{} // one token: a leadership changed
 	missing      chan struct{} // one token: a node is gone, or a replica has begun
 	fatalOnce    sync.Once
+	failed       atomic.Pointer[error] // what Config.Fatal was called with
 
 	rounds rounds // of the entries that its shards propose
 
@@ -243,6 +244,7 @@ func (h *Host) now() time.Time { return h.cfg.Now() }
 func (h *Host) fatal(err error) {
 	h.fatalOnce.Do(func() {
 		if h.ctx.Err() == nil {
+			h.failed.Store(&err)
 			h.cfg.Fatal(err)
 		}
 	})
@@ -280,9 +282,29 @@ func (h *Host) Handover(ctx context.Context) {
 	wg.Wait()
 }
 
+// failedPatience is how long Close waits for what hangs in a disk that has failed.
+const failedPatience = time.Second
+
 // Close stops all replicas and links and lets go of the data folder. What was in flight ends as
-// unknown.
+// unknown. Once Config.Fatal was called, by which it may be called too, it lets go of what does not end within a second:
+// whoever called Fatal, and what waits in the disk. That keeps the data folder until the process ends.
 func (h *Host) Close() error {
+	failure := h.failed.Load()
+	if failure == nil {
+		return h.close()
+	}
+	done := make(chan error, 1)
+	go func() { done <- h.close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(failedPatience):
+		h.cancel()
+		return fmt.Errorf("not all of the node has ended: %w", *failure)
+	}
+}
+
+func (h *Host) close() error {
 	if !h.opening.close() { // nothing is half open from here on
 		return nil
 	}

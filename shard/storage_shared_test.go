@@ -78,6 +78,41 @@ func TestLogStoreOfReplica(t *testing.T) {
 	}
 }
 
+// Ensures that a failed write ends a process whose Fatal closes the Host, as soon as it can, whichever goroutine met it.
+func TestFatalMayClose(t *testing.T) {
+	for kind, fail := range map[LogStore]func(h *Host){
+		LogShared: func(h *Host) { must(t, h.storage.(*disk).log.files.mark.Close()) }, // the next sync can't note how far it came
+		LogBolt:   func(h *Host) { must(t, h.Group(7).store.(*diskStore).engine.Close()) },
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			var h *Host
+			closed := make(chan error, 1)
+			h, err := NewHost(Config{Node: "a", Dir: t.TempDir(), LogStore: kind, Network: NewMemoryNetwork(1).From("a"), Addr: "a:1",
+				HeartbeatTimeout: 100 * time.Millisecond, ElectionTimeout: 100 * time.Millisecond, Fatal: func(error) {
+					closed <- h.Close()
+					select {} // the process ends
+				}})
+			must(t, err)
+			must(t, h.Start())
+			startReplica(&keepHost{Host: h, t: t}, 1)
+			fail(h)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := h.Do(ctx, "a", Request{Shard: 7, R: 1, Op: OpPut, Key: []byte("k"), Value: []byte("v")}); err == nil {
+				t.Error("a write that failed was answered")
+			}
+			select {
+			case err := <-closed:
+				if err == nil {
+					t.Error("a node that failed was closed as if nothing were")
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("the node does not close")
+			}
+		})
+	}
+}
+
 // Ensures that a node whose shared log is gone, is damaged so that it can't be told whose, or has a replica that nobody knows of, refuses to start and says what to do; and that
 // its inspection reports each replica.
 func TestLostSharedLog(t *testing.T) {
