@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unsafe"
 )
 
 // A batch, version 1. Numbers that may be wide are unsigned varints (encoding/binary), each in its
@@ -41,6 +42,9 @@ import (
 // A batch has exactly one encoding, and each accepted input is the encoding of exactly one batch.
 // Fields that a kind does not have can't be written down.
 const batchVersion = 1
+
+// decodeAhead is for how many commands DecodeBatch has room at once: most batches hold no more.
+const decodeAhead = 1040
 
 var (
 	// ErrCorrupt is returned by DecodeBatch, DecodeCommand and Restore for bytes that no version of
@@ -195,9 +199,11 @@ func DecodeBatch(data []byte) (Batch, error) {
 		d.fail("count %d with %d bytes left", count, len(d.rest))
 	}
 	if d.err == nil && count > 0 {
-		b.Commands = make([]Command, count)
+		// A command takes far more memory than a byte: what count claims is believed as far as commands come.
+		b.Commands = make([]Command, 0, min(count, decodeAhead+uint64(len(d.rest))/uint64(unsafe.Sizeof(Command{}))))
 	}
-	for i := range b.Commands {
+	for i := uint64(0); d.err == nil && i < count; i++ {
+		b.Commands = append(b.Commands, Command{})
 		if d.command(&b.Commands[i]); d.err != nil {
 			return Batch{}, fmt.Errorf("command %d: %w", i, d.err)
 		}

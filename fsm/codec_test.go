@@ -2,11 +2,13 @@ package fsm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -312,4 +314,26 @@ func ExampleBatch_AppendBinary() {
 	}
 	fmt.Printf("%d bytes: %s = %s\n", len(data), decoded.Commands[0].Key, decoded.Commands[0].Value)
 	// Output: 26 bytes: greeting = hello
+}
+
+// TestDecodeBatchOfAClaim ensures that a batch which claims many commands, and has bytes for as many but no commands, takes no
+// memory for them.
+func TestDecodeBatchOfAClaim(t *testing.T) {
+	const claimed = 4 << 20
+	data := binary.AppendUvarint([]byte{batchVersion, baseLevel, 1}, claimed)
+	data = append(data, make([]byte, claimed)...)
+	before := allocated()
+	if _, err := DecodeBatch(data); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("%v, want ErrCorrupt", err)
+	}
+	if n := allocated() - before; n > 2*claimed {
+		t.Errorf("%d bytes allocated for %d", n, len(data))
+	}
+}
+
+// allocated is how many bytes were ever allocated.
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
 }

@@ -75,7 +75,7 @@ const (
 )
 
 // openSharedLog opens the log in dir, and makes it unless it must be there. report is called with the first failure that no write
-// returns; it is to end the process, and must not close the log.
+// returns; it is to end the process, and must not wait for the log to close.
 func openSharedLog(fs vfs.FS, dir string, must, readOnly bool, log *slog.Logger, report func(error)) (*sharedLog, error) {
 	wrap := func(err error) error {
 		if passing(err) {
