@@ -16,19 +16,24 @@ import (
 const restoreBuffer = 256 << 10
 
 // Restore reads a snapshot to the end of r and returns a machine in that state. It needs memory in
-// proportion to what r holds, whatever the lengths in it claim.
+// proportion to what r holds, whatever the lengths in it claim, and from level 2 on time too.
 //
 // It fails with ErrUnknownVersion for a format version or level that this build does not know, with
 // ErrCorrupt for everything else that WriteTo never writes (damage, truncation, bytes after the end,
 // entries out of order, a state that no log leads to), and with r's own error.
 func Restore(r io.Reader) (*Machine, error) {
-	s := &snapshotReader{r: bufio.NewReaderSize(r, restoreBuffer), crc: crc32.New(castagnoli)}
+	s := &snapshotReader{r: bufio.NewReaderSize(r, restoreBuffer), crc: crc32.New(castagnoli), alike: maxAlike}
 	m, err := s.machine()
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: byte %d: %w", s.n, err)
 	}
 	return m, nil
 }
+
+// maxAlike is how many keys of a slot may share a hash in a snapshot of level 2 or above, where the seed of the hashes is at random: of all
+// that fits into a machine, not half as many do by chance. A search compares them one by one, so that a snapshot of
+// chosen keys would take time by the square of their number. Level 1 has no seed: there clients may have chosen them.
+const maxAlike = 256
 
 type snapshotReader struct {
 	r       *bufio.Reader
@@ -37,6 +42,7 @@ type snapshotReader struct {
 	scratch []byte
 	ahead   []entry
 	names   []hashed
+	alike   int  // how many keys of a slot may share a hash
 	anySum  bool // take any checksum of the state: for tests that make up snapshots
 }
 
@@ -187,6 +193,9 @@ func (s *snapshotReader) entries(m *Machine, into *store, n uint64) error {
 			e, name := &batch[i], names[i]
 			if into.find(name.slot, name.hash, e.key) != 0 {
 				return fmt.Errorf("%w: a key twice", ErrCorrupt)
+			}
+			if m.level >= 2 && into.alike(name) >= s.alike {
+				return fmt.Errorf("%w: more than %d keys with one hash", ErrCorrupt, s.alike)
 			}
 			into.set(0, name.slot, name.hash, e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
 			if into == m.store {

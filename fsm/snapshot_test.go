@@ -125,6 +125,40 @@ func TestRestoreContinues(t *testing.T) {
 	}
 }
 
+// TestRestoreRefusesKeysAlike ensures that a snapshot whose keys were chosen to share a hash is refused from level 2 on, before it takes long,
+// and that as many as chance can bring are not.
+func TestRestoreRefusesKeysAlike(t *testing.T) {
+	for _, level := range []uint8{1, 2} {
+		m := New()
+		var first []Command
+		if level > 1 {
+			first = append(first, Command{Kind: KindLevel, Level: level, Seed: 7})
+		}
+		first = append(first, Command{Kind: KindGrant, Grant: Grant{Range: Range{0, Slots}, Epoch: 1, VersionBits: 1, Limit: 1 << 20, TableVersion: 1}})
+		if _, err := m.Apply(1, Batch{Commands: first}); err != nil {
+			t.Fatal(err)
+		}
+		named := map[Touch]string{}
+		for i := 0; ; i++ {
+			key := "{a}" + fmt.Sprint(i)
+			touch := m.TouchOf([]byte(key))
+			if other, ok := named[touch]; ok {
+				if _, err := m.Apply(2, Batch{Commands: []Command{put(key), put(other), put("b")}}); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			named[touch] = key
+		}
+		for most, refused := range map[int]bool{1: level > 1, 2: false, maxAlike: false} {
+			s := &snapshotReader{r: bufio.NewReaderSize(bytes.NewReader(snapshotBytes(t, m)), restoreBuffer), crc: crc32.New(castagnoli), alike: most}
+			if _, err := s.machine(); errors.Is(err, ErrCorrupt) != refused || !refused && err != nil {
+				t.Errorf("level %d, two keys with one hash where %d may have one: %v", level, most, err)
+			}
+		}
+	}
+}
+
 // TestRestoreWhileShrinking ensures that a machine restored on its way down to a lowered limit has the
 // bound that the others have: with another one, its next put would evict other entries.
 func TestRestoreWhileShrinking(t *testing.T) {
@@ -422,7 +456,7 @@ func FuzzRestore(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		image := append(bytes.Clone(data), make([]byte, sha256.Size)...)
 		image = binary.BigEndian.AppendUint32(image, crc32.Checksum(image, castagnoli))
-		s := &snapshotReader{r: bufio.NewReaderSize(bytes.NewReader(image), restoreBuffer), crc: crc32.New(castagnoli), anySum: true}
+		s := &snapshotReader{r: bufio.NewReaderSize(bytes.NewReader(image), restoreBuffer), crc: crc32.New(castagnoli), alike: maxAlike, anySum: true}
 		m, err := s.machine()
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrUnknownVersion) {

@@ -154,6 +154,20 @@ func (s *store) find(slot uint16, hash uint32, key []byte) ref {
 	}
 }
 
+// alike returns how many entries have that slot and hash.
+func (s *store) alike(name hashed) (n int) {
+	t := s.tableOf(name.slot, name.hash)
+	if t == nil {
+		return 0
+	}
+	for i := t.home(name.hash); t.cells[i].ref != 0; i = t.after(i) {
+		if t.cells[i].hash() == name.hash {
+			n++
+		}
+	}
+	return n
+}
+
 // findTouch returns the entry that t names, 0 when there is none or the slot is not owned. Where it names
 // more than one, it is the one of the highest stamp: the order of cells is not the log's.
 func (s *store) findTouch(t Touch) ref {
