@@ -304,7 +304,7 @@ func (g *Group) Status() Status {
 		}
 	}
 	s.Ready = i.ready.Load() != 0 && s.Role == RoleLeader
-	s.Commit, s.Last = i.commit(), i.raft.LastIndex()
+	s.Commit, s.Last = i.commit(), min(i.raft.LastIndex(), g.toldUpTo())
 	s.Applied = i.fsm.applied.at()
 	if conf := i.fsm.conf.Load(); conf != nil {
 		s.Conf = conf.index

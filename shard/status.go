@@ -27,7 +27,7 @@ type Status struct {
 	Term     uint64   `json:"term"`
 	Commit   uint64   `json:"commit"`
 	Applied  uint64   `json:"applied"` // last index the state machine saw
-	Last     uint64   `json:"last"`    // last index in the log
+	Last     uint64   `json:"last"`    // last index in the log that is synced
 	Leader   string   `json:"leader"`  // node, "" when unknown
 	Voters   []string `json:"voters"`  // nodes
 	Learners []string `json:"learners"`

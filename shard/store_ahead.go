@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -103,10 +104,10 @@ func (s *store) await(ctx context.Context, index uint64) error {
 	for {
 		s.mu.RLock()
 		failed := s.failed
-		var w *aheadWrite
+		var oldest, w *aheadWrite // of those that bring an entry up to index
 		for _, other := range s.ahead {
 			if other.first <= index {
-				w = other
+				oldest, w = cmp.Or(oldest, other), other
 			}
 		}
 		s.mu.RUnlock()
@@ -114,7 +115,7 @@ func (s *store) await(ctx context.Context, index uint64) error {
 		case w == nil:
 			return nil
 		case failed != nil:
-			return fmt.Errorf("entry %d may not be durable: %w", index, failed)
+			return fmt.Errorf("entries from %d on may not be durable: %w", oldest.first, failed)
 		}
 		select {
 		case <-w.done:

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -128,6 +129,9 @@ func TestAheadFails(t *testing.T) {
 		}
 		if got := s.durable(); got != 0 {
 			t.Errorf("entries up to %d are said to be durable", got)
+		}
+		if err := s.settle(); !errors.Is(err, errDisk) || !strings.HasPrefix(err.Error(), "entries from 1 on ") {
+			t.Errorf("waiting for all: %v", err)
 		}
 		if err := s.StoreLogs(logs(3, 3, 1)); err == nil {
 			t.Error("something was written after the failure")
@@ -339,6 +343,9 @@ func TestToldLogIsSynced(t *testing.T) {
 			}
 			if all := a.Holdings(); len(all) != 1 || all[0].Last != want {
 				t.Errorf("%s: holdings %+v, want that the log ends at %d", what, all, want)
+			}
+			if s := a.Group(testShard).Status(); s.Last != want {
+				t.Errorf("%s: status %+v, want that the log ends at %d", what, s, want)
 			}
 		}
 		synced := raftOf(a).LastIndex()
