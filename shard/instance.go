@@ -129,7 +129,7 @@ func (i *instance) watch(ctx context.Context) string {
 				led = 0
 				i.giveUp()
 			}
-			if i.raft.State() != raft.Leader || i.group.store.syncing() < maxSyncTime {
+			if i.raft.State() != raft.Leader || !i.stuck() && i.group.store.syncing() < maxSyncTime {
 				stuck = 0
 			} else if stuck++; stuck%maxIdleLead == 1 {
 				i.evade()
@@ -224,8 +224,16 @@ func (i *instance) giveUp() {
 // maxSyncTime is how long the sync of an append may take until a leader takes its disk for stuck.
 const maxSyncTime = 5 * time.Second
 
+// stuck reports whether the library's main goroutine waits for a disk that is stuck: then it can't even hand leadership over.
+func (i *instance) stuck() bool { return i.group.store.storing() >= maxSyncTime }
+
 // evade has another voter lead instead of this one, whose disk is stuck: its own writes would wait for it, and its heartbeats keep all others quiet.
+// Where it is stuck altogether, it sends no more (transport.append), and says that it does not lead (knows), as if it were gone.
 func (i *instance) evade() {
+	if i.stuck() {
+		i.group.host.log.Warn("leads, and its disk does not end a write: it falls silent", "shard", i.group.id.Shard, "term", i.group.store.Term())
+		return
+	}
 	if !i.evading.CompareAndSwap(false, true) {
 		return
 	}

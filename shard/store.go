@@ -43,6 +43,9 @@ type replicaStore interface {
 	await(ctx context.Context, index uint64) error
 	// syncing is how long the oldest append that is not synced yet has been under way, 0 where there is none.
 	syncing() time.Duration
+	// storing is how long the append has been under way that StoreLogs has not returned from, 0 where there is none. The library's main
+	// goroutine waits for it.
+	storing() time.Duration
 	// age is called now and then. What of the log came before the last call need not stay in memory.
 	age()
 	// setBoundary tells the store which entry its snapshot ends with (see repair).
@@ -86,6 +89,8 @@ type store struct {
 	engine engine
 	fatal  func(error)
 	term   atomic.Uint64
+
+	appending atomic.Pointer[time.Time] // since when StoreLogs has not returned, nil where it has
 
 	writing idleMutex // serialises writes; guards closed
 	closed  bool
@@ -343,6 +348,7 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	defer s.appends()()
 	start := logs[0].Index
 	for i, log := range logs {
 		if log.Index != start+uint64(i) || log.Index == 0 {
@@ -384,6 +390,23 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 			s.goAhead(start, wait)
 		}
 	})
+}
+
+// appends notes that an append is under way, until end is called.
+func (s *store) appends() (end func()) {
+	now := time.Now()
+	if !s.appending.CompareAndSwap(nil, &now) {
+		return func() {}
+	}
+	return func() { s.appending.Store(nil) }
+}
+
+// storing implements replicaStore.
+func (s *store) storing() time.Duration {
+	if began := s.appending.Load(); began != nil {
+		return time.Since(*began)
+	}
+	return 0
 }
 
 // DeleteRange deletes the entries from and to and those between, with one exception: of a prefix

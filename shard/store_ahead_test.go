@@ -359,6 +359,39 @@ func TestToldLogIsSynced(t *testing.T) {
 	})
 }
 
+// Ensures that a leader whose disk does not end a write, on which the library waits, is taken for lost, also where others have still to hear of
+// entries, and follows the next one once the disk goes on.
+func TestStuckLeaderFallsSilent(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		const slow = 45 * time.Second
+		a := c.lead("a")
+		began := time.Now()
+		disk := a.Group(testShard).store.(*memoryStore)
+		disk.onStore(func([]*raft.Log) error {
+			time.Sleep(slow)
+			return nil
+		})
+		go put(a, "k", "v")
+		c.mustPut(c.leader("b", "c"), "other", "v")
+		if took := time.Since(began); took < maxSyncTime || took > maxSyncTime+time.Second {
+			t.Errorf("another one led after %v", took)
+		}
+		disk.onStore(nil)
+		c.until("all have it", func() bool {
+			for _, h := range c.hosts {
+				if r, err := do(h, Request{Shard: testShard, Op: OpGet, Consistency: Any, Key: []byte("other")}); err != nil || !r.Found {
+					return false
+				}
+			}
+			return true
+		})
+		if took := time.Since(began); took < slow {
+			t.Errorf("all have it after %v, and the write took %v", took, slow)
+		}
+		c.wantSameState()
+	})
+}
+
 // Ensures that a leader whose disk is stuck has another one lead, which takes writes; and that nothing is lost when the disk goes on, or its
 // process is killed.
 func TestStuckLeaderHandsOver(t *testing.T) {

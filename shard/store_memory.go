@@ -68,6 +68,7 @@ func (m *memoryStore) StoreLogs(logs []*raft.Log) error {
 	m.mu.Lock()
 	hook := m.hook
 	m.mu.Unlock()
+	defer m.appends()()
 	if hook != nil {
 		if err := hook(logs); err != nil {
 			return err

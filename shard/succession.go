@@ -275,9 +275,9 @@ func (i *instance) knows() successionAnswer {
 	state, heard := i.raft.State(), i.heirs.heard.Load()
 	now := i.group.host.mono()
 	silent := now - time.Duration(heard)
-	a.Leads = state == raft.Leader
+	a.Leads = state == raft.Leader && !i.stuck()
 	signs := i.signs(now)
-	a.Lost = !a.Leads && (heard == 0 || silent >= i.patience() || signs.left <= 0 || signs.gone)
+	a.Lost = state != raft.Leader && (heard == 0 || silent >= i.patience() || signs.left <= 0 || signs.gone)
 	a.Stands = state == raft.Candidate && i.stands(a.Term)
 	a.Bound = i.group.promise.left(now) > 0
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()

@@ -136,8 +136,13 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *
 	return nil
 }
 
+var errDiskStuck = errors.New("the disk does not end a write")
+
 // append sends one AppendEntries frame.
 func (t *transport) append(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if t.group.store.storing() >= maxSyncTime { // the others wait for it, and are to take it for lost
+		return errDiskStuck
+	}
 	clamped := *args
 	checked := args.PrevLogEntry + uint64(len(args.Entries))
 	clamped.LeaderCommitIndex = min(args.LeaderCommitIndex, checked, t.group.toldUpTo())
