@@ -359,6 +359,30 @@ func TestToldLogIsSynced(t *testing.T) {
 	})
 }
 
+// Ensures that leadership is not handed to a follower whose disk is stuck, and is to one whose disk is not, also where nothing was written for long.
+func TestNoTransferToAStuckFollower(t *testing.T) {
+	inAheadCluster(t, func(c *aheadCluster) {
+		a := c.hosts["a"].Group(testShard)
+		time.Sleep(time.Minute)
+		c.lag["c"].Store(int64(20 * time.Second))
+		c.mustPut(c.hosts["a"], "k", "v")
+		time.Sleep(2 * recentContact)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := a.TransferLeadership(ctx, "c"); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("a transfer to the one that is stuck: %v", err)
+		}
+		c.mustPut(c.hosts["a"], "k", "w")
+		if err := a.TransferLeadership(ctx, "b"); err != nil {
+			t.Errorf("to the other one: %v", err)
+		}
+		c.lag["c"].Store(0)
+		b := c.leader("b").Group(testShard)
+		c.until("c can lead", func() bool { return b.TransferLeadership(ctx, "c") == nil })
+		c.leader("c")
+	})
+}
+
 // Ensures that a leader whose disk does not end a write, on which the library waits, is taken for lost, also where others have still to hear of
 // entries, and follows the next one once the disk goes on.
 func TestStuckLeaderFallsSilent(t *testing.T) {

@@ -58,8 +58,13 @@ func (g *Group) TransferLeadership(ctx context.Context, node string) error {
 	}
 }
 
-// takesLead reports whether a voter has what it must have of the log for a transfer to it to begin.
+// takesLead reports whether a voter has what it must have of the log for a transfer to it to begin. One that has kept an entry
+// to itself for long has a disk that is stuck, or is further behind than a transfer waits for.
 func (i *instance) takesLead(p Progress) bool {
+	var next raft.Log
+	if i.group.store.GetLog(p.Match+1, &next) == nil && !next.AppendedAt.IsZero() && time.Since(next.AppendedAt) > recentContact {
+		return false
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return p.Match >= min(i.transferFailed[p.Replica.String()], i.raft.LastIndex()) // what was not committed then may be gone
