@@ -99,7 +99,7 @@ func TestNemesis(t *testing.T) {
 const patience = time.Minute
 
 // faultClasses is how many classes of faults there are.
-const faultClasses = 16
+const faultClasses = 17
 
 // fault is one of the ways to break a cluster. begin starts it and returns what tells, later, whether it has taken
 // effect; nil: it could not begin.
@@ -114,6 +114,7 @@ type nemesis struct {
 	s       scenario
 	clocks  *testClocks
 	bell    *bell // rings when something begins
+	disks   *stuckDisks
 	rnd     *rand.Rand
 	faults  map[string]fault
 	log     []string
@@ -122,8 +123,8 @@ type nemesis struct {
 	leaving map[string]uint64 // nodes, with the configuration that their removal was planned from
 }
 
-func newNemesis(c *cluster, s scenario, clocks *testClocks, bell *bell) *nemesis {
-	n := &nemesis{c: c, s: s, clocks: clocks, bell: bell, rnd: rand.New(rand.NewPCG(s.seed, 8)), effects: map[string]int{}, leaving: map[string]uint64{}}
+func newNemesis(c *cluster, s scenario, clocks *testClocks, bell *bell, disks *stuckDisks) *nemesis {
+	n := &nemesis{c: c, s: s, clocks: clocks, bell: bell, disks: disks, rnd: rand.New(rand.NewPCG(s.seed, 8)), effects: map[string]int{}, leaving: map[string]uint64{}}
 	n.choose()
 	return n
 }
@@ -232,6 +233,9 @@ func (n *nemesis) choose() {
 	if n.s.leases {
 		all["usurp"] = fault{"usurp", n.usurp}
 	}
+	if n.s.ahead {
+		all["stuck sync"] = fault{"stuck-sync", n.stuckSync}
+	}
 	if n.s.members {
 		all["members"] = fault{"members", n.changeMembers}
 	}
@@ -320,6 +324,7 @@ func (n *nemesis) heal() {
 	n.bell.ring()
 	n.sleep(50)
 	n.c.net.Heal()
+	n.disks.heal()
 	if n.wrong != "" {
 		n.clocks.set(n.wrong, 0)
 		n.wrong = ""

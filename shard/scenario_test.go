@@ -233,14 +233,15 @@ func (s scenario) run(t *testing.T) scenarioSums {
 	if s.tight {
 		c.limit = tightBytes
 	}
+	disks := newStuckDisks()
 	if s.ahead {
 		for i, name := range c.names {
-			c.memory[name].SyncIn(syncTimes(rand.New(rand.NewPCG(s.seed, uint64(20+i)))))
+			c.memory[name].SyncIn(disks.syncs(name, syncTimes(rand.New(rand.NewPCG(s.seed, uint64(20+i))))))
 		}
 	}
 	defer c.close()
 	c.startAll()
-	n := newNemesis(c, s, clocks, bell)
+	n := newNemesis(c, s, clocks, bell, disks)
 	defer func() {
 		if t.Failed() {
 			t.Logf("%s\n%s\n%s", &s, strings.Join(n.log, "\n"), trace)
