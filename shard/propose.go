@@ -71,7 +71,8 @@ type batcher struct {
 	group   *Group
 	touches *touches
 	queue   chan *proposal
-	bytes   atomic.Int64
+	bytes   atomic.Int64  // that wait
+	appends atomic.Int64  // likewise
 	crowded atomic.Bool   // a write was refused for want of room since the last entry was made
 	slots   chan struct{} // one token per entry in flight
 	look    chan struct{} // one token: an entry is no longer in flight, or a full one waits
@@ -153,16 +154,22 @@ func (p *proposal) appends() (n int) {
 // some of them have.
 func (p *proposal) weight() int64 { return p.size() + int64(len(p.commands))*commandWeight }
 
+// counts has p count among what waits for an entry, or with -1 no more, and returns the bytes that do.
+func (b *batcher) counts(p *proposal, sign int64) int64 {
+	b.appends.Add(sign * int64(p.appends()))
+	return b.bytes.Add(sign * p.weight())
+}
+
 func (b *batcher) enqueue(p *proposal) (outcome, error) {
-	if b.bytes.Add(p.weight()) > queueBytes {
-		b.bytes.Add(-p.weight())
+	if b.counts(p, 1) > queueBytes {
+		b.counts(p, -1)
 		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
 	}
 	select {
 	case b.queue <- p:
 	default:
-		b.bytes.Add(-p.weight())
+		b.counts(p, -1)
 		b.crowded.Store(true)
 		return outcome{}, ErrOverloaded
 	}
@@ -197,7 +204,7 @@ func (b *batcher) enqueue(p *proposal) (outcome, error) {
 // take claims a proposal for a log entry; false when nobody waits for it any more, or must not:
 // nothing is proposed after its own deadline, also where this process was stopped in between.
 func (b *batcher) take(p *proposal) bool {
-	b.bytes.Add(-p.weight())
+	b.counts(p, -1)
 	if p.late() {
 		if p.state.CompareAndSwap(waiting, abandoned) {
 			p.done <- outcome{err: ErrDeadline}
@@ -228,11 +235,11 @@ func (b *batcher) giveBack(batch []*proposal) {
 			}
 			continue
 		}
-		b.bytes.Add(p.weight())
+		b.counts(p, 1)
 		select {
 		case b.queue <- p:
 		default:
-			b.bytes.Add(-p.weight())
+			b.counts(p, -1)
 			if p.state.CompareAndSwap(waiting, abandoned) {
 				p.done <- outcome{err: ErrOverloaded}
 			}
@@ -268,9 +275,9 @@ func (b *batcher) run() {
 	}
 }
 
-// full reports whether an entry's worth waits, at least.
+// full reports whether an entry's worth waits, at least: by bytes, commands or appends, as gather judges it.
 func (b *batcher) full() bool {
-	return b.bytes.Load() >= maxBatchBytes || len(b.queue) >= maxBatchCommands
+	return b.bytes.Load() >= maxBatchBytes || len(b.queue) >= maxBatchCommands || b.appends.Load() >= MaxBatchAppends
 }
 
 // await waits until the next entry may be made, and counts it as in flight; false once the group ends. One that is not to gather what comes

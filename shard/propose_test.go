@@ -504,6 +504,37 @@ func TestUntakenIsRefused(t *testing.T) {
 	})
 }
 
+// TestAppendsFillAnEntry ensures that as many appends as an entry takes do not wait for the one in flight, and that none is counted as waiting in the
+// end.
+func TestAppendsFillAnEntry(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		b := l.Cache(testShard).batches
+		release := stall(l)
+		var wg sync.WaitGroup
+		for i := range 1 + MaxBatchAppends {
+			wg.Go(func() {
+				if _, err := do(l, Request{Shard: testShard, Op: OpAppend, Key: []byte("k"), Value: []byte("v")}); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+			want := 1
+			if i == MaxBatchAppends { // the first one is in flight
+				want = 2
+			}
+			if n := len(b.slots); n != want {
+				t.Errorf("%d entries are in flight after %d appends, want %d", n, i+1, want)
+			}
+		}
+		release()
+		wg.Wait()
+		if n := b.appends.Load(); n != 0 {
+			t.Errorf("%d appends wait in the end", n)
+		}
+	})
+}
+
 // TestWritesGather ensures that what comes while an entry is in flight shares the next one, and that what fills entries does not
 // wait for that.
 func TestWritesGather(t *testing.T) {
