@@ -75,6 +75,7 @@ type batcher struct {
 	appends atomic.Int64  // likewise
 	crowded atomic.Bool   // a write was refused for want of room since the last entry was made
 	slots   chan struct{} // one token per entry in flight
+	slow    atomic.Bool   // its last entry that had a round took far longer than others do
 	look    chan struct{} // one token: an entry is no longer in flight, or a full one waits
 	wg      sync.WaitGroup
 
@@ -87,8 +88,9 @@ var errNotTaken = errors.New("not taken in time")
 
 // permit is the leave to propose an entry that a batcher has: its place among those in flight here, and among those of the node.
 type permit struct {
-	round  *round
-	writes int // that it has there
+	round  *round    // that waits for it, nil for none
+	writes int       // that it has there
+	began  time.Time // when it set out, if it did so in a round
 }
 
 // flight is a log entry in flight.
@@ -265,12 +267,22 @@ func (b *batcher) run() {
 		}
 		batch := b.gather(first)
 		p.writes = len(batch)
-		b.group.host.rounds.add(p.round, p.writes)
+		r, rounds := p.round, &b.group.host.rounds
+		rounds.add(r, p.writes)
+		if r != nil {
+			p.began = time.Now()
+			if b.slow.Load() {
+				p.round = nil
+			}
+		}
 		if due := first == nil; len(batch) == 0 && !due || !b.propose(batch, due, p) {
 			b.release(p)
 			if due {
 				b.touches.discard()
 			}
+		}
+		if p.round == nil {
+			rounds.leave(r, p.writes) // it has set out with the others, which go on without it
 		}
 	}
 }
@@ -455,6 +467,9 @@ func (b *batcher) propose(batch []*proposal, due bool, p permit) bool {
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, stopped)
 		} else {
 			i.transferSince.Store(0)
+			if !p.began.IsZero() {
+				b.slow.Store(b.group.host.rounds.long(time.Since(p.began)))
+			}
 		}
 		fl.err = err
 		close(fl.done)

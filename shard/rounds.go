@@ -11,6 +11,13 @@ const (
 	// roundPatience is how long a round may hold up the next: a shard without a majority keeps its entries in flight for as long as their
 	// clients wait.
 	roundPatience = 20 * time.Millisecond
+	// What an entry takes is long if it is longTimes the pace of the node's entries, and more than longTime, in which a busy processor
+	// may delay any.
+	longTimes = 3
+	longTime  = 2 * time.Millisecond
+	// The pace falls by 1/paceFall of itself with an entry that takes less, and rises by 1/paceRise with one that takes more: about a ninth
+	// of the entries beat it. So it stays that of the quick ones, also where others hold them up.
+	paceFall, paceRise = 8, 64
 )
 
 // rounds has the shards of a node propose at the same time. What an entry costs is hardly in its writes, but in what is done once for each:
@@ -20,12 +27,14 @@ const (
 // entry of its own costs nobody anything.
 //
 // A round begins with those who waited for it and ends with the last of its entries, or by roundPatience. It is no bound
-// on what is in flight: touches, and entries that are full, are not part of any.
+// on what is in flight: touches, and entries that are full, are not part of any. Nor does it wait for the entries of a shard whose
+// last one took far longer than others do, as where its followers are farther away: the node's other shards would go at its pace.
 type rounds struct {
 	mu      sync.Mutex // guards all, and what is in each round
 	current *round     // the one in flight; nil: none
 	waiting []chan *round
-	limit   *time.Timer // ends a round that others wait for
+	limit   *time.Timer   // ends a round that others wait for
+	pace    time.Duration // that few entries beat
 }
 
 // round is what set out together. A nil round is none: it is not waited for.
@@ -40,7 +49,7 @@ func (r *rounds) enter(stop <-chan struct{}) (*round, bool) {
 	if r.current == nil {
 		r.current = &round{began: time.Now()}
 	}
-	if c := r.current; c.writes < fewWrites {
+	if c := r.current; c.writes < fewWrites && len(r.waiting) == 0 { // nobody passes those who wait
 		c.entries++
 		r.mu.Unlock()
 		return c, true
@@ -91,6 +100,21 @@ func (r *rounds) leave(c *round, writes int) {
 	if c.entries == 0 && c == r.current {
 		r.nextLocked()
 	}
+}
+
+// long takes in how long an entry took until it was applied, and reports whether that is far longer than others take.
+func (r *rounds) long(took time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.pace == 0:
+		r.pace = took
+	case took < r.pace:
+		r.pace -= r.pace / paceFall
+	default:
+		r.pace += r.pace / paceRise
+	}
+	return took > max(longTimes*r.pace, longTime)
 }
 
 // limitLocked sees to the end of the current round.

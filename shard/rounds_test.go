@@ -118,6 +118,29 @@ func TestRoundOfStuckShard(t *testing.T) {
 	})
 }
 
+// TestNewcomersWait ensures that those who come do not join a round that others wait for the end of, though little of it is left.
+func TestNewcomersWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rounds{}
+		little, _ := r.enter(nil)
+		r.add(little, 1)
+		much := enterBig(t, r)
+		first := newMover(r)
+		r.leave(much, fewWrites) // little of it is left
+		second := newMover(r)
+		if !first.waits() || !second.waits() {
+			t.Fatalf("the first waits %t, the second %t", first.waits(), second.waits())
+		}
+		r.leave(little, 1)
+		a, b := <-first.in, <-second.in
+		if a != b {
+			t.Error("they did not set out together")
+		}
+		r.leave(a, 0)
+		r.leave(b, 0)
+	})
+}
+
 // TestStoppedInRound ensures that one that is stopped while its turn comes does not hold up the others.
 func TestStoppedInRound(t *testing.T) {
 	for range 200 {
