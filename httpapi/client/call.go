@@ -162,13 +162,14 @@ func (p *path) next() (n *node, mode string) {
 		if p.c.cfg.NoRetry || p.r.batch != nil {
 			mode = routeForward // the one request must do, or has keys of many
 		}
-		if near := p.near(sh); usable(near) {
+		serves := func(m *node) bool { return usable(m) && sh.refused[m].try() && m.suspect.try() }
+		if near := p.near(sh); serves(near) {
 			return near, mode
 		}
 		if equals := p.equals(sh); len(equals) > 0 {
 			turn := int(p.c.turn.Add(1) % uint64(len(equals)))
 			for i := range equals {
-				if m := equals[(turn+i)%len(equals)]; usable(m) {
+				if m := equals[(turn+i)%len(equals)]; serves(m) {
 					return m, mode
 				}
 			}
@@ -275,6 +276,7 @@ func (p *path) after(n *node, mode string, e *Error, took time.Duration) time.Du
 		return jitter(p.grow())
 	case mode == routeLocal:
 		// It has no leader to name. A node that forwards waits for one.
+		p.refused(n)
 		p.tried, p.forward = append(p.tried, n), true
 		return 0
 	}
@@ -304,8 +306,27 @@ func (p *path) misdirected(n *node, e *Error) time.Duration {
 		return 0
 	}
 	p.leads = true // its replica doesn't serve: the leader does
-	sh.leader.Store(leader)
+	if !p.refused(n) {
+		sh.leader.Store(leader)
+	}
 	return 0
+}
+
+// refused notes that n did not serve, and reports whether it was asked though another is known to lead. If so it does not know better who does: one that
+// is behind, or cut off, may name the leader before.
+func (p *path) refused(n *node) bool {
+	sh := p.c.table.Load().find(p.slot)
+	if sh == nil {
+		return false
+	}
+	leader := sh.leader.Load()
+	if leader == nil || leader == n {
+		return false
+	}
+	if d := sh.refused[n]; d != nil && p.r.op == "get" {
+		d.raise()
+	}
+	return true
 }
 
 func (p *path) grow() time.Duration {
@@ -327,6 +348,9 @@ func (p *path) learn(n *node, a *answer) {
 	if a.place.Shard != sh.id || a.place.Epoch > sh.epoch {
 		p.c.wish()
 		return
+	}
+	if d := sh.refused[n]; d != nil && !d.over() {
+		d.lift()
 	}
 	if a.path == ReadFollower || a.path == ReadLocal {
 		return

@@ -343,7 +343,7 @@ func TestHotShard(t *testing.T) {
 		for _, addr := range []string{"b:1", "c:1"} {
 			w.set(addr, problem(421, "misdirected", "no", "Larder-Leader", "a", "Larder-Epoch", "3"))
 		}
-		if n := read(6); n != [4]int{6, 2, 2} {
+		if n := read(6); n != [4]int{6, 1, 1} {
 			t.Errorf("six reads, that followers refuse, went to %v", n)
 		}
 	})

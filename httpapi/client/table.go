@@ -10,23 +10,37 @@ import (
 	"time"
 )
 
-// suspicion is how long a node that gave no answer is asked last.
+// suspicion is how long a node that gave no answer is asked last, and a replica that refused a read is not asked for what others answer as well.
 const suspicion = 2 * time.Second
+
+// doubt is a reason not to ask somebody for a while.
+type doubt struct{ until atomic.Int64 } // ns since 1970; 0: none
+
+func (d *doubt) raise() { d.until.Store(time.Now().Add(suspicion).UnixNano()) }
+func (d *doubt) lift()  { d.until.Store(0) }
+func (d *doubt) over() bool {
+	until := d.until.Load()
+	return until == 0 || time.Now().UnixNano() > until
+}
+
+// try reports whether to ask. Once the time is over one call alone finds out whether there still is a reason: if so, each would wait in vain.
+func (d *doubt) try() bool {
+	until := d.until.Load()
+	now := time.Now()
+	return until == 0 || now.UnixNano() > until && d.until.CompareAndSwap(until, now.Add(suspicion).UnixNano())
+}
 
 // node is a place to send requests to. It outlives the table that named it as long as its id and
 // address stay.
 type node struct {
 	id      string // "" of a seed
 	host    string // HOST:PORT
-	suspect atomic.Int64
+	suspect doubt
 }
 
-func (n *node) failed()   { n.suspect.Store(time.Now().Add(suspicion).UnixNano()) }
-func (n *node) answered() { n.suspect.Store(0) }
-func (n *node) good() bool {
-	until := n.suspect.Load()
-	return until == 0 || time.Now().UnixNano() > until
-}
+func (n *node) failed()    { n.suspect.raise() }
+func (n *node) answered()  { n.suspect.lift() }
+func (n *node) good() bool { return n.suspect.over() }
 
 // route is a shard in a table.
 type route struct {
@@ -35,6 +49,7 @@ type route struct {
 	epoch      uint64
 	members    []*node
 	voters     []*node              // of members; others may be far behind
+	refused    map[*node]*doubt     // of members: reads, though not as the leader
 	leader     atomic.Pointer[node] // as far as known; nil: nobody
 	hot        *atomic.Int64        // until when its reads are spread, ns since 1970; 0: they are not
 }
@@ -110,10 +125,11 @@ func parseTable(body []byte, etag string, old *table) (*table, error) {
 		if sh.Start >= sh.End || sh.End > slots {
 			return nil, fmt.Errorf("shard %d has the slots [%d, %d)", sh.ID, sh.Start, sh.End)
 		}
-		r := &route{id: sh.ID, start: sh.Start, end: sh.End, epoch: sh.Epoch, hot: &atomic.Int64{}}
+		r := &route{id: sh.ID, start: sh.Start, end: sh.End, epoch: sh.Epoch, refused: map[*node]*doubt{}, hot: &atomic.Int64{}}
 		for _, m := range sh.Members {
 			if n := t.nodes[m.Node]; n != nil {
 				r.members = append(r.members, n)
+				r.refused[n] = &doubt{}
 				if m.Role != "learner" {
 					r.voters = append(r.voters, n)
 				}
@@ -125,6 +141,11 @@ func parseTable(body []byte, etag string, old *table) (*table, error) {
 				r.leader.Store(known)
 			}
 			r.hot = was.hot
+			for n, d := range was.refused {
+				if r.refused[n] != nil {
+					r.refused[n] = d
+				}
+			}
 		}
 		t.routes = append(t.routes, r)
 	}
