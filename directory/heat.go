@@ -17,10 +17,11 @@ const (
 
 // heat tells which of the shards that this node leads are hot: so much read that the other voters had better answer some of it.
 //
-// That is where a shard has many reads (hotReads), and more of them than fall to a node if all nodes answered as many; else moving leaderships
-// is enough (balance.go). A follower's read costs a round trip to the leader, which it shares with all that came
-// meanwhile: so it is slower, and spares the leader most of the work. Reads are counted wherever they are answered, or a shard would be
-// cold as soon as others answered some. One that is hot is so until it has a quarter less than what makes it hot.
+// That is where a shard has many reads (hotReads), and a quarter more of them than fall to a node if all nodes answered as many; else moving
+// leaderships is enough (balance.go). Without the quarter, where each node has its part some shard would always be above it. A follower's
+// read costs a round trip to the leader, which it shares with all that came meanwhile: so it is slower, and spares the leader most of the work.
+// Reads are counted wherever they are answered, or a shard would be cold as soon as others answered some. One that is hot is so until
+// it has no more than a node's part, or a quarter less than many.
 //
 // The step loop alone counts.
 type heat struct {
@@ -67,10 +68,11 @@ func (h *heat) count(t *Table, leads func(shard.ID) bool, reads func(node string
 		}
 		all += rates[sh.ID]
 	}
-	many := max(hotReads*h.procs, all/uint64(max(1, len(t.Nodes)-len(t.Draining))))
+	many, part := hotReads*h.procs, all/uint64(max(1, len(t.Nodes)-len(t.Draining)))
+	start, end := max(many, part+part/4), max(many-many/4, part)
 	hot := make(map[shard.ID]bool)
 	for id, rate := range rates {
-		if leads(id) && (rate > many || h.is(id) && rate > many-many/4) {
+		if leads(id) && (rate > start || h.is(id) && rate > end) {
 			hot[id] = true
 		}
 	}

@@ -38,8 +38,10 @@ func TestHeat(t *testing.T) {
 		{"fewer again", map[replicaOn]uint64{{1, "a"}: many/4*3 + 1}, false},
 		{"another's", map[replicaOn]uint64{{2, "a"}: 10 * many}, false},
 		{"no more than a node's part", map[replicaOn]uint64{{1, "a"}: 2 * many, {2, "b"}: 4 * many}, false},
-		{"more than a node's part", map[replicaOn]uint64{{1, "a"}: 2*many + 3, {2, "b"}: 4 * many}, true},
-		{"far less than a node's part", map[replicaOn]uint64{{1, "a"}: many, {2, "b"}: 4 * many}, false},
+		{"a little more", map[replicaOn]uint64{{1, "a"}: 21 * many / 10, {2, "b"}: 39 * many / 10}, false},
+		{"far more", map[replicaOn]uint64{{1, "a"}: 26 * many / 10, {2, "b"}: 34 * many / 10}, true},
+		{"a little more yet", map[replicaOn]uint64{{1, "a"}: 21 * many / 10, {2, "b"}: 39 * many / 10}, true},
+		{"no more than its part again", map[replicaOn]uint64{{1, "a"}: 2 * many, {2, "b"}: 4 * many}, false},
 	} {
 		for r, n := range step.reads {
 			counts[r] += n * window
