@@ -297,7 +297,7 @@ func (b *batcher) full() bool {
 func (b *batcher) await(gather bool) (p permit, ok bool) {
 	for {
 		if n := len(b.slots); n == 0 || n < maxInFlight && (!gather || b.full()) {
-			if n == 0 && gather {
+			if n == 0 && gather && !b.full() {
 				if p.round, ok = b.group.host.rounds.enter(b.group.ctx.Done()); !ok {
 					return p, false
 				}

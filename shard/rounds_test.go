@@ -3,6 +3,7 @@ package shard
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -200,6 +201,21 @@ func TestShardsProposeTogether(t *testing.T) {
 			if took := time.Since(began); !ends && took < roundPatience || took >= 2*roundPatience {
 				t.Errorf("ended %t: they took %v", ends, took)
 			}
+		}
+	})
+}
+
+// TestFullEntryWaitsForNoRound ensures that what fills an entry does not wait for the node's other shards.
+func TestFullEntryWaitsForNoRound(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		l := c.leader()
+		enterBig(t, &l.rounds)
+		began := time.Now()
+		if _, err := put(l, "k", strings.Repeat("x", maxBatchBytes)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took >= roundPatience {
+			t.Errorf("it took %v", took)
 		}
 	})
 }
