@@ -137,9 +137,10 @@ func (l *readLease) resume() {
 	l.changing--
 }
 
-// leases reports whether reads of this replica may rely on a lease. Those of the directory are few, and decide for all others.
+// leases reports whether reads of this replica may rely on a lease. Those of the directory are few, and decide for all others. A leader that is
+// silent as its disk is stuck asks for no promises, which would forbid the election of another.
 func (i *instance) leases() bool {
-	return i.group.host.cfg.Leases && i.group.id.Shard != Directory
+	return i.group.host.cfg.Leases && i.group.id.Shard != Directory && !i.stuck()
 }
 
 // leased returns the index that a read which began before the call must have applied, if a lease tells that this replica leads.

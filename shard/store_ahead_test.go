@@ -384,9 +384,9 @@ func TestNoTransferToAStuckFollower(t *testing.T) {
 }
 
 // Ensures that a leader whose disk does not end a write, on which the library waits, is taken for lost, also where others have still to hear of
-// entries, and follows the next one once the disk goes on.
+// entries or it is read by lease all the time, and follows the next one once the disk goes on.
 func TestStuckLeaderFallsSilent(t *testing.T) {
-	inBubble(t, 3, nil, func(c *cluster) {
+	inBubble(t, 3, withLeases, func(c *cluster) {
 		const slow = 45 * time.Second
 		a := c.lead("a")
 		began := time.Now()
@@ -396,7 +396,17 @@ func TestStuckLeaderFallsSilent(t *testing.T) {
 			return nil
 		})
 		go put(a, "k", "v")
+		var stop atomic.Bool
+		var reader sync.WaitGroup
+		reader.Go(func() {
+			for !stop.Load() {
+				get(a, "k")
+				time.Sleep(promiseTime / 10)
+			}
+		})
 		c.mustPut(c.leader("b", "c"), "other", "v")
+		stop.Store(true)
+		reader.Wait()
 		if took := time.Since(began); took < maxSyncTime || took > maxSyncTime+time.Second {
 			t.Errorf("another one led after %v", took)
 		}
