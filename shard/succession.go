@@ -88,7 +88,7 @@ type successionAnswer struct {
 	Leads  bool   // it leads itself
 	Lost   bool   // it has lost its leader
 	Able   bool   // it would stand
-	Bound  bool   // it promised its leader to take no part in an election yet (readlease.go)
+	Bound  bool   // it promised its leader to take no part in an election yet (readlease.go), or can't, as its disk is stuck
 	Stands bool   // it stands already; that it asks for votes is heard only when its disk has its own
 	// Its last entry.
 	LastTerm, LastIndex uint64
@@ -279,7 +279,7 @@ func (i *instance) knows() successionAnswer {
 	signs := i.signs(now)
 	a.Lost = state != raft.Leader && (heard == 0 || silent >= i.patience() || signs.left <= 0 || signs.gone)
 	a.Stands = state == raft.Candidate && i.stands(a.Term)
-	a.Bound = i.group.promise.left(now) > 0
+	a.Bound = i.group.promise.left(now) > 0 || i.stuck()
 	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
 	return a
 }
