@@ -138,6 +138,19 @@ func stateIn(t *testing.T, l *sharedLog, r uint64) string {
 	return fmt.Sprint(b.String(), s.Term())
 }
 
+// reusing is a vfs.MemFS of which no clone is made while a file is reused: it would wait for the lock that ReuseForWrite holds, and
+// that for the one which waits, as it takes its own a second time.
+type reusing struct {
+	vfs.FS
+	mu *sync.Mutex
+}
+
+func (f reusing) ReuseForWrite(before, name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.FS.ReuseForWrite(before, name, category)
+}
+
 // Ensures that wherever a loss of power hits a shared log, at each single change of a file as it is made, opened, written, compacted, closed and opened again,
 // and at each one of the start that follows, each replica has exactly what its steps left that were done, or with the one that was under way.
 func TestSharedEachCrash(t *testing.T) {
@@ -183,12 +196,15 @@ func TestSharedEachCrash(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(1, 4))
 	crashes, nested := 0, 0
+	var reuse sync.Mutex
 	// crash has the power fail before op.
 	crash := func(disk *vfs.MemFS, op errorfs.Op, then func(left *vfs.MemFS, from, to int, what string)) {
 		crashes++
 		percent := []int{0, 50, 100}[rng.IntN(3)]
 		from := int(at.Load())
+		reuse.Lock()
 		left := disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+		reuse.Unlock()
 		then(left, from, int(at.Load()), fmt.Sprintf("step %d, operation %v of %s, %d %% of what is not synced", from, op.Kind, op.Path, percent))
 	}
 	disk := vfs.NewCrashableMem()
@@ -199,7 +215,7 @@ func TestSharedEachCrash(t *testing.T) {
 				return
 			}
 			done := false
-			verify(changingFiles(left, func(op errorfs.Op) error {
+			verify(changingFiles(reusing{left, &reuse}, func(op errorfs.Op) error {
 				if !done {
 					nested++
 					crash(left, op, func(again *vfs.MemFS, _, _ int, then string) { verify(again, from, to, what+", then "+then) })
@@ -210,7 +226,7 @@ func TestSharedEachCrash(t *testing.T) {
 		})
 		return nil
 	}
-	script = &sharedScript{t: t, fs: changingFiles(disk, before)}
+	script = &sharedScript{t: t, fs: changingFiles(reusing{disk, &reuse}, before)}
 	for i, step := range script.steps() {
 		at.Store(int64(i))
 		step()
