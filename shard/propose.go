@@ -261,6 +261,9 @@ func (b *batcher) run() {
 		case <-b.group.ctx.Done():
 			return
 		}
+		if first != nil && !b.clearWay() {
+			return
+		}
 		p, ok := b.await(first != nil)
 		if !ok {
 			return // those who wait see the group's end themselves
@@ -285,6 +288,21 @@ func (b *batcher) run() {
 			rounds.leave(r, p.writes) // it has set out with the others, which go on without it
 		}
 	}
+}
+
+// clearWay proposes the touches that are too many to head the next entry with commands of clients, in entries of their own; false once the group ends.
+func (b *batcher) clearWay() bool {
+	for b.touches.many() && b.touchesDue() {
+		p, ok := b.await(false)
+		if !ok {
+			return false
+		}
+		if !b.propose(nil, true, p) {
+			b.release(p)
+			b.touches.discard()
+		}
+	}
+	return true
 }
 
 // full reports whether an entry's worth waits, at least: by bytes, commands or appends, as gather judges it.

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +23,8 @@ const (
 	touchLevel = 2
 	// maxTouches bounds what a replica gathers between two entries.
 	maxTouches = 16384
-	// entryTouches bounds those of one entry, whose Apply they hold up for a microsecond or two each. The next entries take
-	// the rest; where no writes make those, they follow one another within the interval.
+	// entryTouches bounds those of one entry, whose Apply they hold up for a microsecond or two each. More take several: before
+	// the next write, or one after the other within the interval.
 	entryTouches = 1024
 	// touchBytes is what a touch takes in the log.
 	touchBytes = 5
@@ -152,6 +153,17 @@ func (t *touches) discard() {
 	}
 }
 
+// many reports whether one entry can't take all that was gathered.
+func (t *touches) many() bool {
+	n := len(t.rest) / touchBytes
+	if n <= entryTouches {
+		t.mu.Lock()
+		n += t.list.len()
+		t.mu.Unlock()
+	}
+	return n > entryTouches
+}
+
 // discardRest drops what was taken, and not sent yet.
 func (t *touches) discardRest() {
 	if len(t.rest) > 0 {
@@ -196,18 +208,18 @@ func (b *batcher) takeTouches(i *instance, size int64) (command fsm.Command, n i
 		return fsm.Command{}, 0
 	}
 	t := b.touches
-	if len(t.rest) == 0 {
-		list := t.take()
-		if list.len() == 0 {
-			return fsm.Command{}, 0
+	if len(t.rest) < entryTouches*touchBytes {
+		if list := t.take(); list.len() > 0 {
+			t.rest = slices.Grow(t.rest, list.len()*touchBytes)
+			for k := range list.all() {
+				t.rest = fsm.AppendTouch(t.rest, k)
+			}
+			t.reuse(list)
 		}
-		t.rest = make([]byte, 0, list.len()*touchBytes)
-		for k := range list.all() {
-			t.rest = fsm.AppendTouch(t.rest, k)
-		}
-		t.reuse(list)
 	}
-	n = min(len(t.rest)/touchBytes, entryTouches)
+	if n = min(len(t.rest)/touchBytes, entryTouches); n == 0 {
+		return fsm.Command{}, 0
+	}
 	encoded := t.rest[: n*touchBytes : n*touchBytes]
 	if t.rest = t.rest[n*touchBytes:]; len(t.rest) > 0 {
 		t.due.Reset(time.Duration(t.interval.Load()) * entryTouches / maxTouches)

@@ -511,14 +511,14 @@ func TestTouchesOfAJam(t *testing.T) {
 }
 
 // TestManyTouchesTakeSeveralEntries ensures that no entry carries so many touches that its Apply takes long, and that all
-// of what was gathered follows soon, whether or not there are writes.
+// of what was gathered follows soon, with a write or without.
 func TestManyTouchesTakeSeveralEntries(t *testing.T) {
 	const entries = 4
 	inBubble(t, 3, nil, func(c *cluster) {
 		l := c.followed("a")
 		c.fillLRU(l, 64)
 		time.Sleep(time.Second)
-		for _, writes := range []int{0, entries - 1} {
+		for _, writes := range []int{0, 1} {
 			before, index := touchStats(l), l.Cache(testShard).Status().Applied
 			for k := range entries * entryTouches {
 				l.Cache(testShard).touches.add(fsm.New().TouchOf(binary.BigEndian.AppendUint64(nil, uint64(k))))
@@ -538,6 +538,29 @@ func TestManyTouchesTakeSeveralEntries(t *testing.T) {
 		}
 		c.wantSameState()
 	})
+}
+
+// TestManyTouchesPrecedeWrite ensures that a write evicts nothing that was read before it, however many reads came before that one, also where
+// some of their touches are on their way.
+func TestManyTouchesPrecedeWrite(t *testing.T) {
+	for _, under := range []bool{false, true} {
+		inBubble(t, 3, nil, func(c *cluster) {
+			l := c.followed("a")
+			c.fillLRU(l, 64)
+			time.Sleep(time.Second)
+			before := touchStats(l).Replicated
+			for k := range entryTouches + entryTouches/2 {
+				l.Cache(testShard).touches.add(fsm.New().TouchOf(binary.BigEndian.AppendUint64(nil, uint64(k))))
+			}
+			if under {
+				c.replicated(l, before+entryTouches)
+			}
+			c.wantGet(l, lruKey(0), lruValue)
+			c.mustPut(l, "new", lruValue)
+			c.wantThere(l, 3, func(k int) bool { return k != 1 })
+			c.wantSameState()
+		})
+	}
 }
 
 // TestPlacesBesideTouches ensures that each write names its own place in an entry which touches head, so
