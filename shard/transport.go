@@ -263,6 +263,7 @@ func (t *transport) receive(ctx context.Context, source string, rpc byte, messag
 		}
 		if inst := t.group.instance(); inst != nil && inst.trans == t && args.Term >= t.group.store.Term() {
 			inst.hear()
+			inst.heirs.failed.Store(0)
 		}
 		t.trim(args)
 		resp, err := t.deliver(ctx, args, nil)
