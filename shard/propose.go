@@ -123,6 +123,9 @@ func (b *batcher) tick(ctx context.Context, need uint64) error {
 	return err
 }
 
+// tick reports whether p has no commands.
+func (p *proposal) tick() bool { return p.command == nil && len(p.commands) == 0 }
+
 // size is about what the commands take in the log.
 func (p *proposal) size() int64 {
 	if p.command != nil {
@@ -264,7 +267,7 @@ func (b *batcher) run() {
 		if first != nil && !b.clearWay() {
 			return
 		}
-		p, ok := b.await(first != nil)
+		p, ok := b.await(first)
 		if !ok {
 			return // those who wait see the group's end themselves
 		}
@@ -293,7 +296,7 @@ func (b *batcher) run() {
 // clearWay proposes the touches that are too many to head the next entry with commands of clients, in entries of their own; false once the group ends.
 func (b *batcher) clearWay() bool {
 	for b.touches.many() && b.touchesDue() {
-		p, ok := b.await(false)
+		p, ok := b.await(nil)
 		if !ok {
 			return false
 		}
@@ -311,11 +314,11 @@ func (b *batcher) full() bool {
 }
 
 // await waits until the next entry may be made, and counts it as in flight; false once the group ends. One that is not to gather what comes
-// meanwhile, since touches are due, waits for no other.
-func (b *batcher) await(gather bool) (p permit, ok bool) {
+// meanwhile, since touches are due (first is nil), waits for no other. Nor does a tick, which a read waits for, or what fills an entry, wait for other shards.
+func (b *batcher) await(first *proposal) (p permit, ok bool) {
 	for {
-		if n := len(b.slots); n == 0 || n < maxInFlight && (!gather || b.full()) {
-			if n == 0 && gather && !b.full() {
+		if n := len(b.slots); n == 0 || n < maxInFlight && (first == nil || b.full()) {
+			if n == 0 && first != nil && !first.tick() && !b.full() {
 				if p.round, ok = b.group.host.rounds.enter(b.group.ctx.Done()); !ok {
 					return p, false
 				}

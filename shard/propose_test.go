@@ -162,7 +162,7 @@ func TestDeadlineAfterStopInBetween(t *testing.T) {
 			batch = append(batch, &proposal{ctx: ctx, command: &fsm.Command{Kind: fsm.KindPut, Key: []byte(key), Value: []byte("v")}, done: make(chan outcome, 1)})
 			batch[len(batch)-1].state.Store(taken)
 		}
-		permit, ok := b.await(true)
+		permit, ok := b.await(batch[0])
 		if !ok {
 			t.Fatal("the group ended")
 		}

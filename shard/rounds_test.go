@@ -1,7 +1,9 @@
 package shard
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -205,17 +207,23 @@ func TestShardsProposeTogether(t *testing.T) {
 	})
 }
 
-// TestFullEntryWaitsForNoRound ensures that what fills an entry does not wait for the node's other shards.
-func TestFullEntryWaitsForNoRound(t *testing.T) {
+// TestNoRoundForFullEntriesAndTicks ensures that neither what fills an entry nor what a read waits for waits for the node's other shards.
+func TestNoRoundForFullEntriesAndTicks(t *testing.T) {
 	inBubble(t, 3, nil, func(c *cluster) {
 		l := c.leader()
-		enterBig(t, &l.rounds)
-		began := time.Now()
-		if _, err := put(l, "k", strings.Repeat("x", maxBatchBytes)); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(began); took >= roundPatience {
-			t.Errorf("it took %v", took)
+		for what, propose := range map[string]func() error{
+			"full": func() error { _, err := put(l, "k", strings.Repeat("x", maxBatchBytes)); return err },
+			"tick": func() error { return l.Cache(testShard).batches.tick(context.Background(), math.MaxUint64) },
+		} {
+			other := enterBig(t, &l.rounds)
+			began := time.Now()
+			if err := propose(); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took >= roundPatience {
+				t.Errorf("%s: it took %v", what, took)
+			}
+			l.rounds.leave(other, fewWrites)
 		}
 	})
 }
