@@ -80,9 +80,12 @@ func (i *instance) last() uint64 {
 	return min(i.raft.LastIndex(), i.group.store.durable())
 }
 
-// pause waits a moment; false once the instance is being stopped.
-func (i *instance) pause() bool {
-	t := time.NewTimer(20 * time.Millisecond)
+// moment is the pause before something is tried again that will do soon.
+const moment = 20 * time.Millisecond
+
+// pause waits for d; false once the instance is being stopped.
+func (i *instance) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -152,13 +155,13 @@ func (i *instance) becomeReady() {
 	for i.raft.State() == raft.Leader {
 		if i.group.stopped.Load() != nil {
 			i.yield()
-			if !i.pause() {
+			if !i.pause(moment) {
 				return
 			}
 			continue
 		}
 		if i.foundedAlone() && i.group.promise.left(i.group.host.mono()) > 0 {
-			if !i.pause() {
+			if !i.pause(moment) {
 				return
 			}
 			continue
@@ -168,7 +171,7 @@ func (i *instance) becomeReady() {
 			if errors.Is(err, raft.ErrLeadershipTransferInProgress) {
 				i.transferring()
 			}
-			if !i.pause() { // a transfer under way refuses barriers
+			if !i.pause(moment) { // a transfer under way refuses barriers
 				return
 			}
 			continue
@@ -183,7 +186,7 @@ func (i *instance) becomeReady() {
 				if _, known := i.wall(); known {
 					break
 				}
-				if !i.pause() {
+				if !i.pause(moment) {
 					return
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,9 @@ import (
 // be shorter than what rare heartbeats ask for: two that stood at the same time would wait for ten seconds. So its candidacy is ended
 // once it has lasted for ElectionTimeout, or half of the group's patience where that is longer, by a request for a vote in the next term that nobody can win (endCandidacy), and it looks after its
 // leader like any follower. Each candidacy that fails makes the next one twice as long, so that where all is slow there are not ever more of them.
+//
+// After one that failed, whoever stands does so a random time later (5.2): what those find that can't ask each other, as the links between them break, they find at
+// the same time.
 //
 // Nothing here decides who leads: whoever stands needs the votes of a majority, as ever, and any replica may stand at any
 // time (Ongaro and Ousterhout 2014, 5.2; that it need not wait is the point of Ongaro 2014, 3.10, TimeoutNow). The votes are
@@ -303,6 +307,9 @@ func (i *instance) stand() {
 		if i.heirs.defers() {
 			return
 		}
+	}
+	if failed := i.heirs.failed.Load(); failed > 0 && !i.pause(rand.N(askPause<<min(failed, mostFailed))) {
+		return
 	}
 	if i.raft.State() != raft.Follower || i.group.store.Term() != mine.Term || i.heirs.heard.Load() != heard {
 		return // somebody leads, or stands
