@@ -226,10 +226,14 @@ func TestSharedEachCrash(t *testing.T) {
 		})
 		return nil
 	}
-	script = &sharedScript{t: t, fs: changingFiles(reusing{disk, &reuse}, before)}
+	filled := &filledLogs{FS: changingFiles(reusing{disk, &reuse}, before), count: 2, bytes: 3 << 10}
+	script = &sharedScript{t: t, fs: filled}
 	for i, step := range script.steps() {
 		at.Store(int64(i))
 		step()
+	}
+	if !filled.filled || len(filled.left) > 0 {
+		t.Error("no filled log was used")
 	}
 	t.Logf("%d steps, %d crashes, %d within starts", len(states), crashes, nested)
 }
