@@ -230,11 +230,27 @@ const maxSyncTime = 5 * time.Second
 // stuck reports whether the library's main goroutine waits for a disk that is stuck: then it can't even hand leadership over.
 func (i *instance) stuck() bool { return i.group.store.storing() >= maxSyncTime }
 
+// silent reports whether this replica, where it leads, behaves as if it were gone: it is stuck, and of the other voters enough are there to elect one of
+// them. Where they are not, its silence would only end its own lead.
+func (i *instance) silent() bool {
+	if !i.stuck() {
+		return false
+	}
+	voters, _ := i.voters()
+	others := 0
+	for _, v := range voters {
+		if v != i.group.id && time.Since(i.group.host.Heard(v.Node)) <= 2*pingInterval {
+			others++
+		}
+	}
+	return others > len(voters)/2
+}
+
 // evade has another voter lead instead of this one, whose disk is stuck: its own writes would wait for it, and its heartbeats keep all others quiet.
 // Where it is stuck altogether, it sends no more (transport.append), and says that it does not lead (knows), as if it were gone.
 func (i *instance) evade() {
 	if i.stuck() {
-		i.group.host.log.Warn("leads, and its disk does not end a write: it falls silent", "shard", i.group.id.Shard, "term", i.group.store.Term())
+		i.group.host.log.Warn("leads, and its disk does not end a write", "shard", i.group.id.Shard, "term", i.group.store.Term(), "silent", i.silent())
 		return
 	}
 	if !i.evading.CompareAndSwap(false, true) {

@@ -140,7 +140,7 @@ func (l *readLease) resume() {
 // leases reports whether reads of this replica may rely on a lease. Those of the directory are few, and decide for all others. A leader that is
 // silent as its disk is stuck asks for no promises, which would forbid the election of another.
 func (i *instance) leases() bool {
-	return i.group.host.cfg.Leases && i.group.id.Shard != Directory && !i.stuck()
+	return i.group.host.cfg.Leases && i.group.id.Shard != Directory && !i.silent()
 }
 
 // leased returns the index that a read which began before the call must have applied, if a lease tells that this replica leads.

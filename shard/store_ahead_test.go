@@ -196,11 +196,6 @@ func (c *aheadCluster) putAside(key string) (answered func() (bool, error)) {
 	}
 }
 
-func (c *aheadCluster) has(node, key string) bool {
-	r, err := do(c.hosts[node], Request{Shard: testShard, Op: OpGet, Consistency: Any, Key: []byte(key)})
-	return err == nil && r.Found
-}
-
 // Ensures that an entry which the leader counts upon, but has not synced, reaches nobody as committed, though another has it; and that after
 // the leader's death with it the replicas agree.
 func TestAheadOfSync(t *testing.T) {

@@ -279,7 +279,7 @@ func (i *instance) knows() successionAnswer {
 	state, heard := i.raft.State(), i.heirs.heard.Load()
 	now := i.group.host.mono()
 	silent := now - time.Duration(heard)
-	a.Leads = state == raft.Leader && !i.stuck()
+	a.Leads = state == raft.Leader && !i.silent()
 	signs := i.signs(now)
 	a.Lost = state != raft.Leader && (heard == 0 || silent >= i.patience() || signs.left <= 0 || signs.gone)
 	a.Stands = state == raft.Candidate && i.stands(a.Term)

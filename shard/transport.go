@@ -140,7 +140,7 @@ var errDiskStuck = errors.New("the disk does not end a write")
 
 // append sends one AppendEntries frame.
 func (t *transport) append(id raft.ServerID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if t.group.store.storing() >= maxSyncTime { // the others wait for it, and are to take it for lost
+	if inst := t.group.instance(); t.group.store.storing() >= maxSyncTime && (inst == nil || inst.silent()) { // the others are to take it for lost
 		return errDiskStuck
 	}
 	clamped := *args

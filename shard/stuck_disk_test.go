@@ -1,0 +1,148 @@
+package shard
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// stick has the disk of a node end no append, on which the library waits, until free is called or its process has ended.
+func (c *cluster) stick(node string) (free func()) {
+	disk := c.hosts[node].Group(testShard).store.(*memoryStore)
+	ended := make(chan struct{})
+	disk.onStore(func([]*raft.Log) error {
+		<-ended
+		return nil
+	})
+	return func() {
+		disk.onStore(nil)
+		close(ended)
+	}
+}
+
+// Ensures that a leader whose disk is stuck, and in whose place nobody could be elected, stays the leader: reads go on everywhere, and the write
+// is answered once the disk goes on. Once somebody can be elected, it falls silent.
+func TestStuckLeaderWithoutHeirLeadsOn(t *testing.T) {
+	for _, n := range []int{2, 3} {
+		inBubble(t, n, withLeases, func(c *cluster) {
+			a := c.lead("a")
+			c.mustPut(a, "k", "v")
+			if n == 3 {
+				c.crash("c")
+			}
+			time.Sleep(maxSyncTime) // those who are gone are known to be
+			term := raftOf(a).CurrentTerm()
+			write := func(key string) (answer chan error) {
+				answer = make(chan error, 1)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				go func() {
+					defer cancel()
+					_, err := a.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
+					answer <- err
+				}()
+				return answer
+			}
+			free := c.stick("a")
+			answer := write("other")
+			time.Sleep(maxSyncTime + 10*time.Second)
+			for _, h := range c.hosts {
+				if r, err := get(h, "k"); err != nil || !r.Found {
+					t.Errorf("%d voters: read on %s while the disk is stuck: %v", n, h.Node(), err)
+				}
+			}
+			freed := time.Now()
+			free()
+			if err := <-answer; err != nil {
+				t.Errorf("%d voters: the write: %v", n, err)
+			}
+			if took := time.Since(freed); took > time.Second {
+				t.Errorf("%d voters: the write was answered %v after the disk went on", n, took)
+			}
+			if now := raftOf(a).CurrentTerm(); now != term {
+				t.Errorf("%d voters: term %d became %d", n, term, now)
+			}
+			next := a
+			if n == 3 {
+				free = c.stick("a")
+				write("more")
+				time.Sleep(2 * maxSyncTime)
+				c.start("c")
+				back := time.Now()
+				next = c.leader("b", "c")
+				c.mustPut(next, "k", "w")
+				if took := time.Since(back); took > 3*time.Second {
+					t.Errorf("another one led %v after a third was back", took)
+				}
+				free()
+			}
+			c.mustPut(next, "k", "x")
+			c.wantSameState()
+		})
+	}
+}
+
+// TestDeathOfASilentLeader ensures that nothing that was answered is lost, and that the replicas agree, when the process of a leader whose disk is
+// stuck dies before it falls silent, while it is, and after another was elected: with a write that is in no log, and one that the others have
+// and the leader has not heard of.
+func TestDeathOfASilentLeader(t *testing.T) {
+	for step := range 12 {
+		inBubble(t, 3, withLeases, func(c *cluster) {
+			a := c.lead("a")
+			c.mustPut(a, "before", "v")
+			for _, node := range []string{"b", "c"} { // they have the entry once the leader is stuck
+				c.hosts[node].Group(testShard).store.(*memoryStore).onStore(func([]*raft.Log) error {
+					time.Sleep(100 * time.Millisecond)
+					return nil
+				})
+			}
+			put := func(key string) (answer chan error) {
+				answer = make(chan error, 1)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				go func() {
+					defer cancel()
+					_, err := a.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
+					answer <- err
+				}()
+				return answer
+			}
+			last := raftOf(a).LastIndex()
+			heard := put("unheard")
+			c.until("the entry is in its log", func() bool { return raftOf(a).LastIndex() > last })
+			free := c.stick("a")
+			go raftOf(a).Barrier(0)
+			stuck := put("stuck")
+			time.Sleep(maxSyncTime - 100*time.Millisecond + time.Duration(step)*100*time.Millisecond)
+			synctest.Wait()
+			if len(heard)+len(stuck) > 0 {
+				t.Error("a write was answered that waits for the disk")
+			}
+			if term := raftOf(c.hosts["b"]).CurrentTerm(); step == 11 && term == raftOf(a).CurrentTerm() {
+				t.Errorf("nobody else was elected: term %d", term)
+			}
+			go func() {
+				time.Sleep(time.Millisecond) // after its death
+				free()
+			}()
+			c.crash("a")
+			<-heard
+			if err := <-stuck; err == nil {
+				t.Error("a write was answered that is in no log")
+			}
+			c.start("a")
+			c.mustPut(c.leader(), "after", "v")
+			for _, key := range []string{"before", "unheard", "after"} {
+				c.until("all have "+key, func() bool { return c.has("a", key) && c.has("b", key) && c.has("c", key) })
+			}
+			c.wantSameState()
+		})
+	}
+}
+
+// has reports whether the state of a node has a key.
+func (c *cluster) has(node, key string) bool {
+	r, err := do(c.hosts[node], Request{Shard: testShard, Op: OpGet, Consistency: Any, Key: []byte(key)})
+	return err == nil && r.Found
+}
