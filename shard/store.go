@@ -43,8 +43,8 @@ type replicaStore interface {
 	await(ctx context.Context, index uint64) error
 	// syncing is how long the oldest append that is not synced yet has been under way, 0 where there is none.
 	syncing() time.Duration
-	// storing is how long the append has been under way that StoreLogs has not returned from, 0 where there is none. The library's main
-	// goroutine waits for it.
+	// storing is for how long the disk has not ended what the library's main goroutine waits for, an append, term or vote, or another append
+	// before that; 0 where it waits for none.
 	storing() time.Duration
 	// age is called now and then. What of the log came before the last call need not stay in memory.
 	age()
@@ -90,7 +90,7 @@ type store struct {
 	fatal  func(error)
 	term   atomic.Uint64
 
-	appending atomic.Pointer[time.Time] // since when StoreLogs has not returned, nil where it has
+	waits atomic.Pointer[time.Time] // since when the library's main goroutine waits for a write, nil where it does not
 
 	writing idleMutex // serialises writes; guards closed
 	closed  bool
@@ -348,7 +348,7 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
-	defer s.appends()()
+	defer s.busy()()
 	start := logs[0].Index
 	for i, log := range logs {
 		if log.Index != start+uint64(i) || log.Index == 0 {
@@ -392,19 +392,19 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	})
 }
 
-// appends notes that an append is under way, until end is called.
-func (s *store) appends() (end func()) {
+// busy notes that the library's main goroutine waits for a write, until end is called.
+func (s *store) busy() (end func()) {
 	now := time.Now()
-	if !s.appending.CompareAndSwap(nil, &now) {
+	if !s.waits.CompareAndSwap(nil, &now) {
 		return func() {}
 	}
-	return func() { s.appending.Store(nil) }
+	return func() { s.waits.Store(nil) }
 }
 
 // storing implements replicaStore.
 func (s *store) storing() time.Duration {
-	if began := s.appending.Load(); began != nil {
-		return time.Since(*began)
+	if began := s.waits.Load(); began != nil {
+		return max(time.Since(*began), s.syncing())
 	}
 	return 0
 }
@@ -478,6 +478,7 @@ func (s *store) cut(lo, hi uint64) {
 // records would pair the new term with the old candidate, whose repeated request is then granted
 // without a look at its log. So the term waits in memory for the candidate.
 func (s *store) Set(key, value []byte) error {
+	defer s.busy()()
 	if string(key) != keyVoteCandidate {
 		return s.write("storing record "+string(key), func() error { return s.engine.Set(key, value) }, func() {})
 	}
@@ -509,6 +510,7 @@ func (s *store) Get(key []byte) ([]byte, error) {
 
 // SetUint64 stores a number. Terms never go back: raft stops the process when this refuses one.
 func (s *store) SetUint64(key []byte, value uint64) error {
+	defer s.busy()()
 	switch string(key) {
 	case keyVoteTerm:
 		s.mu.Lock()

@@ -153,16 +153,22 @@ func (m *countingMachine) Apply(uint64, []byte) any {
 	return nil
 }
 
-// aheadCluster is a cluster of three whose disks need as long for the sync of an append as is set for each.
+// aheadCluster is a cluster whose disks need as long for the sync of an append as is set for each.
 type aheadCluster struct {
 	*cluster
 	lag map[string]*atomic.Int64
 }
 
+// inAheadCluster runs a test on three nodes, of which a leads.
 func inAheadCluster(t *testing.T, f func(c *aheadCluster)) {
 	t.Helper()
+	inAheadClusterOf(t, 3, nil, f)
+}
+
+func inAheadClusterOf(t *testing.T, n int, tune func(string, *Config), f func(c *aheadCluster)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &aheadCluster{newCluster(t, 3, nil), map[string]*atomic.Int64{}}
+		c := &aheadCluster{newCluster(t, n, tune), map[string]*atomic.Int64{}}
 		for _, name := range c.names {
 			lag := new(atomic.Int64)
 			c.lag[name] = lag

@@ -57,6 +57,7 @@ func (m *memoryStore) SetUint64(key []byte, value uint64) error {
 	m.mu.Lock()
 	hook := m.term
 	m.mu.Unlock()
+	defer m.busy()()
 	if hook != nil {
 		hook()
 	}
@@ -68,7 +69,7 @@ func (m *memoryStore) StoreLogs(logs []*raft.Log) error {
 	m.mu.Lock()
 	hook := m.hook
 	m.mu.Unlock()
-	defer m.appends()()
+	defer m.busy()()
 	if hook != nil {
 		if err := hook(logs); err != nil {
 			return err

@@ -2,6 +2,8 @@ package shard
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,6 +84,51 @@ func TestStuckLeaderWithoutHeirLeadsOn(t *testing.T) {
 			c.wantSameState()
 		})
 	}
+}
+
+// Ensures that a leader whose disk is stuck, and that an election deposed which led to nothing, keeps nobody quiet, also where it is read by lease
+// all the time: it can't even take note of the new term.
+func TestStuckDeposedLeaderFallsSilent(t *testing.T) {
+	inAheadClusterOf(t, 3, withLeases, func(c *aheadCluster) {
+		const slow = time.Minute
+		a := c.hosts["a"]
+		term := raftOf(a).CurrentTerm()
+		var stop atomic.Bool
+		var reader sync.WaitGroup
+		reader.Go(func() {
+			for !stop.Load() {
+				get(a, "k")
+				time.Sleep(promiseTime / 10)
+			}
+		})
+		defer reader.Wait()
+		defer stop.Store(true)
+		c.lag["a"].Store(int64(slow))
+		began := time.Now()
+		c.putAside("k")
+		c.until("all have the entry", func() bool {
+			return raftOf(c.hosts["b"]).LastIndex() == raftOf(a).LastIndex() && raftOf(c.hosts["c"]).LastIndex() == raftOf(a).LastIndex()
+		})
+		c.net.SetFaults("b", "c", LinkFaults{Cut: true}) // who stands has no other vote than that of the leader, which can't vote
+		c.net.SetFaults("c", "b", LinkFaults{Cut: true})
+		c.until("it is deposed", func() bool { return raftOf(a).State() == raft.Follower })
+		time.Sleep(500 * time.Millisecond)
+		if now := raftOf(a).CurrentTerm(); now != term {
+			t.Fatalf("its disk was not stuck: term %d became %d", term, now)
+		}
+		c.net.Heal()
+		healed := time.Now()
+		c.mustPut(c.leader("b", "c"), "other", "v")
+		if took := time.Since(healed); took > 4*time.Second {
+			t.Errorf("another one led after %v", took)
+		}
+		if time.Since(began) > slow {
+			t.Fatal("the disk was not stuck for long enough to prove anything")
+		}
+		c.lag["a"].Store(0)
+		c.until("all have it", func() bool { return c.has("a", "other") && c.has("b", "other") && c.has("c", "other") })
+		c.wantSameState()
+	})
 }
 
 // TestDeathOfASilentLeader ensures that nothing that was answered is lost, and that the replicas agree, when the process of a leader whose disk is
