@@ -134,8 +134,9 @@ func (i *instance) watch(ctx context.Context) string {
 			}
 			if i.raft.State() != raft.Leader || !i.stuck() && i.group.store.syncing() < maxSyncTime {
 				stuck = 0
-			} else if stuck++; stuck%maxIdleLead == 1 {
-				i.evade()
+			} else {
+				i.evade(stuck%maxIdleLead == 0)
+				stuck++
 			}
 			if i.transferStuck() {
 				return "a leadership transfer does not end"
@@ -247,16 +248,28 @@ func (i *instance) silent() bool {
 }
 
 // evade has another voter lead instead of this one, whose disk is stuck: its own writes would wait for it, and its heartbeats keep all others quiet.
-// Where it is stuck altogether, it sends no more (transport.append), and says that it does not lead (knows), as if it were gone.
-func (i *instance) evade() {
+// Where too few of the others take what it sends to elect one of them, it stays: its own vote would wait for the disk, too. Where it is stuck altogether,
+// it sends no more (transport.append), and says that it does not lead (knows), as if it were gone. tell: it logs that.
+func (i *instance) evade(tell bool) {
 	if i.stuck() {
-		i.group.host.log.Warn("leads, and its disk does not end a write", "shard", i.group.id.Shard, "term", i.group.store.Term(), "silent", i.silent())
+		if tell {
+			i.group.host.log.Warn("leads, and its disk does not end a write", "shard", i.group.id.Shard, "term", i.group.store.Term(), "silent", i.silent())
+		}
 		return
 	}
-	if !i.evading.CompareAndSwap(false, true) {
+	term, others := i.raft.CurrentTerm(), 0
+	voters, _ := i.voters()
+	for _, v := range voters {
+		if _, ok := i.takes(v, term); ok {
+			others++
+		}
+	}
+	if tell {
+		i.group.host.log.Warn("leads, and its disk does not end a sync", "shard", i.group.id.Shard, "term", term, "others", others)
+	}
+	if others <= len(voters)/2 || !i.evading.CompareAndSwap(false, true) {
 		return
 	}
-	i.group.host.log.Warn("leads, and its disk does not end a sync", "shard", i.group.id.Shard, "term", i.raft.CurrentTerm())
 	i.wg.Go(func() {
 		defer i.evading.Store(false)
 		i.yield()

@@ -84,6 +84,12 @@ func (g *Group) stop(v *Verdict) {
 	notify(g.halt)
 }
 
+// takes reports whether another voter takes what this leader sends, and how far it has come.
+func (i *instance) takes(v ReplicaID, term uint64) (p Progress, ok bool) {
+	p = i.trans.progress.at(v, term)
+	return p, v != i.group.id && p.Recent && i.takesLead(p)
+}
+
 // yield has another voter lead: one that takes what this leader sends, and lacks little.
 func (i *instance) yield() {
 	g := i.group
@@ -91,8 +97,7 @@ func (i *instance) yield() {
 	voters, _ := i.voters()
 	var others []Progress
 	for _, v := range voters {
-		p := i.trans.progress.at(v, term)
-		if v != g.id && p.Recent && i.takesLead(p) && p.Match+maxReadLag >= i.raft.LastIndex() && !g.known.has(v.String()) {
+		if p, ok := i.takes(v, term); ok && p.Match+maxReadLag >= i.raft.LastIndex() && !g.known.has(v.String()) {
 			others = append(others, p)
 		}
 	}

@@ -86,6 +86,69 @@ func TestStuckLeaderWithoutHeirLeadsOn(t *testing.T) {
 	}
 }
 
+// Ensures the same of one whose log goes ahead of its syncs: it does not hand over to whom nobody else could elect, as there are too few others or their
+// disks are stuck, too; and it does soon once somebody can.
+func TestStuckLeaderHandsOverToAnHeir(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		voters int
+		before func(c *aheadCluster) // has all but one of the others be of no use
+		after  func(c *aheadCluster) // ends that
+	}{
+		{"two voters", 2, func(*aheadCluster) {}, nil},
+		{"one of three is gone", 3, func(c *aheadCluster) { c.crash("c") }, func(c *aheadCluster) { c.start("c") }},
+		{"another disk is stuck", 3, func(c *aheadCluster) { c.lag["c"].Store(int64(time.Minute)) }, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inAheadClusterOf(t, test.voters, withLeases, func(c *aheadCluster) {
+				const slow = 30 * time.Second
+				a := c.hosts["a"]
+				c.mustPut(a, "k", "v")
+				test.before(c)
+				time.Sleep(maxSyncTime) // those who are gone are known to be
+				term := raftOf(a).CurrentTerm()
+				write := func(key string) (answered func() (bool, error)) { // which is the one whose sync does not end; all others wait for it
+					last := raftOf(a).LastIndex()
+					c.lag["a"].Store(int64(slow))
+					defer c.lag["a"].Store(0)
+					answered = c.putAside(key)
+					c.until("the entry is in the log", func() bool { return raftOf(a).LastIndex() > last })
+					return answered
+				}
+				answered := write("other")
+				for range slow/time.Second - 1 {
+					time.Sleep(time.Second)
+					for _, node := range []string{"a", "b"} {
+						if r, err := get(c.hosts[node], "k"); err != nil || !r.Found {
+							t.Fatalf("read on %s while the disk is stuck: %v", node, err)
+						}
+					}
+				}
+				c.until("the write is answered", func() bool { done, _ := answered(); return done })
+				if _, err := answered(); err != nil {
+					t.Errorf("the write: %v", err)
+				}
+				if now := raftOf(a).CurrentTerm(); now != term {
+					t.Errorf("term %d became %d", term, now)
+				}
+				if test.after == nil {
+					return
+				}
+				write("more")
+				time.Sleep(3*maxSyncTime + time.Second)
+				test.after(c)
+				back := time.Now()
+				c.mustPut(c.leader("b", "c"), "k", "w")
+				if took := time.Since(back); took > 4*time.Second {
+					t.Errorf("another one led %v after it could", took)
+				}
+				c.until("all have it", func() bool { return c.has("a", "more") && c.has("b", "more") && c.has("c", "more") })
+				c.wantSameState()
+			})
+		})
+	}
+}
+
 // Ensures that a leader whose disk is stuck, and that an election deposed which led to nothing, keeps nobody quiet, also where it is read by lease
 // all the time: it can't even take note of the new term.
 func TestStuckDeposedLeaderFallsSilent(t *testing.T) {
