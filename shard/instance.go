@@ -132,7 +132,7 @@ func (i *instance) watch(ctx context.Context) string {
 				led = 0
 				i.giveUp()
 			}
-			if i.raft.State() != raft.Leader || !i.stuck() && i.group.store.syncing() < maxSyncTime {
+			if i.raft.State() != raft.Leader || !i.diskStuck() {
 				stuck = 0
 			} else {
 				i.evade(stuck%maxIdleLead == 0)
@@ -230,6 +230,9 @@ const maxSyncTime = 5 * time.Second
 
 // stuck reports whether the library's main goroutine waits for a disk that is stuck: then it can't even hand leadership over.
 func (i *instance) stuck() bool { return i.group.store.storing() >= maxSyncTime }
+
+// diskStuck reports whether an append does not come to its end, whoever waits for it: a vote would wait, too.
+func (i *instance) diskStuck() bool { return i.stuck() || i.group.store.syncing() >= maxSyncTime }
 
 // silent reports whether this replica, where it leads, behaves as if it were gone: it is stuck, and of the other voters enough are there to elect one of
 // them. Where they are not, its silence would only end its own lead.

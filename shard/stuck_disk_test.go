@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -190,6 +191,32 @@ func TestStuckDeposedLeaderFallsSilent(t *testing.T) {
 		}
 		c.lag["a"].Store(0)
 		c.until("all have it", func() bool { return c.has("a", "other") && c.has("b", "other") && c.has("c", "other") })
+		c.wantSameState()
+	})
+}
+
+// Ensures that the loss of a leader costs no time because a follower whose disk is stuck would be the next one: it has the entries and has not synced
+// them, so that it could not even vote for itself.
+func TestStuckFollowerIsPassedOver(t *testing.T) {
+	inAheadClusterOf(t, 5, withLeases, func(c *aheadCluster) {
+		voters, _ := c.hosts["a"].Group(testShard).instance().voters()
+		others := slices.DeleteFunc(slices.Clone(voters), func(v ReplicaID) bool { return v.Node == "a" })
+		first := slices.MinFunc(others, func(v, w ReplicaID) int { return turn(v, voters) - turn(w, voters) })
+		c.lag[first.Node].Store(int64(20 * time.Second))
+		c.mustPut(c.hosts["a"], "k", "v")
+		c.until("all have the entry", func() bool { return raftOf(c.hosts[first.Node]).LastIndex() == raftOf(c.hosts["a"]).LastIndex() })
+		c.lag[first.Node].Store(0)
+		time.Sleep(maxSyncTime + time.Second)
+		if !c.hosts[first.Node].Group(testShard).instance().knows().Bound {
+			t.Error("its vote is counted on")
+		}
+		c.crash("a")
+		lost := time.Now()
+		c.mustPut(c.leader(), "k", "w")
+		if took := time.Since(lost); took > 500*time.Millisecond {
+			t.Errorf("another one led after %v", took)
+		}
+		c.start("a")
 		c.wantSameState()
 	})
 }

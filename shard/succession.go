@@ -283,8 +283,9 @@ func (i *instance) knows() successionAnswer {
 	signs := i.signs(now)
 	a.Lost = state != raft.Leader && (heard == 0 || silent >= i.patience() || signs.left <= 0 || signs.gone)
 	a.Stands = state == raft.Candidate && i.stands(a.Term)
-	a.Bound = i.group.promise.left(now) > 0 || i.stuck()
-	a.Able = state == raft.Follower && i.group.stopped.Load() == nil && i.votes()
+	stuck := i.diskStuck()
+	a.Bound = i.group.promise.left(now) > 0 || stuck
+	a.Able = state == raft.Follower && !stuck && i.group.stopped.Load() == nil && i.votes()
 	return a
 }
 
