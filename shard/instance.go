@@ -32,6 +32,7 @@ type instance struct {
 	stamps  atomic.Pointer[stamper] // of the ready term
 	kicking atomic.Bool
 	evading atomic.Bool
+	waited  atomic.Int32 // looks of the supervisor, one after the other, at which the disk had not ended a write for a second
 
 	// lastTimeoutNow is the term of the last TimeoutNow taken. A later instance may take another in that term: the election that this one
 	// was to begin may have ended with it, and the voter could not be handed the lead as long as the term lasts.
@@ -121,6 +122,7 @@ func (i *instance) watch(ctx context.Context) string {
 			i.yield()
 			return "its state has diverged"
 		case <-tick.C:
+			i.lookAtDisk()
 			if led++; i.raft.State() != raft.Leader || i.ready.Load() != 0 {
 				led = 0
 			}
@@ -225,14 +227,33 @@ func (i *instance) giveUp() {
 	i.wg.Go(i.yield)
 }
 
-// maxSyncTime is how long the sync of an append may take until a leader takes its disk for stuck.
-const maxSyncTime = 5 * time.Second
+const (
+	// maxSyncTime is how long the sync of an append may take until a leader takes its disk for stuck.
+	maxSyncTime = 5 * time.Second
+	// stuckLooks is how often the supervisor, which looks once a second, must have met that: to a process that was stopped for a while,
+	// or got no processor, each write took that long.
+	stuckLooks = 3
+)
+
+// lookAtDisk counts the looks at a disk that has not ended a write for a second.
+func (i *instance) lookAtDisk() {
+	if s := i.group.store; max(s.storing(), s.syncing()) >= time.Second {
+		i.waited.Add(1)
+	} else {
+		i.waited.Store(0)
+	}
+}
 
 // stuck reports whether the library's main goroutine waits for a disk that is stuck: then it can't even hand leadership over.
-func (i *instance) stuck() bool { return i.group.store.storing() >= maxSyncTime }
+func (i *instance) stuck() bool { return i.tooLong(i.group.store.storing()) }
 
 // diskStuck reports whether an append does not come to its end, whoever waits for it: a vote would wait, too.
-func (i *instance) diskStuck() bool { return i.stuck() || i.group.store.syncing() >= maxSyncTime }
+func (i *instance) diskStuck() bool { return i.stuck() || i.tooLong(i.group.store.syncing()) }
+
+// tooLong reports whether a write that has taken so long says that the disk is stuck.
+func (i *instance) tooLong(write time.Duration) bool {
+	return write >= maxSyncTime && i.waited.Load() >= stuckLooks
+}
 
 // silent reports whether this replica, where it leads, behaves as if it were gone: it is stuck, and of the other voters enough are there to elect one of
 // them. Where they are not, its silence would only end its own lead.

@@ -221,6 +221,39 @@ func TestStuckFollowerIsPassedOver(t *testing.T) {
 	})
 }
 
+// Ensures that a disk is not taken for stuck because this process stood still while a write was under way; and that it is where the write does not end
+// afterwards.
+func TestPauseIsNoStuckDisk(t *testing.T) {
+	inBubble(t, 3, nil, func(c *cluster) {
+		a := c.lead("a")
+		i := a.Group(testShard).instance()
+		disk := a.Group(testShard).store.(*memoryStore)
+		for range 10 { // looks come and go between short writes
+			time.Sleep(time.Second)
+			c.mustPut(a, "k", "v")
+		}
+		before := time.Now().Add(-time.Minute) // that is how it looks after a minute's stop
+		disk.waits.Store(&before)
+		for range 2 {
+			if i.stuck() || i.diskStuck() || i.silent() || !i.knows().Leads {
+				t.Error("the disk is taken for stuck")
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(stuckLooks * time.Second)
+		if !i.stuck() || !i.diskStuck() || !i.silent() {
+			t.Error("the write has not ended yet, and the disk is not taken for stuck")
+		}
+		disk.waits.Store(nil)
+		time.Sleep(time.Second)
+		if n := i.waited.Load(); n != 0 {
+			t.Errorf("%d looks still count once the disk goes on", n)
+		}
+		c.mustPut(c.leader(), "k", "w")
+		c.wantSameState()
+	})
+}
+
 // TestDeathOfASilentLeader ensures that nothing that was answered is lost, and that the replicas agree, when the process of a leader whose disk is
 // stuck dies before it falls silent, while it is, and after another was elected: with a write that is in no log, and one that the others have
 // and the leader has not heard of.
