@@ -60,7 +60,11 @@ type Host struct {
 	change       chan struct{} // one token: a leadership changed
 	missing      chan struct{} // one token: a node is gone, or a replica has begun
 	fatalOnce    sync.Once
-	failed       atomic.Pointer[error] // what Config.Fatal was called with
+	failing      chan struct{} // closed once Config.Fatal is called
+	failed       error         // what it was called with, set before
+	closeOnce    sync.Once
+	ended        chan struct{} // closed once all that Close ends has
+	endErr       error         // set before
 
 	rounds rounds // of the entries that its shards propose
 
@@ -90,6 +94,7 @@ func NewHost(cfg Config) (*Host, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &Host{cfg: cfg, log: cfg.Log.With("node", cfg.Node), net: cfg.Network, clocks: newClocks(),
 		began: time.Now(), ctx: ctx, cancel: cancel, snapshotting: make(chan struct{}, 1), inMemory: make(chan struct{}, 1), snapshots: newSnapshotTraffic(), change: make(chan struct{}, 1), missing: make(chan struct{}, 1),
+		failing: make(chan struct{}), ended: make(chan struct{}),
 		peers: map[string]*peer{}, inbounds: map[Link]hello{}, groups: map[ID]*Group{}, caches: map[ID]*Cache{}, losses: map[ID]loss{}, suspects: map[ReplicaID]int{}, handlers: map[string]Handler{}}
 	var err error
 	if cfg.Memory != nil {
@@ -244,7 +249,8 @@ func (h *Host) now() time.Time { return h.cfg.Now() }
 func (h *Host) fatal(err error) {
 	h.fatalOnce.Do(func() {
 		if h.ctx.Err() == nil {
-			h.failed.Store(&err)
+			h.failed = err
+			close(h.failing)
 			h.cfg.Fatal(err)
 		}
 	})
@@ -286,28 +292,32 @@ func (h *Host) Handover(ctx context.Context) {
 const failedPatience = time.Second
 
 // Close stops all replicas and links and lets go of the data folder. What was in flight ends as
-// unknown. Once Config.Fatal was called, by which it may be called too, it lets go of what does not end within a second:
-// whoever called Fatal, and what waits in the disk. That keeps the data folder until the process ends.
+// unknown. Called again, it waits for the same. Once Config.Fatal is called, by which it may be called too,
+// it waits for a second at most, and lets go of what does not end: whoever called Fatal, and what waits in the disk. That keeps the data
+// folder until the process ends.
 func (h *Host) Close() error {
-	failure := h.failed.Load()
-	if failure == nil {
-		return h.close()
-	}
-	done := make(chan error, 1)
-	go func() { done <- h.close() }()
+	h.closeOnce.Do(func() {
+		go func() {
+			defer close(h.ended)
+			h.endErr = h.close()
+		}()
+	})
 	select {
-	case err := <-done:
-		return err
+	case <-h.ended:
+		return h.endErr
+	case <-h.failing:
+	}
+	select {
+	case <-h.ended:
+		return h.endErr
 	case <-time.After(failedPatience):
 		h.cancel()
-		return fmt.Errorf("not all of the node has ended: %w", *failure)
+		return fmt.Errorf("not all of the node has ended: %w", h.failed)
 	}
 }
 
 func (h *Host) close() error {
-	if !h.opening.close() { // nothing is half open from here on
-		return nil
-	}
+	h.opening.close() // nothing is half open from here on
 	h.mu.Lock()
 	h.closed = true
 	groups := slices.Collect(maps.Values(h.groups))

@@ -64,14 +64,12 @@ func (o *openings) end(id ID) {
 	o.open.Done()
 }
 
-// close refuses whoever comes from now on, and returns once nobody is within; false: it was called before.
-func (o *openings) close() bool {
+// close refuses whoever comes from now on, and returns once nobody is within.
+func (o *openings) close() {
 	o.mu.Lock()
-	first := !o.closed
 	o.closed = true
 	o.mu.Unlock()
 	o.open.Wait()
-	return first
 }
 
 // OpenCache makes sure that the replica of a data shard exists and runs; it is idempotent. Another

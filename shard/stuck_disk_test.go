@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -315,4 +316,47 @@ func TestDeathOfASilentLeader(t *testing.T) {
 func (c *cluster) has(node, key string) bool {
 	r, err := do(c.hosts[node], Request{Shard: testShard, Op: OpGet, Consistency: Any, Key: []byte(key)})
 	return err == nil && r.Found
+}
+
+// Ensures that a Close waits for a disk that is stuck, and that it ends soon where the disk fails meanwhile, though whoever calls Fatal does not come
+// back; and that another Close says no other thing.
+func TestCloseOfAStuckNode(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		inBubble(t, 3, nil, func(c *cluster) {
+			a := c.lead("a")
+			freed, ended := make(chan struct{}), make(chan struct{})
+			a.Group(testShard).store.(*memoryStore).onStore(func([]*raft.Log) error {
+				<-freed
+				if fails {
+					a.fatal(errDisk)
+					<-ended
+				}
+				return nil
+			})
+			go put(a, "k", "v")
+			time.Sleep(2 * maxSyncTime)
+			delete(c.hosts, "a")
+			var closes sync.WaitGroup
+			for range 2 {
+				closes.Go(func() {
+					began := time.Now()
+					err := a.Close()
+					if want := 10 * time.Second; time.Since(began) < want || time.Since(began) > want+2*failedPatience {
+						t.Errorf("it returned after %v, want after %v", time.Since(began), want)
+					}
+					if fails != errors.Is(err, errDisk) {
+						t.Errorf("a disk that fails: %v; Close says %v", fails, err)
+					}
+				})
+			}
+			time.Sleep(10 * time.Second)
+			close(freed)
+			closes.Wait()
+			close(ended)
+			if err := a.Close(); err != nil {
+				t.Errorf("once all has ended: %v", err)
+			}
+			c.mustPut(c.leader("b", "c"), "k", "w")
+		})
+	}
 }
