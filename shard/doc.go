@@ -157,7 +157,8 @@
 //     file of a replica (bbolt) knows. After the end of a process alone, by kill -9 too, both know.
 //   - A failed disk write ends the process and is never retried.
 //   - Followers' heartbeats wait behind their disk, but for appends of commands to the shared log: HeartbeatTimeout must exceed its worst stall.
-//   - A leader whose disk is stuck hands over if its log is the shared one, else it falls silent, so that another one is elected (maxSyncTime).
+//   - A leader whose disk is stuck hands over if its log is the shared one, else it falls silent, so that another one is elected (maxSyncTime);
+//     it leads on where none could be.
 //   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts
 //     when the process reads it, unless it came from another node.
 //
