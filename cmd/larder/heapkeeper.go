@@ -19,7 +19,7 @@ const (
 	// calmTicks is how many ticks in a row are looked at to tell whether a process is calm, and calmShare how often what they
 	// allocated must fit into what could be given back, for it to be.
 	calmTicks = 5
-	calmShare = 4
+	calmShare = 2
 	// releaseShare is the part of what lives that is worth a collection to give it back, leastRelease what always is.
 	releaseShare = 48
 	leastRelease = 4 << 20
