@@ -52,7 +52,7 @@ const (
 	loneShare = 16
 
 	// newShare is the part of what lives that a segment for new blocks is as large as.
-	newShare = 64
+	newShare = 128
 	// ages are the classes that cleaning sorts blocks into by recency, see copy. Each fills a segment of its own, of
 	// ageShare. What leaves one after another then leaves from few segments. As long as an age is less than what
 	// cleaning tolerates, nothing of it is copied again while it leaves.
