@@ -21,8 +21,8 @@ const (
 	calmTicks = 5
 	calmShare = 2
 	// releaseShare is the part of what lives that is worth a collection to give it back, leastRelease what always is.
-	releaseShare = 48
-	leastRelease = 4 << 20
+	releaseShare = 96
+	leastRelease = 2 << 20
 
 	heapTick = time.Second
 
