@@ -159,6 +159,7 @@
 //   - Followers' heartbeats wait behind their disk, but for appends of commands to the shared log: HeartbeatTimeout must exceed its worst stall.
 //   - A leader whose disk is stuck hands over if its log is the shared one, else it falls silent, so that another one is elected (maxSyncTime);
 //     it leads on where none could be.
+//   - What a replica compacted away may stay in the shared log's files as long as that replica writes nothing, however much others do.
 //   - The deadline of a request that waits in the kernel's socket buffer of a stopped process starts
 //     when the process reads it, unless it came from another node.
 //

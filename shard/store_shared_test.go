@@ -625,18 +625,17 @@ func TestSharedDamagedBlockOfRunning(t *testing.T) {
 	}
 }
 
-// Ensures that the room of compacted logs, and of removed replicas, is given back, at the latest as others go on writing: what the
-// engine has in its newest files is no load to it before there are others.
+// Ensures that the room of compacted logs, and of removed replicas, is given back, at the latest as the others go on writing: what the
+// engine has in its newest files is no load to it before there are others of the same replicas.
 func TestSharedSpace(t *testing.T) {
 	if testing.Short() {
 		t.Skip("long under the race detector")
 	}
 	l := openTestShared(t, vfs.NewCrashableMem())
 	const replicas, entries, size = 4, 16 * 32, 64 << 10 // 128 MiB
-	var last *store
+	var left []*store
 	for r := range uint64(replicas) {
 		s := l.store(t, r+1)
-		last = s
 		for i := uint64(1); i <= entries; i += 16 {
 			batch := logs(i, i+15, 1)
 			for _, log := range batch {
@@ -649,6 +648,7 @@ func TestSharedSpace(t *testing.T) {
 			must(t, l.remove(1, r+1))
 			continue
 		}
+		left = append(left, s)
 		must(t, s.DeleteRange(1, entries-1))
 		if got, _ := s.bounds(); got != entries-1 {
 			t.Errorf("the log begins at %d", got)
@@ -659,8 +659,10 @@ func TestSharedSpace(t *testing.T) {
 	for i := uint64(entries + 1); l.stats().Disk > most; i++ {
 		batch := logs(i, i, 1)
 		batch[0].Extensions = make([]byte, size)
-		must(t, storeSynced(last, batch))
-		must(t, last.DeleteRange(1, i-1))
+		for _, s := range left {
+			must(t, storeSynced(s, batch))
+			must(t, s.DeleteRange(1, i-1))
+		}
 		if time.Sleep(20 * time.Millisecond); time.Since(began) > 60*time.Second {
 			t.Fatalf("%d bytes are in use still\n%s", l.stats().Disk, l.db.Metrics())
 		}
