@@ -69,7 +69,8 @@ func openDisk(dir, node string, kind LogStore, log *slog.Logger, fatal func(erro
 	}
 	d := &disk{IdentityFile: f, manifest: m}
 	if may, must := needsLog(m.notes); may || kind == LogShared {
-		d.log, err = openSharedLog(newFilledLogs(vfs.Default), filepath.Join(dir, sharedDir), must, false, log, fatal)
+		logDir := filepath.Join(dir, sharedDir)
+		d.log, err = openSharedLog(newFilledLogs(vfs.Default, logDir), logDir, must, false, log, fatal)
 	}
 	if err == nil {
 		err = m.attach(d.log, kind)

@@ -3,6 +3,7 @@ package shard
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -16,7 +17,7 @@ import (
 //
 //	the process dies             what is left                       the next start
 //	while one is filled          a part of it, under its own name   fills it from the beginning
-//	before it is taken           all of it, under its own name      the same
+//	before it is taken           all of it, under its own name      the same; it is removed first, as what Pebble does before it makes a log may need the room
 //	as it becomes a log          the one name or the other          the same, or an empty log
 type filledLogs struct {
 	vfs.FS
@@ -30,8 +31,22 @@ type filledLogs struct {
 // Pebble fills its first log, and another one or two while it writes what is in the first one to a file, as one that is not needed any more takes the next number.
 const filledLogCount = 3
 
-func newFilledLogs(fs vfs.FS) *filledLogs {
-	return &filledLogs{FS: fs, count: filledLogCount, bytes: sharedMemtable}
+// newFilledLogs removes what a former process left in the log's folder.
+func newFilledLogs(files vfs.FS, dir string) *filledLogs {
+	f := &filledLogs{FS: files, count: filledLogCount, bytes: sharedMemtable}
+	f.removeAll(dir)
+	return f
+}
+
+func (f *filledLogs) name(dir string, n int) string {
+	return f.PathJoin(dir, fmt.Sprintf("filled-%d", n))
+}
+
+// removeAll gives the room back of all that are not in use.
+func (f *filledLogs) removeAll(dir string) {
+	for n := range f.count {
+		_ = f.Remove(f.name(dir, n)) // most are not there
+	}
 }
 
 // Create implements vfs.FS.
@@ -50,7 +65,11 @@ func (f *filledLogs) Create(name string, category vfs.DiskWriteCategory) (vfs.Fi
 	}
 	filled := f.left[0]
 	f.left = f.left[1:]
-	return f.ReuseForWrite(filled, name, category)
+	file, err := f.ReuseForWrite(filled, name, category)
+	if errors.Is(err, fs.ErrNotExist) { // somebody took it for rubbish
+		return f.FS.Create(name, category)
+	}
+	return file, err
 }
 
 // Unwrap implements vfs.FS.
@@ -59,9 +78,10 @@ func (f *filledLogs) Unwrap() vfs.FS { return f.FS }
 // fillLocked makes what it can: whatever keeps it from that is met again by who needs the disk.
 func (f *filledLogs) fillLocked(dir string) {
 	for n := range f.count {
-		name := f.PathJoin(dir, fmt.Sprintf("filled-%d", n))
+		name := f.name(dir, n)
 		if err := f.fill(name); err != nil {
-			_ = f.Remove(name) // its room is needed
+			f.removeAll(dir) // their room is needed
+			f.left = nil
 			return
 		}
 		f.left = append(f.left, name)

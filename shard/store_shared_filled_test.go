@@ -14,7 +14,7 @@ import (
 func TestFilledLogs(t *testing.T) {
 	disk := vfs.NewCrashableMem()
 	for life := range uint64(3) {
-		files := newFilledLogs(disk)
+		files := newFilledLogs(disk, testSharedDir)
 		l, err := openSharedLog(files, testSharedDir, life > 0, false, slog.New(slog.DiscardHandler), func(err error) { t.Errorf("failed: %v", err) })
 		must(t, err)
 		names := namesOf(t, disk, logSuffix)
@@ -39,15 +39,36 @@ func TestFilledLogsFail(t *testing.T) {
 	for _, fails := range []errorfs.OpKind{errorfs.OpCreate, errorfs.OpFileWrite, errorfs.OpFileSync} {
 		disk := vfs.NewMem()
 		second := errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
-			if op.Kind == fails && strings.HasSuffix(op.Path, "filled-1") {
+			if op.Kind == fails && strings.HasSuffix(op.Path, "filled-1") { // the one before it is whole
 				return errorfs.ErrInjected
 			}
 			return nil
 		}))
-		l := openTestShared(t, newFilledLogs(second))
+		l := openTestShared(t, newFilledLogs(second, testSharedDir))
 		must(t, storeSynced(l.store(t, 1), logs(1, 1, 1)))
 		if left := namesOf(t, disk, "filled"); len(left) != 0 {
 			t.Errorf("%v fails: left are %v", fails, left)
 		}
+	}
+}
+
+// Ensures that what a former process left filled is removed before the log is opened: what that writes may need the room. And that a log is made where a filled file has gone.
+func TestFilledLogsLeft(t *testing.T) {
+	disk := vfs.NewMem()
+	must(t, disk.MkdirAll(testSharedDir, 0o700))
+	writeFile(t, disk, disk.PathJoin(testSharedDir, "filled-1"), make([]byte, 10))
+	files := newFilledLogs(disk, testSharedDir)
+	if left := namesOf(t, disk, "filled"); len(left) != 0 {
+		t.Errorf("before the log is opened there are %v", left)
+	}
+	l := openTestShared(t, files)
+	s := l.store(t, 1)
+	must(t, storeSynced(s, logs(1, 1, 1)))
+	for _, name := range namesOf(t, disk, "filled") {
+		must(t, disk.Remove(name))
+	}
+	for i := uint64(2); i <= 4; i++ {
+		l.flush(t)
+		must(t, storeSynced(s, logs(i, i, 1)))
 	}
 }

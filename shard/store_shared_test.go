@@ -184,24 +184,26 @@ func flipAt(t *testing.T, fs vfs.FS, name, text string) {
 // Ensures that damage of an append, in the log or in what became of it, is found whenever anything was written behind it, in the same block as well: nothing
 // that was acknowledged is cut off. The last append is what a crash may have torn: it goes, and those before it stay.
 func TestSharedDamageInTheMiddle(t *testing.T) {
-	fs := vfs.NewCrashableMem()
-	s := openTestShared(t, fs).store(t, 1)
-	for i := uint64(1); i <= 3; i++ {
-		must(t, storeSynced(s, logs(i, i, 1)))
-	}
-	for i := uint64(1); i <= 3; i++ {
-		crashed := fs.CrashClone(vfs.CrashCloneCfg{})
-		flipAt(t, crashed, namesOf(t, crashed, ".log")[0], fmt.Sprintf("%d@1", i))
-		l, err := reopenShared(t, crashed)
-		if i < 3 {
-			if !errors.Is(err, ErrRejoin) {
-				t.Errorf("append %d of 3 is damaged: got %v, want %v", i, err, ErrRejoin)
-			}
-			continue
+	for _, filled := range []int{0, 2} {
+		fs := vfs.NewCrashableMem()
+		s := openTestShared(t, &filledLogs{FS: fs, count: filled, bytes: 1 << 20}).store(t, 1)
+		for i := uint64(1); i <= 3; i++ {
+			must(t, storeSynced(s, logs(i, i, 1)))
 		}
-		must(t, err)
-		if got := describe(t, testShared{l}.store(t, 1)); got != "1@1 2@1" {
-			t.Errorf("the last append is damaged: got %q", got)
+		for i := uint64(1); i <= 3; i++ {
+			crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+			flipAt(t, crashed, namesOf(t, crashed, ".log")[0], fmt.Sprintf("%d@1", i))
+			l, err := reopenShared(t, crashed)
+			if i < 3 {
+				if !errors.Is(err, ErrRejoin) {
+					t.Errorf("append %d of 3 is damaged: got %v, want %v", i, err, ErrRejoin)
+				}
+				continue
+			}
+			must(t, err)
+			if got := describe(t, testShared{l}.store(t, 1)); got != "1@1 2@1" {
+				t.Errorf("the last append is damaged: got %q", got)
+			}
 		}
 	}
 }
