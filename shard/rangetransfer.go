@@ -33,16 +33,19 @@ package shard
 //	T           Refuse id       staging id, or current < id                     refused: what was staged is dropped
 //	S           Settle id, how  sealed for id                                   accepted: S owns nothing and drops it; refused: S answers again
 //	S           Void id         not sealed for id, settled < id                 settled, refused
-//	directory   Settled id, how open                                            keeps the outcome; accepted: the range is T's in the table
+//	directory   Flip id         open, and T has accepted                        the range is T's in the table
+//	directory   Settled id, how open, and no outcome is kept yet                keeps the outcome; accepted: the range is T's in the table
 //	T           Close id, how   current <= id                                   accepted: T has accepted, and an orphan now does; refused: what was staged is dropped
 //	directory   Forget          T's log has Close                               none is open
 //
-// Accept and Refuse are answered with T's state, whatever it is, and sent again until they are. S settles by that answer and by nothing else: not by a time-out. Who may send what:
+// Accept and Refuse are answered with T's state of that id, and not at all for one below its current id: that has ended. They are sent again until they are answered. S settles by that
+// answer and by nothing else: not by a time-out. Who may send what:
 //
 //   - Begin, Chunk, List and Seal: S's leader, as long as it takes the transfer for open. That may be long ago.
 //   - Accept and Refuse: S's leader once its log has Seal; Refuse after seal-timeout. T's log holds one outcome, the first that arrives. Refuse is also
 //     the directory's, for an S that is lost.
-//   - Void: the directory, to abort. It is S that decides, since it may have sealed: then the driver goes on.
+//   - Void: the directory, to abort: an operator wants that, or S's leader tells that T has refused, or is an orphan, while S isn't sealed. It is S that decides, since it may have
+//     sealed: then the driver goes on.
 //   - Close: the directory, once S has settled.
 //
 // # Invariants
@@ -85,4 +88,16 @@ package shard
 //	S        S has settled         the range, unless it gave it up
 //	S        otherwise             it waits until T has an outcome, to which the directory sends Refuse; an orphan counts as accepted. The range, if T refused
 //
-// An orphan that becomes an owner gets new versions from the directory: S may have died with the highest.
+// An orphan that becomes an owner gets new versions from the directory: S may have died with the highest. They are above all, as each version that was ever given begins with bits that the
+// directory granted (R3), and it grants more than it ever did.
+//
+// A report of S's former generation may come late. The outcome that the directory has kept, and told T, stays.
+//
+// # What the model does not show
+//
+//   - That a shard which is still dropping a range must not begin with it again: there, it drops at once.
+//   - A directory that is lost and rebuilt (R18): ids must not go back, and what is sealed, staged or orphaned then must end by what the shards say.
+//   - A majority that was given up for lost, and is back beside the new generation: that has its own fence (R14).
+//   - How often a transfer is refused because chunks came in another order than they were sent in. The order as of the source's log, for all slots of a transfer, takes the place of R21's version per key and list
+//     per slot.
+//   - Readiness before the seal (R22): only the pause depends on it.
