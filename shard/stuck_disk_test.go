@@ -27,6 +27,18 @@ func (c *cluster) stick(node string) (free func()) {
 	}
 }
 
+// putPatiently has key written by a node within a minute, and tells what becomes of it.
+func putPatiently(h *Host, key string) (answer chan error) {
+	answer = make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	go func() {
+		defer cancel()
+		_, err := h.Do(ctx, h.Node(), Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
+		answer <- err
+	}()
+	return answer
+}
+
 // Ensures that a leader whose disk is stuck, and in whose place nobody could be elected, stays the leader: reads go on everywhere, and the write
 // is answered once the disk goes on. Once somebody can be elected, it falls silent.
 func TestStuckLeaderWithoutHeirLeadsOn(t *testing.T) {
@@ -39,18 +51,8 @@ func TestStuckLeaderWithoutHeirLeadsOn(t *testing.T) {
 			}
 			time.Sleep(maxSyncTime) // those who are gone are known to be
 			term := raftOf(a).CurrentTerm()
-			write := func(key string) (answer chan error) {
-				answer = make(chan error, 1)
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-				go func() {
-					defer cancel()
-					_, err := a.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
-					answer <- err
-				}()
-				return answer
-			}
 			free := c.stick("a")
-			answer := write("other")
+			answer := putPatiently(a, "other")
 			time.Sleep(maxSyncTime + 10*time.Second)
 			for _, h := range c.hosts {
 				if r, err := get(h, "k"); err != nil || !r.Found {
@@ -71,7 +73,7 @@ func TestStuckLeaderWithoutHeirLeadsOn(t *testing.T) {
 			next := a
 			if n == 3 {
 				free = c.stick("a")
-				write("more")
+				putPatiently(a, "more")
 				time.Sleep(2 * maxSyncTime)
 				c.start("c")
 				back := time.Now()
@@ -269,22 +271,12 @@ func TestDeathOfASilentLeader(t *testing.T) {
 					return nil
 				})
 			}
-			put := func(key string) (answer chan error) {
-				answer = make(chan error, 1)
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-				go func() {
-					defer cancel()
-					_, err := a.Do(ctx, "a", Request{Shard: testShard, Op: OpPut, Key: []byte(key), Value: []byte("v")})
-					answer <- err
-				}()
-				return answer
-			}
 			last := raftOf(a).LastIndex()
-			heard := put("unheard")
+			heard := putPatiently(a, "unheard")
 			c.until("the entry is in its log", func() bool { return raftOf(a).LastIndex() > last })
 			free := c.stick("a")
 			go raftOf(a).Barrier(0)
-			stuck := put("stuck")
+			stuck := putPatiently(a, "stuck")
 			time.Sleep(maxSyncTime - 100*time.Millisecond + time.Duration(step)*100*time.Millisecond)
 			synctest.Wait()
 			if len(heard)+len(stuck) > 0 {
