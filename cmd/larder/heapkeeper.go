@@ -20,9 +20,12 @@ const (
 	// allocated must fit into what could be given back, for it to be.
 	calmTicks = 5
 	calmShare = 2
-	// releaseShare is the part of what lives that is worth a collection to give it back, leastRelease what always is.
+	// releaseShare is the part of what lives that is worth a collection to give it back, leastRelease what always is, where it
+	// is also leftTimes what the last time left: the runtime's scavenger takes parts of the heap for empty that are not, and
+	// keeps a few MiB until somebody uses them.
 	releaseShare = 96
 	leastRelease = 2 << 20
+	leftTimes    = 2
 
 	heapTick = time.Second
 
@@ -38,10 +41,14 @@ type heapSample struct {
 	allocs uint64 // allocated since the start
 }
 
+// spare is what could be given back.
+func (s heapSample) spare() uint64 { return s.free + s.used - min(s.used, s.live) }
+
 // heapKeeper decides how the heap is collected. It has no clock: step is called once a tick.
 type heapKeeper struct {
 	percent int               // of garbage, as it was set last; 0: never
 	allocs  [calmTicks]uint64 // of the last ticks, the last one first; 0: not known
+	left    uint64            // spare after memory was given back last
 }
 
 // step returns the percentage of garbage to set, 0 to leave it, and whether to give free memory back now.
@@ -51,9 +58,9 @@ func (k *heapKeeper) step(s heapSample) (percent int, release bool) {
 	if k.percent == 0 || want < k.percent*7/8 || want > k.percent*8/7+1 { // each change stops the world
 		k.percent, percent = want, want
 	}
-	spare := s.free + s.used - min(s.used, s.live)
+	spare := s.spare()
 	before := k.allocs[calmTicks-1]
-	if before != 0 && (s.allocs-before)*calmShare < spare && spare > max(leastRelease, s.live/releaseShare) {
+	if before != 0 && (s.allocs-before)*calmShare < spare && spare > max(leastRelease, s.live/releaseShare, k.left*leftTimes) {
 		k.allocs = [calmTicks]uint64{} // the next ones are counted anew
 		return percent, true
 	}
@@ -61,6 +68,9 @@ func (k *heapKeeper) step(s heapSample) (percent int, release bool) {
 	k.allocs[0] = s.allocs
 	return percent, false
 }
+
+// released takes note of what is left right after memory was given back.
+func (k *heapKeeper) released(s heapSample) { k.left = s.spare() }
 
 // keepHeap keeps the process's heap small, until end is called.
 func keepHeap(tick time.Duration) (end func()) {
@@ -78,6 +88,7 @@ func keepHeap(tick time.Duration) (end func()) {
 			}
 			if release {
 				debug.FreeOSMemory()
+				k.released(sampleHeap())
 			}
 		}
 		if !first {
