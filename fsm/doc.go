@@ -99,7 +99,7 @@
 //
 // # Concurrency
 //
-// A Machine has no lock. Apply and Snapshot need it alone; Lookup, Applied, Stats, PlanDelete and Checksum may
+// A Machine has no lock. Apply and Snapshot need it alone; Lookup, Scan, Applied, Stats, PlanDelete and Checksum may
 // run beside each other. The caller's lock must hold a read's Lookup and Applied together, or the answer
 // names a place in the log that it doesn't belong to. What they return is safe without the lock: an
 // [Entry] and a [Snapshot] share memory with the machine that is never written again, and a snapshot
@@ -111,6 +111,8 @@
 //     sums that are kept as entries change; Restore makes them anew from the bytes.
 //   - A grant that takes slots away walks over their entries in one step, and a delete by prefix over those
 //     of its slots and part. [Machine.PlanDelete] keeps that small.
+//   - Scan looks at all of a slot for each page that begins in it: entries of a slot have no order. A slot of a million,
+//     by a hash tag, takes a good part of a second for each page, in which Apply waits.
 //   - Level 1 hashes keys without a secret: whoever may write can make many keys of one slot and hash, and each
 //     search for one of them then looks at all. The raise to level 2 brings a random seed.
 //   - A key whose time was ahead of the log clock when a generation ended can be made twice, if the next one begins before

@@ -51,6 +51,7 @@ func TestModel(t *testing.T) {
 			"fill":     m.fill,
 			"restore":  m.restore,
 			"read":     m.read,
+			"scan":     m.scan,
 			"tick":     m.tick,
 			"count up": m.countUp,
 		})
