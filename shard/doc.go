@@ -16,7 +16,7 @@
 // is measured on arrival (transit), and the deadline is looked at again when the log entry is made.
 //
 // What comes together goes together (batch.go): [Cache.DoBatch] makes one entry of many operations, reads among them
-// included, or one read round where there are reads alone.
+// included, or one read round where there are reads alone. Keys are listed and removed by a prefix a part at a time (keys.go).
 //
 // # Reads
 //

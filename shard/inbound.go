@@ -161,7 +161,7 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 			h.serveTouches(in.node, body)
 		}
 		return nil
-	case frameRaft, frameCall, frameData, frameIndex, frameBatch:
+	case frameRaft, frameCall, frameData, frameIndex, frameBatch, frameScan:
 	default:
 		in.reply(id, nil, fmt.Errorf("%s %d", unknownFrame, kind), false)
 		return nil
@@ -195,6 +195,9 @@ func (in *inbound) dispatch(ctx context.Context, kind byte, id uint64, age time.
 			in.reply(id, answer, err, false)
 		case frameBatch:
 			answer, err := h.serveBatch(ctx, age, body)
+			in.reply(id, answer, err, false)
+		case frameScan:
+			answer, err := h.serveScan(ctx, age, body)
 			in.reply(id, answer, err, false)
 		case frameIndex:
 			answer, err := h.serveReadIndex(ctx, in.node, age, body)

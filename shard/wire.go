@@ -25,6 +25,7 @@ import (
 //	index    timeout(ms) shard source target probe(1): a follower asks for a read index
 //	touch    shard source target count, then count touches, oldest first: never answered
 //	batch    timeout(ms) caller batch (batch.go)
+//	scan     timeout(ms) erase(1) scan (keys.go)
 const (
 	frameReply byte = 0
 	frameHello byte = 1
@@ -36,6 +37,7 @@ const (
 	frameIndex byte = 7
 	frameTouch byte = 8
 	frameBatch byte = 9
+	frameScan  byte = 10
 )
 
 const (
