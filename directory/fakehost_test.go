@@ -593,3 +593,13 @@ func (i *fakeIdentity) Form(cluster string, list []shard.Founder) error {
 	}
 	return nil
 }
+
+// Scan implements host, as Do does: there are no keys.
+func (h *fakeHost) Scan(ctx context.Context, node string, s shard.Scan) (shard.Page, error) {
+	return shard.Page{}, shard.ErrUnknownShard
+}
+
+// Erase implements host, likewise.
+func (h *fakeHost) Erase(ctx context.Context, node string, s shard.Scan) (shard.Page, error) {
+	return shard.Page{}, shard.ErrUnknownShard
+}

@@ -28,6 +28,8 @@ type host interface {
 	Status() []shard.Status
 	Do(ctx context.Context, node string, req shard.Request) (shard.Response, error)
 	DoBatch(ctx context.Context, node string, b shard.Batch) ([]shard.Reply, error)
+	Scan(ctx context.Context, node string, s shard.Scan) (shard.Page, error)
+	Erase(ctx context.Context, node string, s shard.Scan) (shard.Page, error)
 	// Replicas names the replicas that were created here, or begun, and not destroyed.
 	Replicas() []shard.ReplicaID
 	// Holdings tells what there is of them.

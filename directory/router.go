@@ -35,6 +35,8 @@ type Router struct {
 	hot     func(shard.ID) bool // of a shard that this node leads: others had better answer some of its reads
 	do      func(ctx context.Context, node string, req shard.Request) (shard.Response, error)
 	doBatch func(ctx context.Context, node string, b shard.Batch) ([]shard.Reply, error)
+	scan    func(ctx context.Context, node string, s shard.Scan) (shard.Page, error)
+	erase   func(ctx context.Context, node string, s shard.Scan) (shard.Page, error)
 	retried func(reason string)
 }
 

@@ -125,6 +125,8 @@ func newService(cfg Config, h host) (*Service, error) {
 		up:      func(node string) bool { state, _ := s.soft.state(node); return state == NodeUp },
 		do:      h.Do,
 		doBatch: h.DoBatch,
+		scan:    h.Scan,
+		erase:   h.Erase,
 		retried: s.metrics.retried,
 	}
 	if cfg.Registry != nil {
