@@ -22,6 +22,11 @@ type Data interface {
 	Do(ctx context.Context, req shard.Request) (shard.Response, error)
 	// DoBatch does so for the operations of b, and returns a reply for each.
 	DoBatch(ctx context.Context, b shard.Batch) ([]shard.Reply, error)
+	// Scan returns a page of keys from where the slot in which it begins is served.
+	Scan(ctx context.Context, s shard.Scan) (shard.Page, error)
+	// Erase removes keys, and tells how far it came: with an error nothing was removed, but for
+	// shard.ErrOutcomeUnknown, with which Page.Removed is the least.
+	Erase(ctx context.Context, s shard.Scan) (shard.Page, error)
 	// Local performs req on this node's replica, or refuses at once: with NotLeaderError where
 	// another node leads.
 	Local(ctx context.Context, req shard.Request) (shard.Response, error)

@@ -181,7 +181,7 @@ func TestUnknownResources(t *testing.T) {
 func TestNotBuilt(t *testing.T) {
 	f := newFixture(t)
 	for _, line := range []string{
-		"GET /v1/keys?prefix=a", "DELETE /v1/keys?prefix=a", "GET /v1/events",
+		"GET /v1/events",
 		"GET /v1/shards/1/events",
 		"POST /v1/shards/1/split", "POST /v1/shards/1/merge",
 		"GET /v1/backup", "POST /v1/restore", "GET /ui/", "GET /ui/x",

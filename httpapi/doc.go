@@ -74,6 +74,9 @@
 // with the second version of encoding/json (as go-json-experiment/json has it), which refuses what would change a key on its
 // way: names that come twice or in other letters, text that is not UTF-8, half a surrogate pair.
 //
+// Keys are listed and removed by a prefix a part at a time, by cursors that name a slot and a key: so they go on across moves of ranges, and two
+// pages are no common state. Where the keys of a prefix are many, DELETE ends with its time, and the answer's cursor says that there are more.
+//
 // What turns net/http's own answers into problems works on the bytes of HTTP/1.1: under TLS it belongs around the TLS
 // connection, not below.
 //

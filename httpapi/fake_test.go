@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +41,9 @@ type fakeData struct {
 	local  func(context.Context, shard.Request) (shard.Response, error)
 	// answerBatch, when set, answers batches.
 	answerBatch func(context.Context, shard.Batch) ([]shard.Reply, error)
+	// scan, when set, answers scans; scans are those that came.
+	scan  func(context.Context, shard.Scan) (shard.Page, error)
+	scans []shard.Scan
 }
 
 type fakeEntry struct {
@@ -72,6 +76,47 @@ func (d *fakeData) DoBatch(ctx context.Context, b shard.Batch) ([]shard.Reply, e
 		replies[i].Response.Position = uint32(i)
 	}
 	return replies, nil
+}
+
+func (d *fakeData) Scan(ctx context.Context, s shard.Scan) (shard.Page, error) {
+	return d.page(ctx, s, func(p *shard.Page, key []byte) bool {
+		p.Keys = append(p.Keys, key)
+		return len(p.Keys) < s.Limit
+	})
+}
+
+func (d *fakeData) Erase(ctx context.Context, s shard.Scan) (shard.Page, error) {
+	return d.page(ctx, s, func(p *shard.Page, key []byte) bool {
+		p.Removed++
+		delete(d.entries, string(key))
+		return true
+	})
+}
+
+// page calls each for the keys from s.From on, until it returns false.
+func (d *fakeData) page(ctx context.Context, s shard.Scan, each func(*shard.Page, []byte) bool) (shard.Page, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.scans = append(d.scans, s)
+	if d.scan != nil {
+		return d.scan(ctx, s)
+	}
+	p := shard.Page{Response: shard.Response{Shard: 3, Epoch: 7, Index: 100, Position: 2, ServedBy: "a", Status: fsm.StatusOK, Read: shard.ReadProbe}}
+	place := func(a, b string) int {
+		return cmp.Or(cmp.Compare(fsm.Slot([]byte(a)), fsm.Slot([]byte(b))), cmp.Compare(a, b))
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(d.entries), place) {
+		slot := uint32(fsm.Slot([]byte(key)))
+		if slot < s.From.Slot || slot == s.From.Slot && key <= string(s.From.After) || !strings.HasPrefix(key, string(s.Prefix)) {
+			continue
+		}
+		if !each(&p, []byte(key)) {
+			p.Next = fsm.Cursor{Slot: slot, After: []byte(key)}
+			return p, nil
+		}
+	}
+	p.Next.Slot = fsm.Slots
+	return p, nil
 }
 
 func (d *fakeData) Local(ctx context.Context, req shard.Request) (shard.Response, error) {

@@ -23,9 +23,9 @@ func (s *server) routes() []route {
 	return []route{
 		s.dataRoute(),
 		{path: batchPath, methods: map[string]handler{http.MethodPost: s.batch}},
-		{path: "/v1/keys", methods: map[string]handler{
-			http.MethodGet:    unbuilt("Listing keys"),
-			http.MethodDelete: unbuilt("Removing keys by prefix"),
+		{path: keysPath, methods: map[string]handler{
+			http.MethodGet:    s.listKeys,
+			http.MethodDelete: s.removeKeys,
 		}},
 		{path: "/v1/events", methods: get(unbuilt("The feed of changes"))},
 

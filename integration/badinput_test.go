@@ -48,7 +48,7 @@ var badInputs = []badInput{
 	{name: "wrong method", method: "PUT", target: "/v1/directory", body: "x", status: 405, typ: "method-not-allowed"},
 	{name: "unknown method", method: "BREW", target: "/v1/kv/victim", status: 405, typ: "method-not-allowed"},
 	{name: "oversize headers", method: "PUT", target: "/v1/kv/victim", header: []string{"X-Long: " + strings.Repeat("x", 2<<20)}, body: "x", status: 431, typ: "headers-too-large"},
-	{name: "a part that is not built", method: "GET", target: "/v1/keys?prefix=v", status: 501, typ: "not-built"},
+	{name: "a part that is not built", method: "GET", target: "/v1/backup", status: 501, typ: "not-built"},
 	{name: "a PATCH of a value", method: "PATCH", target: "/v1/kv/victim", header: []string{"Content-Type: application/merge-patch+json"}, body: `{"value":"x"}`, status: 400, typ: "bad-body"},
 }
 
