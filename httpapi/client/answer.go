@@ -31,6 +31,10 @@ type answer struct {
 
 	results []OpResult // of a batch
 	changed bool       // an atomic batch was applied, and made a change
+
+	keys    []string // of a page
+	removed uint64   // keys
+	cursor  string   // where the next page begins, "" for none
 }
 
 func (a *answer) entry() Entry {
@@ -65,6 +69,9 @@ func (r *request) settle(n *node, resp *http.Response, maxValue int64) (*answer,
 	}
 	if r.batch != nil {
 		return r.settleBatch(n, resp, maxValue)
+	}
+	if r.scan {
+		return r.settleScan(n, resp)
 	}
 	a, err := r.success(resp)
 	if err != nil {

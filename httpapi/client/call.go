@@ -159,7 +159,7 @@ func (p *path) next() (n *node, mode string) {
 	usable := func(n *node) bool { return n != nil && n.good() && !slices.Contains(p.tried, n) }
 	if sh != nil && !p.forward {
 		mode := routeLocal
-		if p.c.cfg.NoRetry || p.r.batch != nil {
+		if p.c.cfg.NoRetry || p.r.batch != nil || p.r.scan {
 			mode = routeForward // the one request must do, or has keys of many
 		}
 		serves := func(m *node) bool { return usable(m) && sh.refused[m].try() && m.suspect.try() }
@@ -342,7 +342,7 @@ func (p *path) learn(n *node, a *answer) {
 	n.answered()
 	t := p.c.table.Load()
 	sh := t.find(p.slot)
-	if sh == nil || p.r.batch != nil {
+	if sh == nil || p.r.batch != nil || p.r.scan {
 		return
 	}
 	if a.place.Shard != sh.id || a.place.Epoch > sh.epoch {

@@ -74,6 +74,8 @@
 // Batch sends its operations to one node, which forwards those of other shards; the results of operations are not retried. One that
 // is not atomic, or has a get, carries no idempotency key: once it may have been applied it is not sent again.
 //
+// Keys and DeletePrefix go by way of one node, which forwards; what removes keys is not sent again once it may have been applied.
+//
 // Watch and the administration of a cluster are not part of the client yet.
 //
 // # Why not the obvious

@@ -24,7 +24,7 @@ type network struct {
 
 type fakeNode struct {
 	addr    string
-	handler http.HandlerFunc // of /v1/kv/ and /v1/batch
+	handler http.HandlerFunc // of /v1/kv/, /v1/batch and /v1/keys
 	table   http.HandlerFunc // of /v1/directory
 	down    bool             // refuses connections
 	got     []string         // "METHOD path?query" of requests on keys
@@ -39,7 +39,7 @@ func newNetwork(t *testing.T, addrs ...string) *network {
 		f.server = &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			w.mu.Lock()
 			handler := f.table
-			if strings.HasPrefix(r.URL.Path, "/v1/kv/") || r.URL.Path == "/v1/batch" {
+			if strings.HasPrefix(r.URL.Path, "/v1/kv/") || r.URL.Path == "/v1/batch" || r.URL.Path == "/v1/keys" {
 				handler = f.handler
 				f.got = append(f.got, r.Method+" "+r.URL.RequestURI())
 			}

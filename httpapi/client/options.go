@@ -198,7 +198,8 @@ type request struct {
 	repeated    bool       // an earlier attempt may have been applied
 	fill        time.Duration
 	fillEnd     time.Time // of all attempts
-	batch       *batch    // nil: r is of one key
+	batch       *batch    // nil: r is of one key, or a scan
+	scan        bool      // of the keys that begin with a prefix
 	bad         error     // why it can't be sent
 }
 
@@ -207,14 +208,16 @@ func (r *request) takesKey() bool {
 	if b := r.batch; b != nil {
 		return b.atomic && !slices.ContainsFunc(b.ops, func(o Op) bool { return o.r.op == "get" })
 	}
-	return !r.read() && r.op != "touch"
+	return !r.read() && r.op != "touch" && !r.scan
 }
 
 // repeatable reports whether a write does no harm when it is sent again although it may have been applied.
 func (r *request) repeatable() bool { return r.once != "" || r.op == "touch" }
 
 // read reports whether r changes nothing.
-func (r *request) read() bool { return r.op == "get" || r.batch != nil && r.batch.reads }
+func (r *request) read() bool {
+	return r.op == "get" || r.batch != nil && r.batch.reads || r.scan && r.method == http.MethodGet
+}
 
 // single reports whether r is a read of one key that any voter answers as well as the leader.
 func (r *request) single() bool { return r.op == "get" && r.batch == nil && r.fill == 0 }
@@ -244,7 +247,9 @@ func (r *request) loosen(consistency string) {
 // check is why r must not be sent, nil if it may.
 func (r *request) check(maxValue int64) *Error {
 	switch {
-	case r.batch != nil:
+	case r.scan && r.fill != 0:
+		r.refuse("Fill is for Get")
+	case r.batch != nil, r.scan:
 	case r.key == "":
 		r.refuse("the key is empty")
 	case len(r.key) > maxKeyBytes:

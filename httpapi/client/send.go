@@ -80,6 +80,9 @@ func (c *Client) newRequest(ctx context.Context, n *node, mode string, r *reques
 	if r.batch != nil {
 		path, query = "/v1/batch", ""
 	}
+	if r.scan {
+		path, query = "/v1/keys", r.query.Encode()
+	}
 	req := (&http.Request{
 		Method: r.method,
 		// An opaque URL is sent as it is.
