@@ -58,7 +58,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 precondition failed,
 		commands []*cobra.Command
 	}{
 		{"Servers:", []*cobra.Command{newServerCmd(), newDevCmd()}},
-		{"Data:", []*cobra.Command{newGetCmd(), newPutCmd(), newDelCmd(), newIncrCmd(), newTTLCmd(), newTouchCmd()}},
+		{"Data:", []*cobra.Command{newGetCmd(), newPutCmd(), newDelCmd(), newIncrCmd(), newTTLCmd(), newTouchCmd(), newScanCmd()}},
 		{"The cluster:", []*cobra.Command{newStatusCmd(), newShardCmd(), newMemberCmd(), newNodeCmd(), newDirectoryCmd(), newOperationCmd(), newSettingsCmd(), newBenchCmd(), newCheckCmd()}},
 		{"Other:", []*cobra.Command{newVersionCmd()}},
 	} {
