@@ -9,7 +9,7 @@ const (
 	// MaxPage bounds the keys of a Page, and MaxPageBytes the bytes of them but for the last.
 	MaxPage      = 10_000
 	MaxPageBytes = 1 << 20
-	// scanLook is how many entries a Scan looks at before it stops at the end of a slot: 2 to 3 ms.
+	// scanLook is how many entries a Scan looks at before it stops at the end of a slot: a few milliseconds where they are spread over a large memory.
 	scanLook = 8 << 10
 )
 
