@@ -3,6 +3,8 @@ package directory
 import (
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/larder-cache/larder/shard"
 )
@@ -72,6 +74,8 @@ func (t *Table) missing(v outlook, leaving []relocation) []relocation {
 			r.waits = unsettledWaits
 		case tooMany && (sh.ID != shard.Directory || has >= leastDirectory): // a directory that was rebuilt grows, however many are gone
 			r.waits = "too many nodes look gone"
+		case more && v.hands[sh.ID]:
+			r.waits = handsWait
 		case more:
 			if r.waits = down(members, v); r.waits != "" {
 				r.waits = fmt.Sprintf("node %s is down", r.waits)
@@ -92,4 +96,49 @@ func (t *Table) missing(v outlook, leaving []relocation) []relocation {
 		all = append(all, r)
 	}
 	return all
+}
+
+// handsOff is for how long a group that an operator has added a member to keeps it, though it is one too many: who replaces a member by hand
+// adds one and removes another, and who wants five members of the directory instead of three adds two, of which the first
+// makes an even number.
+const handsOff = 30 * time.Second
+
+const handsWait = "an operator added a member just now: what is too many stays for half a minute"
+
+// hands are the groups whose last change was an operator's addition of a member, each with the operation and when it was seen to have ended. A new leader of the
+// directory counts from when it looks.
+type hands struct {
+	mu    sync.Mutex
+	added map[shard.ID]addition // guarded by mu
+}
+
+type addition struct {
+	operation uint64
+	seen      time.Time
+}
+
+// at returns the groups that are to be left alone at the time now.
+func (h *hands) at(t *Table, now time.Time) map[shard.ID]bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	last := map[shard.ID]Operation{}
+	for _, o := range t.Operations {
+		if o.ID >= last[o.Shard].ID {
+			last[o.Shard] = o
+		}
+	}
+	added, at := map[shard.ID]addition{}, map[shard.ID]bool{}
+	for id, o := range last {
+		if o.Kind != AddMember || o.Reason != "" || o.State != OperationDone {
+			continue
+		}
+		a := h.added[id]
+		if a.operation != o.ID {
+			a = addition{o.ID, now}
+		}
+		added[id] = a
+		at[id] = now.Sub(a.seen) < handsOff
+	}
+	h.added = added
+	return at
 }

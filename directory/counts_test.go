@@ -264,3 +264,60 @@ func TestMissing(t *testing.T) {
 		})
 	}
 }
+
+// TestHands ensures that a member that an operator added stays for a while though it is one too many, so that another can be added or
+// removed, and that one the directory added does not.
+func TestHands(t *testing.T) {
+	began := time.Unix(1000, 0)
+	added := Operation{ID: 7, Kind: AddMember, Shard: 2, State: OperationDone}
+	wanted, running, removed := added, added, added
+	wanted.Reason, running.State = "it has 2 of 3 members", OperationRunning
+	removed.ID, removed.Kind = 8, RemoveMember
+	for name, c := range map[string]struct {
+		operations []Operation
+		want       bool
+	}{
+		"added":           {[]Operation{added}, true},
+		"by itself":       {[]Operation{wanted}, false},
+		"not yet":         {[]Operation{running}, false},
+		"removed since":   {[]Operation{removed, added}, false},
+		"another shard's": {[]Operation{{ID: 9, Kind: AddMember, Shard: 3, State: OperationDone}}, false},
+	} {
+		var h hands
+		if got := h.at(&Table{Operations: c.operations}, began)[2]; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+	var h hands
+	table := &Table{Operations: []Operation{added}}
+	for after, want := range map[time.Duration]bool{0: true, handsOff - 1: true, handsOff: false} {
+		h.at(table, began)
+		if got := h.at(table, began.Add(after))[2]; got != want {
+			t.Errorf("%v later: %v, want %v", after, got, want)
+		}
+	}
+	again := added
+	again.ID = 9
+	if table.Operations = append(table.Operations, again); !h.at(table, began.Add(2*handsOff))[2] {
+		t.Error("a second addition does not count")
+	}
+}
+
+// TestHandsOff ensures that nothing is removed from a group that an operator is at.
+func TestHandsOff(t *testing.T) {
+	table := testTable(t, 5, smallSettings).clone()
+	v := outlook{sights: map[string]sight{}}
+	for _, id := range table.NodeIDs() {
+		v.sights[id] = sight{up: true}
+	}
+	sh := table.Shards[1]
+	free := slices.DeleteFunc(table.NodeIDs(), func(id string) bool { _, member := sh.Member(id); return member })
+	table.setMembers(2, append(slices.Clone(sh.Members), Member{Node: free[0], R: 1, Role: RoleVoter}))
+	for _, at := range []bool{true, false} {
+		v.hands = map[shard.ID]bool{2: at}
+		all := table.missing(v, nil)
+		if len(all) != 1 || (all[0].waits == handsWait) != at || (all[0].from == Member{}) != at {
+			t.Errorf("an operator is at it: %v: %+v", at, all)
+		}
+	}
+}

@@ -60,12 +60,13 @@ type outlook struct {
 	bytes  map[shard.ID]uint64 // that a replica of each data shard holds; absent: not known
 	by     map[shard.ID]string // who leads; absent or "": not known
 	rates  map[shard.ID]uint64 // requests per second that the leader of each data shard serves; absent: not known
+	hands  map[shard.ID]bool   // groups that an operator is at, see hands
 }
 
 // outlook looks at all nodes and shards of t.
 func (s *Service) outlook(t *Table) outlook {
 	v := outlook{sights: s.sights(t), bytes: make(map[shard.ID]uint64, len(t.Shards)), by: make(map[shard.ID]string, len(t.Shards)+1),
-		rates: make(map[shard.ID]uint64, len(t.Shards))}
+		rates: make(map[shard.ID]uint64, len(t.Shards)), hands: s.hands.at(t, time.Now())}
 	v.by[shard.Directory], _ = s.soft.leader(shard.Directory)
 	for _, sh := range t.Shards {
 		v.by[sh.ID], _ = s.soft.leader(sh.ID)

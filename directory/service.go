@@ -34,6 +34,7 @@ type Service struct {
 	began atomic.Pointer[time.Time] // since when this node has looked without a break
 	sizes sizes
 	rates rates
+	hands hands
 	heat  *heat
 
 	balanceAfter time.Duration
