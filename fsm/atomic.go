@@ -60,6 +60,12 @@ func (m *Machine) applyAtomic(c *Command, commands []Command, results []Result) 
 			return
 		}
 	}
+	for _, name := range names {
+		if m.sealed(name.slot) {
+			refuse(StatusSealed, StatusSealed)
+			return
+		}
+	}
 	var id keyID
 	if c.IdempotencyKey != "" {
 		var past Result

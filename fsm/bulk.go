@@ -4,7 +4,13 @@ import "bytes"
 
 // flush removes all entries, in time proportional to the slots.
 func (m *Machine) flush() Result {
+	if m.moves.Out.ID != 0 {
+		return Result{Status: StatusSealed}
+	}
 	n := m.store.len()
+	if m.level >= 4 && n > 0 {
+		n = int(m.store.total(m.owned).Count)
+	}
 	if n == 0 {
 		return Result{Status: StatusOK}
 	}
@@ -12,12 +18,16 @@ func (m *Machine) flush() Result {
 		return Result{Status: StatusExhausted}
 	}
 	m.version++
+	m.spoil() // what is staged goes too
 	m.store.clear(m.version)
 	return Result{Status: StatusOK, Version: m.version, Count: uint64(n)}
 }
 
 func (m *Machine) deletePrefix(c *Command) Result {
 	first, end := max(c.Slots.Start, m.owned.Start), min(c.Slots.End, m.owned.End)
+	if out := &m.moves.Out; out.ID != 0 && first < out.Sealed.Range.End && end > out.Sealed.Range.Start {
+		return Result{Status: StatusSealed}
+	}
 	var found [][]byte // keys; the order in which a slot lists them is not the log's, and does not matter
 	for slot := first; slot < end; slot++ {
 		m.store.inSlot(uint16(slot), c.PartBits, c.Part, func(r ref) bool {

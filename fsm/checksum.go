@@ -20,28 +20,32 @@ func (s *Snapshot) Checksum() [sha256.Size]byte {
 
 // summed is a store or a view of one.
 type summed interface {
-	// slots are the sums of the owned slots, in order; nil where all are zero.
+	// slots are the sums of the slots that it covers, in order; nil where all are zero.
 	slots() []slotSums
+	covers() Range
 }
 
 func checksum(h *header, entries, timed, opaque summed) (sum [sha256.Size]byte) {
 	const chunk = 32 << 10
 	hash := sha256.New()
 	buf := h.append(make([]byte, 0, chunk+512))
-	kinds := [...][]slotSums{entries.slots(), timed.slots(), opaque.slots()}
-	for slot := h.owned.Start; slot < h.owned.End; slot++ {
-		i := int(slot - h.owned.Start)
-		for kind, all := range kinds {
-			if i >= len(all) || all[i].entries == 0 && (kind > 0 || all[i].gone == 0) {
+	kinds := [...]summed{entries, timed, opaque}
+	for slot, end := h.stored().Start, h.stored().End; slot < end; slot++ {
+		for kind, of := range kinds {
+			all, i := of.slots(), int(slot-of.covers().Start)
+			if i >= len(all) || all[i].entries == 0 && (kind > 0 || all[i].gone == 0 && all[i].lost == 0) {
 				continue // without entries there is nothing to sum up
 			}
 			sums := all[i]
 			if kind > 0 {
-				sums.gone = 0 // of records, it means nothing and is in no snapshot
+				sums.gone, sums.lost = 0, 0 // of records, they mean nothing and are in no snapshot
 			}
 			buf = append(buf, byte(kind))
 			buf = binary.BigEndian.AppendUint16(buf, uint16(slot))
 			buf = sums.append(buf)
+			if h.level >= 4 {
+				buf = binary.BigEndian.AppendUint64(buf, sums.lost)
+			}
 		}
 		if len(buf) >= chunk {
 			hash.Write(buf)

@@ -30,6 +30,14 @@ import (
 //	prefix  | 12 | prefix bytes | start varint | end varint | part bits u8 | part varint | version varint
 //	get     | 13 | key bytes
 //	atomic  | 14 | ops varint
+//	begin   | 15 | id | attempt | start | end | generation | version bits           all varints
+//	chunk   | 16 | id | attempt | seq, all varints | items bytes
+//	seal    | 17 | id | start | end | target                                       all varints
+//	accept  | 18 | id varint | what the source had, in the order of Sealed, of fixed width, big-endian
+//	refuse  | 19 | id varint
+//	settle  | 20 | id varint | outcome u8
+//	void    | 21 | id varint
+//	close   | 22 | id varint | outcome u8
 //
 //	condition   | kind u8 | version varint, only where kind is CondVersion or CondFill |
 //
@@ -135,6 +143,8 @@ func AppendCommand(dst []byte, c *Command) ([]byte, error) {
 		if c.Level >= 2 {
 			out = binary.AppendUvarint(out, c.Seed)
 		}
+	default:
+		out = appendTransfer(out, c)
 	}
 	return out, nil
 }
@@ -361,6 +371,8 @@ func (d *decoder) command(c *Command) {
 		if c.Level = d.byte("level"); c.Level >= 2 {
 			c.Seed = d.uvarint("seed")
 		}
+	case KindBegin, KindChunk, KindSeal, KindAccept, KindRefuse, KindSettle, KindVoid, KindClose:
+		d.transfer(c)
 	}
 	if d.err != nil {
 		return

@@ -54,6 +54,36 @@ var goldenCommands = []struct {
 	{"atomic", Command{Kind: KindAtomic, Ops: 300}, "0e ac02"},
 	{"atomic, idempotent", Command{Kind: KindAtomic, Ops: 1, Caller: "bob", IdempotencyKey: "i"}, "8e 01 03 626f62 01 69 01"},
 	{"delete, idempotent", Command{Kind: KindDelete, Key: []byte("k"), IdempotencyKey: "i"}, "82 01 00 01 69 00 01 6b"},
+	{"begin", Command{Kind: KindBegin, Transfer: &Transfer{ID: 300, Attempt: 2, Range: Range{1, 16384}, Generation: 1, VersionBits: 1<<20 - 1}},
+		"0f ac02 02 01 808001 01 ffff3f"},
+	{"chunk", Command{Kind: KindChunk, Transfer: &Transfer{ID: 300, Attempt: 2, Seq: 3}, Value: goldenItems()}, "10 ac02 02 03 ba01" +
+		"22 0004 00000005 0000000000000001 0000000000000002 0000000000000003 0000000000000004 0000000000000006 00010069" +
+		"30 0001 00000005 0000000000000001 0000000000000002 0000000000000003 0000000000000004 0000000000000006" +
+		"0000100000000002 0000000000000008 000000000000000a 000000000000000b 000000000000000c 75" +
+		"10 0001 0001 00000001 0000100000000001 0000000000000007 0000000000000009 6b 74 76" +
+		"40 012c 0000100000000003"},
+	{"seal", Command{Kind: KindSeal, Transfer: &Transfer{ID: 300, Range: Range{1, 16384}, Target: 5}}, "11 ac02 01 808001 05"},
+	{"accept", Command{Kind: KindAccept, Transfer: &Transfer{ID: 300, Sealed: Sealed{
+		Range: Range{1, 2}, Entries: Sum{1, 2, [2]uint64{3, 4}, [2]uint64{5, 6}}, Timed: Sum{Count: 7}, Opaque: Sum{Count: 8},
+		Gone: [2]uint64{9, 10}, Clock: 11, Version: 12, Recency: 13, Horizon: 14, Tokens: 10}}},
+		"12 ac02 00000001 00000002" +
+			"0000000000000001 0000000000000002 0000000000000003 0000000000000004 0000000000000005 0000000000000006" +
+			"0000000000000007 0000000000000000 0000000000000000 0000000000000000 0000000000000000 0000000000000000" +
+			"0000000000000008 0000000000000000 0000000000000000 0000000000000000 0000000000000000 0000000000000000" +
+			"0000000000000009 000000000000000a 000000000000000b 000000000000000c 000000000000000d 000000000000000e 000000000000000a"},
+	{"refuse", Command{Kind: KindRefuse, Transfer: &Transfer{ID: 300}}, "13 ac02"},
+	{"settle", Command{Kind: KindSettle, Transfer: &Transfer{ID: 300, Outcome: OutcomeAccepted}}, "14 ac02 01"},
+	{"void", Command{Kind: KindVoid, Transfer: &Transfer{ID: 300}}, "15 ac02"},
+	{"close", Command{Kind: KindClose, Transfer: &Transfer{ID: 300, Outcome: OutcomeRefused}}, "16 ac02 02"},
+}
+
+// goldenItems has one of each.
+func goldenItems() []byte {
+	sum := Sum{1, 5, [2]uint64{1, 2}, [2]uint64{3, 4}}
+	b := appendLeft(nil, kindOpaque, []byte("\x00\x01\x00i"), sum, 6, nil, [2]uint64{})
+	b = appendLeft(b, kindEntry, []byte("u"), sum, 6, &entry{version: 1<<44 | 2, expireAt: 8, stamp: 10}, [2]uint64{11, 12})
+	b = appendStored(b, kindEntry, &entry{key: []byte("k"), value: []byte("v"), contentType: []byte("t"), version: 1<<44 | 1, expireAt: 7, stamp: 9})
+	return appendGone(b, 300, 1<<44|3)
 }
 
 func unhex(t testing.TB, s string) []byte {
@@ -120,7 +150,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"nothing", "", ErrCorrupt, "cut short at format version"},
 		{"format 0", "00 01 00 00", ErrUnknownVersion, "format 0"},
 		{"format 2", "02", ErrUnknownVersion, "format 2"},
-		{"level above this build's", "01 04 00 00", ErrUnknownVersion, "level 4"},
+		{"level above this build's", "01 05 00 00", ErrUnknownVersion, "level 5"},
 		{"no level", "01", ErrCorrupt, "cut short at level"},
 		{"no stamp", "01 01", ErrCorrupt, "cut short at stamp"},
 		{"stamp cut", "01 01 80", ErrCorrupt, "cut short at stamp"},
@@ -131,7 +161,15 @@ func TestDecodeRefuses(t *testing.T) {
 		{"trailing byte", "01 01 00 00 00", ErrCorrupt, "after the last"},
 		{"trailing command", "01 01 00 01 0501 0501", ErrCorrupt, "after the last"},
 		{"kind 0", "01 01 00 01 0000", ErrCorrupt, "unknown kind 0"},
-		{"kind 15", "01 01 00 01 0f00", ErrCorrupt, "unknown kind 15"},
+		{"kind 23", "01 01 00 01 1700", ErrCorrupt, "unknown kind 23"},
+		{"begin of no transfer", "01 04 00 01 0f 00 01 00 01 01 01", ErrCorrupt, "without the id of a transfer"},
+		{"begin of an empty range", "01 04 00 01 0f 01 01 05 05 01 01", ErrCorrupt, "transfer of range [5, 5)"},
+		{"begin of no generation", "01 04 00 01 0f 01 01 00 05 00 01", ErrCorrupt, "generation 0"},
+		{"item of no kind", "01 04 00 01 10 01 01 01 01 50", ErrCorrupt, "item 0: malformed item"},
+		{"item of no store", "01 04 00 01 10 01 01 01 01 43", ErrCorrupt, "item 0: malformed item"},
+		{"item cut", "01 04 00 01 10 01 01 01 03 400001", ErrCorrupt, "item 0: malformed item"},
+		{"accept cut", "01 04 00 01 12 01 00", ErrCorrupt, "bytes of what was sealed"},
+		{"settle as staging", "01 04 00 01 14 01 03", ErrCorrupt, "outcome 3"},
 		{"atomic of nothing", "01 01 00 02 0e00 0d0161", ErrCorrupt, "0 commands held together"},
 		{"atomic of too many", "01 01 00 02 0e8104 0d0161", ErrCorrupt, "513 commands held together"},
 		{"atomic of more than follow", "01 01 00 02 0e02 0d0161", ErrCorrupt, "an atomic of 2 commands, 1 follow"},

@@ -27,7 +27,7 @@ const (
 // MaxLevel is the highest feature level that this build knows. A machine starts at baseLevel and is
 // raised by a KindLevel command once every replica runs a build that knows the level, so that two
 // builds never read the same log differently.
-const MaxLevel = 3
+const MaxLevel = 4
 
 // baseLevel is the level of a machine that no command has raised. It never changes: a later build
 // that replays an old log from its first entry must start where the builds before it did.
@@ -94,10 +94,34 @@ const (
 	// does (see applyAtomic). They are commands on one key, KindGet included, without idempotency keys of their own and
 	// without CondFill. Under its own idempotency key it stands for all of them, and holds no KindGet.
 	KindAtomic Kind = 14
+
+	// The kinds from here on need level 4. They move a range of slots from one machine, the source, to another, the target; see
+	// Transfer for who says what, and when.
+
+	// KindBegin has the target stage Transfer.Range, with nothing in it yet.
+	KindBegin Kind = 15
+	// KindChunk stages what Value holds (see Copy), as the Transfer.Seq-th of its attempt. Each counts once. StatusBusy: the rest of it
+	// is left for a repetition.
+	KindChunk Kind = 16
+	// KindSeal has the source answer nothing any more for Transfer.Range.
+	KindSeal Kind = 17
+	// KindAccept has the target own what it has staged if that is what the source had when it sealed, and refuse the transfer if it isn't.
+	KindAccept Kind = 18
+	// KindRefuse has the target refuse the transfer unless it has accepted.
+	KindRefuse Kind = 19
+	// KindSettle ends the seal as Transfer.Outcome says the target has decided.
+	KindSettle Kind = 20
+	// KindVoid has the source never seal for the transfer, unless it has.
+	KindVoid Kind = 21
+	// KindClose tells the target how the source has settled: what is staged still goes.
+	KindClose Kind = 22
 )
 
 // needs returns the feature level that c needs.
 func (c *Command) needs() uint8 {
+	if c.Kind >= KindBegin {
+		return 4
+	}
 	if c.Kind >= KindGet || c.DefaultTTL && c.IdempotencyKey == "" {
 		return 3
 	}
@@ -180,7 +204,7 @@ type Grant struct {
 type Command struct {
 	Kind        Kind
 	Key         []byte // put, delete, incr, append, expire, touch, get; delete prefix: the prefix
-	Value       []byte // put, append
+	Value       []byte // put, append, chunk
 	ContentType string // put, append
 	TTL         uint64 // put, incr, append, expire; milliseconds of log clock, 0 = lives until removed
 	Cond        Cond   // put, delete, incr, append, expire
@@ -209,7 +233,9 @@ type Command struct {
 	Limit        uint64 // limit; bytes
 	TableVersion uint64 // limit; orders it, not 0
 
-	Level uint8 // level
+	Level    uint8     // level
+	Transfer *Transfer // begin, chunk, seal, accept, refuse, settle, void, close
+
 	// Seed of the hashes of keys from level 2 on, at random: who does not know it can't make up keys that share
 	// hashes, which would have to be searched one by one (level, when that is 2 or above).
 	Seed uint64
@@ -262,6 +288,14 @@ const (
 	// StatusAborted: the command was to be applied with others, or not at all, and one of those was refused;
 	// nothing changed.
 	StatusAborted Status = 13
+	// StatusSealed: the range of the key is about to go to another shard, which is decided soon; nothing changed. Of a void: the
+	// machine has sealed for the transfer.
+	StatusSealed Status = 14
+	// StatusBusy: of a transfer, not yet, or not all of it; the same command again goes on.
+	StatusBusy Status = 15
+	// StatusAccepted and StatusRefused are how a transfer has ended here.
+	StatusAccepted Status = 16
+	StatusRefused  Status = 17
 )
 
 // Result answers one command. Value is shared with the machine, as Entry.Value is.
@@ -322,6 +356,10 @@ func (c *Command) validate() error {
 			return errors.New("limit without a table version")
 		}
 	case KindLevel:
+	case KindBegin, KindChunk, KindSeal, KindAccept, KindRefuse, KindSettle, KindVoid, KindClose:
+		if err := c.validateTransfer(); err != nil {
+			return err
+		}
 	default:
 		return fmt.Errorf("unknown kind %d", c.Kind)
 	}
@@ -385,6 +423,7 @@ const (
 	fieldLevel
 	fieldSeed
 	fieldOps
+	fieldTransfer
 
 	fieldsIdempotent = fieldCaller | fieldIdempotencyKey
 )
@@ -405,6 +444,14 @@ var fieldsOf = [...]fieldSet{
 	KindDeletePrefix: fieldKey | fieldSlots | fieldPart | fieldVersion,
 	KindGet:          fieldKey,
 	KindAtomic:       fieldsIdempotent | fieldOps,
+	KindBegin:        fieldTransfer,
+	KindChunk:        fieldTransfer | fieldValue,
+	KindSeal:         fieldTransfer,
+	KindAccept:       fieldTransfer,
+	KindRefuse:       fieldTransfer,
+	KindSettle:       fieldTransfer,
+	KindVoid:         fieldTransfer,
+	KindClose:        fieldTransfer,
 }
 
 // may returns the fields that c may have, its Kind being known.
@@ -477,6 +524,9 @@ func (c *Command) fields() (set fieldSet) {
 	}
 	if c.Ops != 0 {
 		set |= fieldOps
+	}
+	if c.Transfer != nil {
+		set |= fieldTransfer
 	}
 	return set
 }

@@ -26,6 +26,14 @@ func TestCommandFields(t *testing.T) {
 		KindDeletePrefix: {Slots: Range{0, 1}, PartBits: 1},
 		KindGet:          {Key: key},
 		KindAtomic:       {Ops: 1},
+		KindBegin:        {Transfer: &Transfer{ID: 1, Range: Range{0, 1}, Generation: 1}},
+		KindChunk:        {Transfer: &Transfer{ID: 1}},
+		KindSeal:         {Transfer: &Transfer{ID: 1, Range: Range{0, 1}}},
+		KindAccept:       {Transfer: &Transfer{ID: 1}},
+		KindRefuse:       {Transfer: &Transfer{ID: 1}},
+		KindSettle:       {Transfer: &Transfer{ID: 1, Outcome: OutcomeAccepted}},
+		KindVoid:         {Transfer: &Transfer{ID: 1}},
+		KindClose:        {Transfer: &Transfer{ID: 1, Outcome: OutcomeRefused}},
 	}
 	for kind, c := range complete {
 		c.Kind = kind
@@ -49,6 +57,8 @@ func TestCommandFields(t *testing.T) {
 			f.SetBool(true)
 		case reflect.Int64:
 			f.SetInt(1)
+		case reflect.Pointer:
+			f.Set(reflect.ValueOf(&Transfer{ID: 1}))
 		default:
 			f.SetUint(1)
 		}
@@ -92,7 +102,7 @@ func TestCommandFields(t *testing.T) {
 			}
 		}
 	}
-	if want := fieldOps<<1 - 1; seen != want {
+	if want := fieldTransfer<<1 - 1; seen != want {
 		t.Errorf("fields %b are no command's, want %b", seen, want)
 	}
 	for _, c := range []Command{

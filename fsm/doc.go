@@ -66,6 +66,28 @@
 // the slot may have been elsewhere since. Level 1 keeps no such versions, as its snapshots have none; raising the
 // level outdates all tokens.
 //
+// From level 4 on a token outlives the grant of more versions and, as what is gone from each slot goes along, a move of its range; it is refused
+// after a grant of another range or generation.
+//
+// # Ranges that move
+//
+// [KindBegin] and the kinds after it move a range of slots from one machine, the source, to another, the target; shard says who proposes them, and why that is
+// safe. What they rest on here:
+//
+//   - Whatever changes an entry or an idempotency record of the source gives it a stamp above all before. So what is new stands at the recent end,
+//     and one number tells how far a [Copy] is. What changes or goes of what was sent is heard of from the store as it happens; a leader
+//     that has not heard all of it begins another attempt.
+//   - What the target stages is stored as its own entries are, at the place in the order that its stamp gives it, and is evicted, expires and
+//     is forgotten with them: so the bound holds, by the merged order, and to accept takes no time. But nobody is answered
+//     from it, and what leaves it still counts as received. Each chunk counts once, by attempt and number.
+//   - A seal sums up what the source has, in time in proportion to the slots, and what is captured with it is what there is to send. The target accepts
+//     if what it received, less what it heard has left the source, is that (R22); so a mistake of a copy costs a transfer, and no entry.
+//   - What a source gave away, or a target staged in vain, is dropped by later entries of the log, [MaxDropped] each, in the order of recency, which all
+//     replicas have in common. It counts and may be evicted until then. Who leads proposes ticks meanwhile.
+//   - Two entries of one stamp may meet then: the one that came later in the log of the target stands behind.
+//
+// A flush of the target has all staged anew; one of a source that has sealed waits, as other commands on the sealed slots do ([StatusSealed]).
+//
 // # Limit and bound
 //
 // Limit is what the directory asks for, bound what is in force. They are equal until a limit is
@@ -80,8 +102,8 @@
 //
 // A machine begins at feature level 1, which is that of the first builds: puts, deletes, and recency by puts
 // alone. Level 2 has everything else, counts less for an entry ([Overhead]), hashes keys by a seed that the raise
-// brings, and takes no limit above [MaxLimit]. Level 3 has gets, and commands that are held together. A log raises
-// the level once every replica runs a build that knows it; up to that command all builds apply it alike (R1). The raise
+// brings, and takes no limit above [MaxLimit]. Level 3 has gets, and commands that are held together, level 4 ranges
+// that move. A log raises the level once every replica runs a build that knows it; up to that command all builds apply it alike (R1). The raise
 // from level 1 walks over all entries once.
 //
 // # Memory
@@ -107,6 +129,7 @@
 //
 // # Caveats
 //
+//   - StartCopy, CaptureCopy and StopCopy need the machine alone, as Apply does; Copy.Next does not.
 //   - Checksum costs time in proportion to the slots, a millisecond or two for all of them. It is made of
 //     sums that are kept as entries change; Restore makes them anew from the bytes.
 //   - A grant that takes slots away walks over their entries in one step, and a delete by prefix over those

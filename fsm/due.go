@@ -35,13 +35,17 @@ func (h *dueHeap) pop() {
 	}
 }
 
-// dueBefore reports whether a expires before b. No two entries share a stamp, so replicas whose heaps are
+// dueBefore reports whether a expires before b. No two entries share stamp and version, so replicas whose heaps are
 // laid out differently, one having been restored from a snapshot, agree on who is first.
 func (s *store) dueBefore(a, b *due) bool {
 	if a.expireAt != b.expireAt {
 		return a.expireAt < b.expireAt
 	}
-	return s.records.read(a.ref).stamp < s.records.read(b.ref).stamp
+	of, than := s.records.read(a.ref), s.records.read(b.ref)
+	if of.stamp != than.stamp {
+		return of.stamp < than.stamp
+	}
+	return of.version < than.version // one of them came from another shard
 }
 
 // setDue puts d at place i.

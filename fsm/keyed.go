@@ -55,6 +55,9 @@ func (m *Machine) applyKeyed(c *Command) Result {
 	if !m.owned.Contains(name.slot) {
 		return Result{Status: StatusNotOwner}
 	}
+	if m.sealed(name.slot) {
+		return Result{Status: StatusSealed}
+	}
 	var id keyID
 	if c.IdempotencyKey != "" {
 		var past Result
@@ -138,14 +141,21 @@ func (m *Machine) judge(c Cond, t *target) Result {
 	case CondVersion:
 		holds = t.live && current == c.Version
 	case CondFill:
-		// What became of the slot before the present grant may not be known here.
 		holds = t.version <= c.Version && m.store.gone(t.slot) <= c.Version &&
-			m.version&^maxCounter <= c.Version && c.Version <= m.version
+			m.oldestToken() <= c.Version && c.Version <= m.version
 	}
 	if !holds {
 		return Result{Status: StatusCondition, Existed: t.live, Version: current}
 	}
 	return Result{Status: StatusOK, Existed: t.live}
+}
+
+// oldestToken is the least version that counts as a fill token: what became of slots before may not be known here.
+func (m *Machine) oldestToken() uint64 {
+	if m.level >= 4 {
+		return m.moves.Tokens
+	}
+	return m.version &^ maxCounter
 }
 
 // plan decides what a command changes, or sets the status that refuses it.
@@ -299,7 +309,7 @@ func (m *Machine) touchAll(touches []byte) Result {
 		for ; len(chunk) > 0; chunk = chunk[touchSize:] {
 			t := touchAt(chunk)
 			r := m.store.findTouch(t)
-			if r == 0 {
+			if r == 0 || !m.owned.Contains(t.slot()) || m.sealed(t.slot()) {
 				continue
 			}
 			if _, expireAt, _ := m.store.meta(r); !deadAt(expireAt, m.clock) {

@@ -60,20 +60,32 @@ func recordBytes(s *store) uint64 { return s.payload() + uint64(s.len())*Overhea
 
 func (k *keyMemory) len() int { return k.timed.len() + k.opaque.len() }
 
-// forget removes what is forgotten at clock, MaxReclaim records of each kind at most.
-func (k *keyMemory) forget(clock uint64) {
-	for _, s := range []*store{k.timed, k.opaque} {
+// forgetKeys removes the records that are forgotten by now, MaxReclaim of each kind at most.
+func (m *Machine) forgetKeys() {
+	for k := kindTimed; k <= kindOpaque; k++ {
+		s := m.storeOf(k)
 		for range MaxReclaim {
 			r := s.firstToExpire()
 			if r == 0 {
 				break
 			}
-			if _, until, _ := s.meta(r); until > clock {
+			if _, until, _ := s.meta(r); until > m.clock {
 				break
 			}
-			s.remove(r)
+			m.removeRecord(k, r)
 		}
 	}
+}
+
+// removeRecord removes a record, of an own slot or not.
+func (m *Machine) removeRecord(k storeKind, r ref) {
+	s := m.storeOf(k)
+	if m.level >= 4 && !m.owned.Contains(s.slotOf(r)) {
+		m.dropForeign(k, r)
+		s.tidy()
+		return
+	}
+	s.remove(r)
 }
 
 // keyID is an idempotency key on its way to a record.
@@ -208,7 +220,7 @@ func timeOfRecord(s *store, r ref) uint64 {
 // dropKey drops a timed record before its time: the horizon rises.
 func (m *Machine) dropKey(r ref) {
 	m.horizon = max(m.horizon, timeOfRecord(m.keys.timed, r))
-	m.keys.timed.remove(r)
+	m.removeRecord(kindTimed, r)
 }
 
 // loseKeys raises the horizon to now: an earlier life of the shard made changes, and some of their records are not here. A

@@ -18,6 +18,7 @@ func (s *store) link(r ref) {
 func (s *store) unlink(r ref) {
 	s.foreseen.left(&s.records, r)
 	rec := s.records.read(r)
+	s.leaveMarks(r, rec.prev)
 	s.join(rec.prev, rec.next)
 }
 
@@ -39,6 +40,42 @@ func (s *store) moveToEnd(r ref) {
 	if r != s.newestRef {
 		s.unlink(r)
 		s.link(r)
+		return
+	}
+	s.leaveMarks(r, s.records.read(r).prev) // it gets another stamp where it is
+}
+
+// linkAfter puts r behind prev towards the recent end, at the old end if prev is 0.
+func (s *store) linkAfter(r, prev ref) {
+	next := s.after(prev)
+	rec := s.records.write(r)
+	rec.prev, rec.next = prev, next
+	s.join(prev, r)
+	s.join(r, next)
+	s.foreseen = foreseen{} // which counts what is older
+}
+
+// after returns the entry behind r towards the recent end, the oldest if r is 0; 0 when there is none.
+func (s *store) after(r ref) ref {
+	if r == 0 {
+		return s.oldestRef
+	}
+	return s.records.read(r).next
+}
+
+// A mark is a place in the order: behind an entry, or at the old end where it is 0.
+const (
+	markStaged  = iota // where what is staged comes next
+	markDropped        // up to where what is not owned any more is dropped
+	markCount
+)
+
+// leaveMarks has marks behind r go back to prev.
+func (s *store) leaveMarks(r, prev ref) {
+	for i := range s.marks {
+		if s.marks[i] == r {
+			s.marks[i] = prev
+		}
 	}
 }
 
@@ -92,6 +129,7 @@ func (s *store) moveRecord(from, to ref) {
 	if s.foreseen.next == from {
 		s.foreseen.next = to
 	}
+	s.leaveMarks(from, to)
 	s.records.release(from)
 }
 

@@ -48,6 +48,7 @@ type Machine struct {
 
 	// Beside the state.
 	observer Observer
+	copying  *Copy
 	recent   recentEnd
 	scratch  []byte
 	warming  warming
@@ -72,6 +73,7 @@ type header struct {
 	recency      uint64 // the last recency stamp given (see stamp); level 2
 	horizon      uint64 // idempotency keys of this time or before are too old, Unix milliseconds; level 2
 	seed         uint64 // of the hashes of keys; level 2
+	moves        moves  // of ranges; level 4
 }
 
 // New returns a machine that has applied nothing and owns nothing.
@@ -80,7 +82,7 @@ func New() *Machine { return newMachine(header{level: baseLevel}) }
 func newMachine(h header) *Machine {
 	m := &Machine{header: h, store: newStore(Slot), keys: newKeyMemory()}
 	m.reseed(h.seed)
-	m.own(h.owned)
+	m.own(h.stored())
 	return m
 }
 
@@ -135,6 +137,7 @@ func (m *Machine) Apply(index uint64, b Batch) ([]Result, error) {
 		}
 	}
 	m.reclaim()
+	m.dropSome()
 	m.shrink()
 	m.store.tidy()
 	return results, nil
@@ -205,6 +208,22 @@ func (m *Machine) apply(c *Command) Result {
 		return m.setLimit(c.Limit, c.TableVersion)
 	case KindLevel:
 		return m.raise(c.Level, c.Seed)
+	case KindBegin:
+		return m.begin(c.Transfer)
+	case KindChunk:
+		return m.stage(c.Transfer, c.Value)
+	case KindSeal:
+		return m.seal(c.Transfer)
+	case KindAccept:
+		return m.accept(c.Transfer)
+	case KindRefuse:
+		return m.refuse(c.Transfer.ID)
+	case KindSettle:
+		return m.settle(c.Transfer)
+	case KindVoid:
+		return m.void(c.Transfer.ID)
+	case KindClose:
+		return m.closeTransfer(c.Transfer)
 	}
 	panic("fsm: a kind that validate admits and apply does not know")
 }
@@ -226,6 +245,12 @@ func (m *Machine) stamp() uint64 {
 
 func (m *Machine) grant(g *Grant) Result {
 	first := m.owned == Range{}
+	if m.level >= 4 {
+		first = m.generation == 0 && m.epoch == 0 && m.version == 0 // else it may have given all away
+		if g.Range != m.owned && m.moving() {
+			return Result{Status: StatusStale}
+		}
+	}
 	newer := g.Generation > m.generation || g.Generation == m.generation &&
 		(g.Epoch > m.epoch || g.Epoch == m.epoch && uint64(g.VersionBits) > m.version>>counterBits)
 	if !newer || !first && uint64(g.VersionBits) <= m.version>>counterBits {
@@ -233,6 +258,9 @@ func (m *Machine) grant(g *Grant) Result {
 	}
 	if g.Generation > max(m.generation, 1) && m.level >= 2 {
 		m.loseKeys()
+	}
+	if m.level >= 4 && (g.Generation != m.generation || g.Range != m.owned) {
+		m.moves.Tokens = uint64(g.VersionBits) << counterBits // what became of these slots before may not be known here
 	}
 	m.generation, m.epoch = g.Generation, g.Epoch
 	m.version = uint64(g.VersionBits) << counterBits
@@ -269,6 +297,9 @@ func (m *Machine) raise(level uint8, seed uint64) Result {
 		if m.generation > 1 {
 			m.loseKeys()
 		}
+	}
+	if m.level < 4 && level >= 4 {
+		m.moves.Tokens = m.version &^ maxCounter
 	}
 	m.level = level
 	return Result{Status: StatusOK}
@@ -312,7 +343,7 @@ func (m *Machine) reclaim() {
 		removed += m.store.sizeOf(r)
 		m.drop(r, ReasonExpired)
 	}
-	m.keys.forget(m.clock)
+	m.forgetKeys()
 }
 
 // shrink evicts down to the limit, MaxShrink entries at most, and lets the bound follow. Puts never
@@ -360,6 +391,10 @@ func (m *Machine) evictOldest() {
 
 // drop removes an entry, and counts it. The end of Apply tidies up.
 func (m *Machine) drop(r ref, why Reason) {
+	if m.level >= 4 && !m.owned.Contains(m.store.slotOf(r)) {
+		m.dropForeign(kindEntry, r)
+		return
+	}
 	switch why {
 	case ReasonEvicted:
 		m.evictions++
@@ -401,8 +436,10 @@ type Entry struct {
 
 // Lookup is what a machine knows about a key at one place of its log.
 type Lookup struct {
-	Owned bool // the machine owns the key's slot
-	Found bool // there is an entry, and it is alive at Clock
+	Owned bool // the machine owns the key's slot, and answers for it
+	// Sealed: not Owned, but it may be again soon: the slot is about to go to another shard.
+	Sealed bool
+	Found  bool // there is an entry, and it is alive at Clock
 	// Expired: not Found, and there is an entry that was not alive at Clock any more; it is not removed yet.
 	Expired bool
 	Entry   Entry  // zero unless Found
@@ -420,6 +457,9 @@ type Lookup struct {
 func (m *Machine) Lookup(key []byte) (l Lookup) {
 	slot, hash := Slot(key), m.store.hash(key)
 	l.Owned, l.Clock, l.Epoch, l.Version, l.Touch = m.owned.Contains(slot), m.clock, m.epoch, m.version, touchOf(slot, hash)
+	if l.Owned && m.sealed(slot) {
+		l.Owned, l.Sealed = false, true
+	}
 	if !l.Owned {
 		return l
 	}

@@ -493,7 +493,7 @@ func TestStatsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"entries":1,"bytes":105,"limit":1048576,"bound":1048576,"tableVersion":1,"evictions":0,"expirations":0,` +
-		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":3,"applied":3,"keys":0,"keyBytes":0}`
+		`"clock":1001,"version":"17592186044417","epoch":1,"generation":1,"range":{"start":0,"end":16384},"level":4,"applied":3,"keys":0,"keyBytes":0}`
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

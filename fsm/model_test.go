@@ -401,11 +401,11 @@ func checkInvariants(t interface {
 		stamp := uint64(0)
 		for r := s.oldest(); r != 0; r = s.newer(r) {
 			e := s.at(r)
-			if e.version > m.version || e.stamp <= stamp || e.stamp > max(m.recency, m.version) {
+			if e.version > m.latest(m.slotIn(s, e.key)) || e.stamp < stamp || e.stamp == stamp && m.level < 4 || e.stamp > max(m.recency, m.version) {
 				t.Fatalf("stamp %d after %d, version %d", e.stamp, stamp, e.version)
 			}
 			stamp = e.stamp
-			if !m.owned.Contains(m.slotIn(s, e.key)) {
+			if !m.stored().Contains(m.slotIn(s, e.key)) {
 				t.Fatalf("%q is stored and not owned", e.key)
 			}
 		}

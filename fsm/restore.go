@@ -57,15 +57,18 @@ func (s *snapshotReader) machine() (*Machine, error) {
 	switch format := b[len(snapshotMagic)]; format {
 	case 1:
 		return s.machine1()
-	case snapshotVersion:
-		return s.machine2()
+	case 2, snapshotVersion:
+		return s.machine2(format)
 	default:
 		return nil, fmt.Errorf("%w: snapshot format %d, this build knows %d", ErrUnknownVersion, format, snapshotVersion)
 	}
 }
 
-// machine2 reads format 2, from behind the format version.
-func (s *snapshotReader) machine2() (*Machine, error) {
+// movesSize is the length of encoded moves.
+var movesSize = binary.Size(moves{})
+
+// machine2 reads format 2 and those after it, from behind the format version.
+func (s *snapshotReader) machine2(format byte) (*Machine, error) {
 	b, err := s.read(headerSize - len(snapshotMagic) - 1)
 	if err != nil {
 		return nil, err
@@ -73,8 +76,20 @@ func (s *snapshotReader) machine2() (*Machine, error) {
 	h := decodeHeader(b)
 	h.recency, h.horizon = binary.BigEndian.Uint64(b[85:]), binary.BigEndian.Uint64(b[93:])
 	h.seed = binary.BigEndian.Uint64(b[101:])
-	slots, timed := binary.BigEndian.Uint32(b[109:]), binary.BigEndian.Uint64(b[113:])
-	opaque, entries := binary.BigEndian.Uint64(b[121:]), binary.BigEndian.Uint64(b[129:])
+	if h.level <= MaxLevel && format != snapshotVersionAt(h.level) {
+		return nil, fmt.Errorf("%w: format %d of level %d", ErrCorrupt, format, h.level)
+	}
+	if format > 2 {
+		if b, err = s.read(movesSize); err != nil {
+			return nil, err
+		}
+		binary.Decode(b, binary.BigEndian, &h.moves) // can't fail: as much is there
+	}
+	if b, err = s.read(countsSize); err != nil {
+		return nil, err
+	}
+	slots, timed := binary.BigEndian.Uint32(b), binary.BigEndian.Uint64(b[4:])
+	opaque, entries := binary.BigEndian.Uint64(b[12:]), binary.BigEndian.Uint64(b[20:])
 	if err := h.validate(); err != nil {
 		return nil, err
 	}
@@ -129,17 +144,22 @@ func (h *header) validate() error {
 	if h.level > MaxLevel {
 		return fmt.Errorf("%w: snapshot of level %d, this build knows %d", ErrUnknownVersion, h.level, MaxLevel)
 	}
-	granted := h.owned != Range{}
+	ranged, granted := h.owned != Range{}, h.generation != 0 || h.epoch != 0 || h.version>>counterBits != 0
+	if h.level >= 4 {
+		if err := h.moves.validate(h); err != nil {
+			return err
+		}
+	}
 	switch {
 	case h.applied == 0 && *h != New().header:
 		return fmt.Errorf("%w: state without an applied entry", ErrCorrupt)
 	case h.level < baseLevel:
 		return fmt.Errorf("%w: level %d", ErrCorrupt, h.level)
-	case granted && (h.owned.Start >= h.owned.End || h.owned.End > Slots):
+	case ranged && (h.owned.Start >= h.owned.End || h.owned.End > Slots):
 		return fmt.Errorf("%w: range [%d, %d)", ErrCorrupt, h.owned.Start, h.owned.End)
-	case granted == (h.generation == 0 && h.epoch == 0 && h.version>>counterBits == 0):
+	case ranged && !granted, granted && !ranged && h.level < 4:
 		return fmt.Errorf("%w: range and grant contradict each other", ErrCorrupt)
-	case !granted && (h.version != 0 || h.evictions != 0 || h.expirations != 0 || h.recency != 0 || h.horizon != 0):
+	case !granted && (h.version != 0 || h.evictions != 0 || h.expirations != 0), !granted && h.level < 4 && (h.recency != 0 || h.horizon != 0):
 		return fmt.Errorf("%w: changes without a grant", ErrCorrupt)
 	case h.tableVersion == 0 && (granted || h.limit != 0):
 		return fmt.Errorf("%w: grant or limit without a table version", ErrCorrupt)
@@ -155,16 +175,24 @@ func (h *header) validate() error {
 func (s *snapshotReader) gone(m *Machine, slots uint32) error {
 	last := -1
 	for range slots {
-		b, err := s.read(goneSize)
+		size := goneSize
+		if m.level >= 4 {
+			size += lostSize
+		}
+		b, err := s.read(size)
 		if err != nil {
 			return err
 		}
-		slot, gone := binary.BigEndian.Uint16(b), binary.BigEndian.Uint64(b[2:])
-		if int(slot) <= last || !m.owned.Contains(slot) || gone == 0 || gone > m.version {
-			return fmt.Errorf("%w: version %d gone from slot %d, after slot %d", ErrCorrupt, gone, slot, last)
+		slot, gone, lost := binary.BigEndian.Uint16(b), binary.BigEndian.Uint64(b[2:]), uint64(0)
+		if m.level >= 4 {
+			lost = binary.BigEndian.Uint64(b[goneSize:])
+		}
+		if int(slot) <= last || !m.stored().Contains(slot) || gone|lost == 0 || max(gone, lost) > m.latest(slot) || lost != 0 && m.owned.Contains(slot) {
+			return fmt.Errorf("%w: versions %d and %d gone from slot %d, after slot %d", ErrCorrupt, gone, lost, slot, last)
 		}
 		last = int(slot)
-		m.store.raiseGone(slot, gone)
+		sums := m.store.sumsOf(slot)
+		sums.gone, sums.lost = gone, lost
 	}
 	return nil
 }
@@ -197,7 +225,8 @@ func (s *snapshotReader) entries(m *Machine, into *store, n uint64) error {
 			if m.level >= 2 && into.alike(name) >= s.alike {
 				return fmt.Errorf("%w: more than %d keys with one hash", ErrCorrupt, s.alike)
 			}
-			into.set(0, name.slot, name.hash, e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+			at := into.set(0, name.slot, name.hash, e.key, e.contentType, e.value, nil, e.version, e.expireAt, e.stamp)
+			m.restoreMarks(into, at, e.stamp)
 			if into == m.store {
 				m.recent.moved(e.stamp, into.len())
 			}
@@ -274,21 +303,44 @@ func (m *Machine) admitStored(into *store, e *entry, newest uint64) error {
 		limit = m.version
 	}
 	switch {
-	case e.stamp <= newest || e.stamp > limit:
+	case e.stamp < newest || e.stamp == newest && (m.level < 4 || newest == 0) || e.stamp > limit:
 		return fmt.Errorf("%w: entry of stamp %d after one of %d, the last is %d", ErrCorrupt, e.stamp, newest, limit)
-	case e.version > m.version || e.version&maxCounter == 0:
+	case e.version > m.latest(m.slotIn(into, e.key)) || e.version&maxCounter == 0:
 		return fmt.Errorf("%w: entry of version %d on a machine of version %d", ErrCorrupt, e.version, m.version)
 	case into == m.store && len(e.key) > MaxKey:
 		return fmt.Errorf("%w: key of %d bytes", ErrCorrupt, len(e.key))
 	case into != m.store:
-		if err := m.admitRecord(into, e); err != nil {
+		if err := admitRecord(into == m.keys.timed, e); err != nil {
 			return err
 		}
 	}
-	if slot := m.slotIn(into, e.key); !m.owned.Contains(slot) {
-		return fmt.Errorf("%w: entry of slot %d outside [%d, %d)", ErrCorrupt, slot, m.owned.Start, m.owned.End)
+	if slot := m.slotIn(into, e.key); !m.stored().Contains(slot) {
+		return fmt.Errorf("%w: entry of slot %d outside [%d, %d)", ErrCorrupt, slot, m.stored().Start, m.stored().End)
 	}
 	return nil
+}
+
+// latest is above the versions that may stand in slot.
+func (m *Machine) latest(slot uint16) uint64 {
+	if m.owned.Contains(slot) {
+		return m.version
+	}
+	return math.MaxUint64 // another machine's, whose grants are not known here
+}
+
+// restoreMarks has the marks of a store stand where the header says, r being the last one of it.
+func (m *Machine) restoreMarks(s *store, r ref, stamp uint64) {
+	for k := range storeKinds {
+		if m.storeOf(k) != s {
+			continue
+		}
+		if m.moves.In.State == OutcomeStaging && stamp <= m.moves.In.Reach[k] {
+			s.marks[markStaged] = r
+		}
+		if m.moves.Dropping != (Range{}) && m.moves.DropStore == uint64(k) && stamp <= m.moves.Dropped {
+			s.marks[markDropped] = r
+		}
+	}
 }
 
 // slotIn returns the slot of a key of a store of m.
@@ -300,7 +352,7 @@ func (m *Machine) slotIn(into *store, key []byte) uint16 {
 }
 
 // admitRecord is admitStored for what an idempotency record has of its own.
-func (m *Machine) admitRecord(into *store, e *entry) error {
+func admitRecord(timed bool, e *entry) error {
 	const front = 3 // slot and length of the caller
 	if len(e.key) < front+1 || len(e.key) > front+MaxCaller+MaxIdempotencyKey || len(e.contentType) > 0 ||
 		front+int(e.key[2]) >= len(e.key) {
@@ -309,8 +361,8 @@ func (m *Machine) admitRecord(into *store, e *entry) error {
 	if _, _, err := decodeRecord(e.value); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	ms, timed := keyTime(string(e.key[front+int(e.key[2]):]))
-	if timed != (into == m.keys.timed) || timed && e.expireAt != ms+IdempotencyWindow || e.expireAt == 0 {
+	ms, isTimed := keyTime(string(e.key[front+int(e.key[2]):]))
+	if isTimed != timed || timed && e.expireAt != ms+IdempotencyWindow || e.expireAt == 0 {
 		return fmt.Errorf("%w: a record with the wrong time", ErrCorrupt)
 	}
 	return nil

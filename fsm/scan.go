@@ -43,15 +43,17 @@ type Scan struct {
 
 // Page is a part of the keys, in order.
 type Page struct {
-	Owned bool     // the machine owns the slot of Scan.From; else there are no keys
-	Keys  [][]byte // alive by the log clock
-	Next  Cursor   // where the next page begins
-	Due   uint64   // 0, or when the last to expire of those keys expires that are due
-	Epoch uint64
+	Owned bool // the machine owns the slot of Scan.From, and answers for it; else there are no keys
+	// Sealed: not Owned, but it may be again soon, see Lookup.
+	Sealed bool
+	Keys   [][]byte // alive by the log clock
+	Next   Cursor   // where the next page begins
+	Due    uint64   // 0, or when the last to expire of those keys expires that are due
+	Epoch  uint64
 }
 
 // Scan lists keys from a place on, without touching their recency. A page has fewer keys than the limit, or none, where it
-// ends with the machine's range, for its bytes, or for what there was to look at: its Next tells how far it came.
+// ends with the machine's range, or before slots that are sealed, for its bytes, or for what there was to look at: its Next tells how far it came.
 //
 // It looks at scanLook entries and those of one slot more. Entries of a slot have no order, so each page from a slot looks at
 // all of that slot, in time in proportion to them; memory is in proportion to the limit.
@@ -63,9 +65,12 @@ func (m *Machine) scan(q Scan, look int) Page {
 	if p.Next.Slot >= Slots || !m.owned.Contains(uint16(p.Next.Slot)) {
 		return p
 	}
+	if p.Sealed = m.sealed(uint16(p.Next.Slot)); p.Sealed {
+		return p
+	}
 	p.Owned = true
 	looked, size := 0, 0
-	for p.Next.Slot < m.owned.End && len(p.Keys) < q.Limit {
+	for p.Next.Slot < m.owned.End && len(p.Keys) < q.Limit && !m.sealed(uint16(p.Next.Slot)) {
 		n, _ := m.store.slotStats(uint16(p.Next.Slot))
 		if looked > 0 && looked+n > look {
 			break

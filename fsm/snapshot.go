@@ -8,11 +8,11 @@ import (
 	"io"
 )
 
-// A snapshot, version 2. All numbers are big-endian and of fixed width.
+// A snapshot, version 2 or, from level 4 on, 3. All numbers are big-endian and of fixed width.
 //
 //	offset  bytes
 //	     0      8  magic "LARDERSM"
-//	     8      1  format version, 2
+//	     8      1  format version
 //	     9      1  level
 //	    10      4  position
 //	    14      8  applied
@@ -29,13 +29,14 @@ import (
 //	    94      8  recency
 //	   102      8  horizon
 //	   110      8  seed
+//	          1192  moves, field by field; version 3
 //	   118      4  slots that entries are gone from
 //	   122      8  idempotency records of keys with a time
 //	   130      8  idempotency records of other keys
 //	   138      8  entries
 //	   146         slots | records | records | entries, the oldest first | end
 //
-//	slot    | slot u16 | gone u64 |    in ascending order
+//	slot    | slot u16 | gone u64 | lost u64, version 3 |    in ascending order
 //
 //	entry, record
 //	        | key length u16 | content type length u16 | value length u32 | version u64 | expiry u64 | stamp u64 |
@@ -46,10 +47,12 @@ import (
 // Equal states have equal snapshots. Version 1, which level 1 has had, is in restore1.go.
 const (
 	snapshotMagic   = "LARDERSM"
-	snapshotVersion = 2
+	snapshotVersion = 3
 
-	headerSize      = 146 // magic included
+	headerSize      = 118 // magic included, without moves
+	countsSize      = 28
 	goneSize        = 10
+	lostSize        = 8
 	entryHeaderSize = 32
 )
 
@@ -75,9 +78,13 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 	buf := bufio.NewWriterSize(sum, chunk)
 	// bufio.Writer keeps its first error, which Flush returns.
 	buf.Write(s.appendHeader(make([]byte, 0, headerSize)))
-	s.eachGone(func(slot uint16, gone uint64) {
+	s.eachGone(func(slot uint16, gone, lost uint64) {
 		b := binary.BigEndian.AppendUint16(buf.AvailableBuffer(), slot)
-		buf.Write(binary.BigEndian.AppendUint64(b, gone))
+		b = binary.BigEndian.AppendUint64(b, gone)
+		if s.level >= 4 {
+			b = binary.BigEndian.AppendUint64(b, lost)
+		}
+		buf.Write(b)
 	})
 	for _, v := range []*view{s.timed, s.opaque, s.entries} {
 		if err := v.each(func(e entry) error { return writeEntry(buf, e) }); err != nil {
@@ -94,10 +101,10 @@ func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
 }
 
 // eachGone calls f for the slots that entries are gone from, in ascending order.
-func (s *Snapshot) eachGone(f func(slot uint16, gone uint64)) {
-	for slot := s.owned.Start; slot < s.owned.End; slot++ {
-		if gone := s.entries.sums(uint16(slot)).gone; gone != 0 {
-			f(uint16(slot), gone)
+func (s *Snapshot) eachGone(f func(slot uint16, gone, lost uint64)) {
+	for slot, end := s.stored().Start, s.stored().End; slot < end; slot++ {
+		if sums := s.entries.sums(uint16(slot)); sums.gone|sums.lost != 0 {
+			f(uint16(slot), sums.gone, sums.lost)
 		}
 	}
 }
@@ -123,14 +130,22 @@ func writeEntry(w *bufio.Writer, e entry) error {
 
 func (s *Snapshot) appendHeader(b []byte) []byte {
 	b = append(b, snapshotMagic...)
-	b = append(b, snapshotVersion)
+	b = append(b, snapshotVersionAt(s.level))
 	b = s.header.append(b)
 	gone := uint32(0)
-	s.eachGone(func(uint16, uint64) { gone++ })
+	s.eachGone(func(uint16, uint64, uint64) { gone++ })
 	b = binary.BigEndian.AppendUint32(b, gone)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.timed.len()))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.opaque.len()))
 	return binary.BigEndian.AppendUint64(b, uint64(s.entries.len()))
+}
+
+// snapshotVersionAt is the format version of a level. Earlier builds read what they know.
+func snapshotVersionAt(level uint8) byte {
+	if level >= 4 {
+		return snapshotVersion
+	}
+	return 2
 }
 
 func (h *header) append(b []byte) []byte {
@@ -149,7 +164,11 @@ func (h *header) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, h.expirations)
 	b = binary.BigEndian.AppendUint64(b, h.recency)
 	b = binary.BigEndian.AppendUint64(b, h.horizon)
-	return binary.BigEndian.AppendUint64(b, h.seed)
+	b = binary.BigEndian.AppendUint64(b, h.seed)
+	if h.level >= 4 {
+		b, _ = binary.Append(b, binary.BigEndian, &h.moves) // of fixed size
+	}
+	return b
 }
 
 // summingWriter counts and sums up what w took.

@@ -98,6 +98,18 @@ func TestGoldenSnapshots(t *testing.T) {
 	if again.Checksum() != now.Checksum() || !slices.Equal(entriesOf(again), entriesOf(now)) {
 		t.Error("format 2: another state")
 	}
+
+	moving := sampleMoving(t).Machine
+	image = golden("snapshot-3.bin")
+	if got := snapshotBytes(t, moving); !bytes.Equal(got, image) {
+		t.Errorf("format 3: got\n%x, want\n%x", got, image)
+	}
+	if again, err = Restore(bytes.NewReader(image)); err != nil {
+		t.Fatal(err)
+	}
+	if again.Checksum() != moving.Checksum() || again.Moving() != moving.Moving() {
+		t.Error("format 3: another state")
+	}
 }
 
 // TestRestoreContinues ensures that a restored machine is the same machine: same state, same reads, and
@@ -408,7 +420,7 @@ func TestRestoreRefusesImpossibleStates(t *testing.T) {
 	if _, err := Restore(&image); !errors.Is(err, ErrUnknownVersion) {
 		t.Errorf("level of a newer build: %v", err)
 	}
-	for _, header := range []string{"LARDERSM\x00", "LARDERSM\x03"} {
+	for _, header := range []string{"LARDERSM\x00", "LARDERSM\x04"} {
 		if _, err := Restore(strings.NewReader(header + strings.Repeat("\x01", 200))); !errors.Is(err, ErrUnknownVersion) {
 			t.Errorf("format of a newer build: %v", err)
 		}
@@ -479,4 +491,28 @@ func FuzzRestore(f *testing.F) {
 			t.Fatalf("a restored machine does not go on: %v", err)
 		}
 	})
+}
+
+// sampleMoving returns a machine that is staging a range, and has taken half of a chunk.
+func sampleMoving(t testing.TB) *driver {
+	source, target := transferPair(t, 1<<20)
+	high, low := Range{Slots / 2, Slots}, Range{0, Slots / 2}
+	move(t, source, target, 2, high, nil)
+	for i := range 40 {
+		for _, d := range []*driver{source, target} {
+			d.at(epoch+uint64(i), putTTL(fmt.Sprint(i), uint64(i%3)*500), Command{Kind: KindIncr, Key: fmt.Append(nil, "n", i), Delta: 1, IdempotencyKey: fmt.Sprint(epoch+i, "-r")})
+		}
+	}
+	target.at(epoch+500, Command{Kind: KindBegin, Transfer: &Transfer{ID: 3, Attempt: 4, Range: low, Generation: 1, VersionBits: 3}})
+	c := source.StartCopy(low)
+	defer func(before int) { steps.walked = before }(steps.walked)
+	steps.walked = 30
+	for seq := uint64(1); target.moves.In.Part == 0 || target.moves.In.Lost[kindEntry].Count == 0; seq++ {
+		target.at(epoch+540, Command{Kind: KindChunk, Value: c.Next(2500), Transfer: &Transfer{ID: 3, Attempt: 4, Seq: seq}})
+		steps.walked /= 2
+	}
+	if in := target.moves.In; in.Part == 0 || in.Lost[kindEntry].Count == 0 || in.Reach[kindEntry] == 0 {
+		t.Fatalf("sample is too simple: %+v", in)
+	}
+	return target
 }

@@ -13,6 +13,7 @@ var derived = map[string]string{
 	"Machine.bound":    "max(limit, bytes) between batches; checkInvariants holds it to that",
 	"Machine.held":     "false between batches",
 	"Machine.observer": "stands beside the state",
+	"Machine.copying":  "stands beside the state",
 	"Machine.recent":   "says which touches are worth their bytes, to leaders alone",
 	"Machine.scratch":  "holds nothing between commands",
 	"Machine.spare":    "results that nobody has yet",
@@ -21,6 +22,7 @@ var derived = map[string]string{
 	"Machine.store":    "walked: the fields of entry, and gone versions",
 	"Machine.keys":     "walked: the fields of keyMemory",
 	"header.owned":     "walked: the fields of Range",
+	"header.moves":     "walked, part by part",
 	"keyMemory.timed":  "walked: the fields of entry",
 	"keyMemory.opaque": "walked: the fields of entry",
 
@@ -33,6 +35,8 @@ var derived = map[string]string{
 	"store.arena":     "the bytes of entries",
 	"store.due":       "finds records by (expireAt, stamp)",
 	"store.foreseen":  "says what was fetched from memory",
+	"store.marks":     "places in the order, by what the header says of stamps",
+	"store.watch":     "stands beside the state",
 	"store.oldestRef": "order of entries",
 	"store.newestRef": "order of entries",
 	"store.size":      "sum over entries",
@@ -84,6 +88,26 @@ func TestStateIsCovered(t *testing.T) {
 	fields(reflect.ValueOf(m).Elem(), unknown)
 	fields(reflect.ValueOf(&m.header).Elem(), inHeader)
 	fields(reflect.ValueOf(&m.owned).Elem(), inHeader)
+	var within func(name string, v reflect.Value)
+	within = func(name string, v reflect.Value) {
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				within(name+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		case reflect.Array:
+			for i := range v.Len() {
+				within(name, v.Index(i))
+			}
+		default:
+			inHeader(name, v)
+		}
+	}
+	m.level = 4
+	sum, image = m.Checksum(), snapshotBytes(t, m)
+	within("moves", reflect.ValueOf(&m.moves).Elem())
+	m.level = 2
+	sum, image = m.Checksum(), snapshotBytes(t, m)
 	fields(reflect.ValueOf(&m.keys).Elem(), unknown)
 	fields(reflect.ValueOf(m.store).Elem(), unknown)
 

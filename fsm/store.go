@@ -26,6 +26,8 @@ type store struct {
 	due     dueHeap
 
 	foreseen foreseen
+	marks    [markCount]ref
+	watch    *watch // nil: nobody wants to know
 
 	oldestRef, newestRef ref
 	size                 uint64 // sum of the records' sizes
@@ -270,7 +272,7 @@ func (s *store) setLaid(r ref, slot uint16, hash uint32, l *laid, stamp uint64) 
 	} else {
 		rec := s.records.read(r)
 		before = s.records.expiry(r)
-		s.giveUp(rec, before, sums)
+		s.giveUp(rec, slot, before, sums)
 		s.moveToEnd(r)
 		*s.indexOf(slot).cell(hash, r) = newCell(hash, l.at, r)
 		rec = s.records.write(r)
@@ -286,8 +288,11 @@ func (s *store) setLaid(r ref, slot uint16, hash uint32, l *laid, stamp uint64) 
 }
 
 // giveUp takes the block of rec out of the arena and out of the sums of its slot.
-func (s *store) giveUp(rec *record, expireAt uint64, sums *slotSums) {
+func (s *store) giveUp(rec *record, slot uint16, expireAt uint64, sums *slotSums) {
 	block := s.arena.block(rec.block())
+	if s.watch != nil {
+		s.watch.left(slot, block, rec.version, expireAt, rec.stamp)
+	}
 	sums.sub(block, rec.version, expireAt, rec.stamp)
 	s.size -= uint64(len(block) - blockHeader)
 	s.arena.grant(len(block))
@@ -318,7 +323,7 @@ func (s *store) drop(r ref) {
 	rec, slot := s.records.read(r), s.records.slot(r)
 	i := uint32(slot) - s.owned.Start
 	hash, expireAt := rec.hash(), s.records.expiry(r)
-	s.giveUp(rec, expireAt, &s.summed[i])
+	s.giveUp(rec, slot, expireAt, &s.summed[i])
 	if expireAt != 0 {
 		s.removeDue(r)
 	}
@@ -340,6 +345,9 @@ func (s *store) expire(r ref, slot uint16, expireAt, stamp uint64) {
 	sums.order = sub128(sums.order, orderHash(rec.version, rec.stamp))
 	sums.order = add128(sums.order, orderHash(rec.version, stamp))
 	before := s.records.expiry(r)
+	if s.watch != nil {
+		s.watch.left(slot, s.arena.block(rec.block()), rec.version, before, rec.stamp)
+	}
 	if before != expireAt {
 		block := s.arena.block(rec.block())
 		sums.content = sub128(sums.content, contentHash(block, rec.version, before))
@@ -378,7 +386,10 @@ func (s *store) raiseGone(slot uint16, version uint64) {
 
 // clear drops all entries, in time proportional to the slots, and raises gone of every owned slot.
 func (s *store) clear(version uint64) {
-	cleared := store{keySlot: s.keySlot, seed: s.seed, owned: s.owned}
+	cleared := store{keySlot: s.keySlot, seed: s.seed, owned: s.owned, watch: s.watch}
+	if s.watch != nil {
+		s.watch.broken = true
+	}
 	cleared.build()
 	for i := range cleared.summed {
 		cleared.summed[i].gone = version
@@ -405,6 +416,8 @@ func (s *store) inSlot(slot uint16, partBits uint8, part uint32, f func(ref) boo
 
 // slots returns the sums of the owned slots, in order; nil if nothing was ever stored or removed.
 func (s *store) slots() []slotSums { return s.summed }
+
+func (s *store) covers() Range { return s.owned }
 
 // sums returns the sums of slot, zero if it is not owned.
 func (s *store) sums(slot uint16) slotSums {

@@ -31,7 +31,7 @@ func checkList(t fataler, s *store) map[ref]bool {
 		if used[r] || rec.prev != prev {
 			t.Fatalf("list: record %d after %d: seen before %v, %+v", r, prev, used[r], rec)
 		}
-		if prev != 0 && rec.stamp <= s.records.read(prev).stamp {
+		if prev != 0 && rec.stamp < s.records.read(prev).stamp {
 			t.Fatalf("list: stamp %d after %d", rec.stamp, s.records.read(prev).stamp)
 		}
 		if f := &s.foreseen; f.next == r && f.before != len(used) {
@@ -96,7 +96,7 @@ func checkIndex(t fataler, s *store, used map[ref]bool) {
 	entries := 0
 	for i := range s.index {
 		x := &s.index[i]
-		want := slotSums{gone: s.summed[i].gone}
+		want := slotSums{gone: s.summed[i].gone, lost: s.summed[i].lost}
 		tables := 0
 		x.eachTable(func(tb *table, common uint32, depth uint8) bool {
 			tables++

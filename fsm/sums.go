@@ -15,7 +15,7 @@ type slotSums struct {
 	gone    uint64    // highest version of what was removed
 	content [2]uint64 // of contentHash
 	order   [2]uint64 // of orderHash
-	_       uint64    // makes it one line of the cache
+	lost    uint64    // of a slot that is staged: highest version of what was removed here
 }
 
 // contentHash is the hash of an entry with the given block (see writeBlock), its recency apart.

@@ -25,6 +25,7 @@ type twin struct {
 	limit, bound, tableVersion    uint64
 	evictions, expirations, level uint64
 	recency, horizon, seed        uint64
+	tokens                        uint64 // the least fill token, from level 4 on
 	held                          bool
 }
 
@@ -197,6 +198,9 @@ func (tw *twin) command(c Command) Result {
 			return Result{Status: StatusStale}
 		}
 		before := tw.level
+		if before < 4 && c.Level >= 4 {
+			tw.tokens = tw.bits << 44
+		}
 		if tw.level = uint64(c.Level); before > 1 {
 			return Result{Status: StatusOK}
 		}
@@ -415,7 +419,7 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 	}
 	holds := map[CondKind]bool{
 		CondAlways: true, CondAbsent: !live, CondPresent: live, CondVersion: live && old.version == c.Cond.Version,
-		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version && tw.bits<<44 <= c.Cond.Version && c.Cond.Version <= tw.version(),
+		CondFill: old.version <= c.Cond.Version && tw.gone[int(Slot(c.Key))] <= c.Cond.Version && tw.oldestToken() <= c.Cond.Version && c.Cond.Version <= tw.version(),
 	}
 	if !holds[c.Cond.Kind] {
 		return failed, false
@@ -501,6 +505,13 @@ func (tw *twin) keyed(c Command, room func() bool) (result Result, changed bool)
 	return result, true
 }
 
+func (tw *twin) oldestToken() uint64 {
+	if tw.level < 4 {
+		return tw.bits << 44
+	}
+	return tw.tokens
+}
+
 func (tw *twin) makeRoom() {
 	if tw.held {
 		return
@@ -562,6 +573,9 @@ func (tw *twin) grant(g Grant) Result {
 	}
 	if g.Generation > 1 && g.Generation > tw.generation && tw.level > 1 {
 		tw.horizon = max(tw.horizon, tw.clock)
+	}
+	if !tw.granted || g.Generation != tw.generation || int(g.Range.Start) != tw.start || int(g.Range.End) != tw.end {
+		tw.tokens = bits << 44
 	}
 	tw.granted = true
 	tw.generation, tw.epoch, tw.bits, tw.counter = g.Generation, g.Epoch, bits, 0

@@ -53,6 +53,8 @@ func (v *view) payload() uint64 { return v.size }
 // slots returns the sums of the owned slots, in order; nil if nothing was ever stored or removed.
 func (v *view) slots() []slotSums { return v.summed }
 
+func (v *view) covers() Range { return v.owned }
+
 // sums returns the sums of slot, zero if it was not owned.
 func (v *view) sums(slot uint16) slotSums {
 	if i := uint32(slot) - v.owned.Start; i < uint32(len(v.summed)) {
