@@ -25,7 +25,7 @@ package shard
 //	directory   Open            neither shard has a part in an open one         records the intent
 //	T           Begin id        current < id, T owns nothing of the range,      staging, with nothing
 //	                            nor is it dropping any of it still
-//	T           Chunk, List id  staging id, not older than what was staged last entries are put in; those that a list lacks go
+//	T           Chunk id        staging id, not older than what was staged last entries are put in, and those that left S go
 //	S           Seal id         S owns the range, isn't sealed, settled < id    sealed: S answers nothing for the range, and keeps it
 //	T           Accept id       staging id; the hashes are those at the seal    accepted: T owns the range, with S's versions and clock at the least
 //	                            staging id; they differ                         refused
@@ -41,7 +41,7 @@ package shard
 // Accept and Refuse are answered with T's state of that id, and not at all for one below its current id: that has ended. They are sent again until they are answered. S settles by that
 // answer and by nothing else: not by a time-out. Who may send what:
 //
-//   - Begin, Chunk, List and Seal: S's leader, as long as it takes the transfer for open. That may be long ago.
+//   - Begin, Chunk and Seal: S's leader, as long as it takes the transfer for open. That may be long ago.
 //   - Accept and Refuse: S's leader once its log has Seal; Refuse after seal-timeout. T's log holds one outcome, the first that arrives. Refuse is also
 //     the directory's, for an S that is lost.
 //   - Void: the directory, to abort: an operator wants that, or S's leader tells that T has refused, or is an orphan, while S isn't sealed. It is S that decides, since it may have
@@ -65,7 +65,7 @@ package shard
 //
 //	after          resumes      how
 //	Open           S's leader   Begin
-//	Begin, Chunk   S's leader   asks T for the hashes of what it has staged, and sends what differs
+//	Begin, Chunk   S's leader   Begin again, as another attempt
 //	Seal           S's leader   sends Accept, as its log has the hashes; what it has evicted since, and T has not, T refuses
 //	Accept         S's leader   sends Accept again, and gets the same answer; T answers clients meanwhile
 //	Refuse         S's leader   the same; S is sealed until it knows
@@ -98,6 +98,7 @@ package shard
 //   - That a shard which is still dropping a range must not begin with it again: there, it drops at once.
 //   - A directory that is lost and rebuilt (R18): ids must not go back, and what is sealed, staged or orphaned then must end by what the shards say.
 //   - A majority that was given up for lost, and is back beside the new generation: that has its own fence (R14).
-//   - How often a transfer is refused because chunks came in another order than they were sent in. The order as of the source's log, for all slots of a transfer, takes the place of R21's version per key and list
-//     per slot.
+//   - What a chunk is made of. There, one is all that S has as of some index. In fsm each leader of S that drives begins an attempt of its own, of which T takes the highest, from
+//     nothing, and its chunks in order, each once; so what T has staged is what S had as of the last one, and never older than before. This takes the place of R21's version per key,
+//     lists of the keys of a slot and questions of a new driver: what leaves S is told as it happens, entry by entry.
 //   - Readiness before the seal (R22): only the pause depends on it.
