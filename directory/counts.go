@@ -119,6 +119,9 @@ type addition struct {
 
 // at returns the groups that are to be left alone at the time now.
 func (h *hands) at(t *Table, now time.Time) map[shard.ID]bool {
+	if len(t.Operations) == 0 {
+		return nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	last := map[shard.ID]Operation{}
